@@ -1,0 +1,79 @@
+"""Every name of scikit-learn that is private or differs between versions.
+
+When scikit-learn moves one of them, this file is the only one to mend.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from sklearn.base import _fit_context
+from sklearn.utils import _safe_indexing
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+)
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    _check_y,
+    _num_samples,
+)
+
+__all__ = [
+    "CALLBACKS",
+    "CallbackSupportMixin",
+    "HasMethods",
+    "Interval",
+    "InvalidParameterError",
+    "StrOptions",
+    "_check_feature_names",
+    "_check_n_features",
+    "_check_sample_weight",
+    "_check_y",
+    "_fit_context",
+    "_num_samples",
+    "_safe_indexing",
+    "no_progress",
+    "with_callbacks",
+]
+
+try:  # scikit-learn >= 1.9
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+
+    CALLBACKS = True
+except ImportError:
+    CALLBACKS = False
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in where scikit-learn has no callbacks."""
+
+        def _init_callback_context(self, **kwargs: Any) -> _NoContext:
+            return _NoContext()
+
+    def with_callbacks(method):  # type: ignore[no-redef]
+        """Return the method as it is."""
+        return method
+
+
+class _NoContext:
+    """A callback context that calls nothing and never asks to stop."""
+
+    def subcontext(self, **kwargs: Any) -> _NoContext:
+        return self
+
+    def call_on_fit_task_begin(self, **kwargs: Any) -> _NoContext:
+        return self
+
+    def call_on_fit_task_end(self, **kwargs: Any) -> bool:
+        return False
+
+    def propagate_callback_context(self, sub_estimator: Any):
+        return nullcontext()
+
+
+no_progress = _NoContext()

@@ -1,0 +1,256 @@
+"""The plain backend: the specification of each operation, in the array API.
+
+Shapes and names, used throughout the library
+---------------------------------------------
+``n`` rows, ``d`` features, ``K`` experts, ``m`` entries a row, ``q`` outputs.
+
+=============  ==========  =====================================================
+name           shape       meaning
+=============  ==========  =====================================================
+``X``          (n, d)      features, dense or (where said) scipy CSR
+``indices``    (n, m)      expert of each entry, -1 where a row has no entry
+``weights``    (n, m)      weight of each entry: gate mass or responsibility
+``order``      (n·m,)      entries (flat positions) sorted by expert, stable
+``offsets``    (K+1,)      expert k owns ``order[offsets[k]:offsets[k+1]]``
+``coef``       (K, d)      one row of coefficients an expert
+``intercept``  (K,)        one intercept an expert
+=============  ==========  =====================================================
+
+Only functions of the array API standard are used, so the same text runs on
+NumPy, ``array_api_strict``, PyTorch and CuPy. Sums that a caller compares (the
+bound, Gram matrices, gradients) are accumulated in float64 whatever the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ._compat import Array, device_of, namespace
+
+BLOCK_ELEMENTS = 1 << 20
+"""Elements of the largest dense block that row-wise products may hold at once."""
+
+
+def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Yield slices of rows so that a block of ``n_columns`` stays within bounds."""
+    size = max(1, BLOCK_ELEMENTS // max(1, n_columns))
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+# ------------------------------------------------------------------ softmax
+def logsumexp(values: Array) -> Array:
+    """Return log Σ exp over the last axis; a row of -inf gives -inf, never NaN."""
+    xp = namespace(values)
+    top = xp.max(values, axis=-1, keepdims=True)
+    shift = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+    total = xp.sum(xp.exp(values - shift), axis=-1)
+    floor = xp.finfo(values.dtype).smallest_normal
+    log_total = xp.log(xp.where(total > 0, total, xp.full_like(total, floor)))
+    infinite = xp.full_like(total, -xp.inf)
+    return xp.where(total > 0, log_total + xp.squeeze(shift, axis=-1), infinite)
+
+
+def log_softmax(logits: Array) -> Array:
+    """Return the logarithm of the softmax over the last axis."""
+    xp = namespace(logits)
+    return logits - xp.expand_dims(logsumexp(logits), axis=-1)
+
+
+def normalise(log_joint: Array) -> tuple[Array, Array]:
+    """Return (responsibilities, log normaliser) of the joint log density.
+
+    The E-step on a fixed support: ``r = exp(log_joint - logsumexp(log_joint))``.
+    Entries at -inf get exactly zero. A row whose entries are all -inf has no
+    density anywhere; it is shared equally and its normaliser is -inf.
+    """
+    xp = namespace(log_joint)
+    norm = logsumexp(log_joint)
+    dead = xp.expand_dims(xp.isinf(norm), axis=-1)
+    safe = xp.where(xp.isinf(norm), xp.zeros_like(norm), norm)
+    resp = xp.exp(log_joint - xp.expand_dims(safe, axis=-1))
+    return xp.where(dead, xp.full_like(resp, 1.0 / resp.shape[-1]), resp), norm
+
+
+# ------------------------------------------------------------------ routing
+def top_k(scores: Array, k: int) -> tuple[Array, Array]:
+    """Return (values, indices) of the k best scores a row, best first.
+
+    Ties go to the lowest index.
+    """
+    xp = namespace(scores)
+    indices = xp.argsort(-scores, axis=-1, stable=True)[:, :k]
+    return xp.take_along_axis(scores, indices, axis=-1), indices
+
+
+def expert_major(indices: Array, n_experts: int) -> tuple[Array, Array]:
+    """Return (order, offsets): the entries sorted by expert (a counting sort).
+
+    Entries without expert (-1) come before ``offsets[0]``.
+    """
+    xp = namespace(indices)
+    flat = xp.reshape(indices, (-1,))
+    order = xp.argsort(flat, stable=True)
+    experts = xp.arange(n_experts + 1, dtype=flat.dtype, device=device_of(flat))
+    return order, xp.searchsorted(xp.take(flat, order), experts)
+
+
+def spread(parts: Sequence[Array], order: Array, shape: tuple[int, int]) -> Array:
+    """Return expert-major values, one part an expert, in row-major order.
+
+    Parameters
+    ----------
+    parts : sequence of (n_k, q) arrays
+        Values of each run of ``order``, in that order; together n·m rows.
+    order : (n·m,) array
+        Entries sorted by expert.
+    shape : (n, m)
+        Rows and entries a row.
+
+    Returns
+    -------
+    (n, m, q) array
+    """
+    xp = namespace(order, *parts)
+    values = xp.concat(list(parts), axis=0)
+    inverse = xp.argsort(order)
+    return xp.reshape(xp.take(values, inverse, axis=0), (*shape, values.shape[-1]))
+
+
+def combine(weights: Array, values: Array) -> Array:
+    """Return Σ_m weights[i, m] · values[i, m, :], the mixture's answer a row."""
+    xp = namespace(weights, values)
+    return xp.sum(xp.expand_dims(weights, axis=-1) * values, axis=1)
+
+
+def sum_by_expert(
+    values: Array, order: Array | None, offsets: Array | None
+) -> list[float]:
+    """Return Σ of the (n, m) entry values of each expert, in float64.
+
+    ``order=None`` says that column k of ``values`` is expert k.
+    """
+    xp = namespace(values)
+    if order is None:
+        sums = xp.sum(values, axis=0, dtype=xp.float64)
+        return [float(sums[k]) for k in range(sums.shape[0])]
+    flat = xp.take(xp.reshape(values, (-1,)), order)
+    bounds = [int(offsets[k]) for k in range(offsets.shape[0])]
+    return [
+        float(xp.sum(flat[a:b], dtype=xp.float64))
+        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+# ------------------------------------------------------- linear algebra of X
+def take_rows(X: Array, rows: Array | None) -> Array:
+    """Return the rows of a dense or CSR matrix; None stands for all of them."""
+    if rows is None:
+        return X
+    xp = namespace(X)
+    return X[rows] if hasattr(X, "tocsr") else xp.take(X, rows, axis=0)
+
+
+def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
+    """Return the weighted mean and variance of each column, in float64.
+
+    Variances are taken about the mean in a second pass, so large offsets do not
+    cancel. ``X`` may be CSR; it is not densified.
+    """
+    xp = namespace(X, weights)
+    w = xp.astype(weights, xp.float64)
+    total = xp.sum(w)
+    if hasattr(X, "tocsr"):
+        mean = (X.T @ w) / total
+        var = (X.multiply(X).T @ w) / total - mean**2
+        return mean, xp.maximum(var, xp.zeros_like(var))
+    mean = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
+    var = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
+    for rows in row_blocks(*X.shape):
+        mean = mean + w[rows] @ xp.astype(X[rows, :], xp.float64)
+    mean = mean / total
+    for rows in row_blocks(*X.shape):
+        var = var + w[rows] @ (xp.astype(X[rows, :], xp.float64) - mean) ** 2
+    return mean, var / total
+
+
+def column_sums(X: Array, weights: Array) -> Array:
+    """Return Σ_i w_ik [x_i, 1] for each column k of the weights, (K, d + 1)."""
+    xp = namespace(X, weights)
+    total = xp.zeros((X.shape[1] + 1, weights.shape[1]), dtype=xp.float64)
+    for rows in row_blocks(X.shape[0], X.shape[1] + weights.shape[1]):
+        w = xp.astype(weights[rows, :], xp.float64)
+        block = X[rows] if hasattr(X, "tocsr") else xp.astype(X[rows, :], xp.float64)
+        mass = xp.expand_dims(xp.sum(w, axis=0), axis=0)
+        total = total + xp.concat([block.T @ w, mass], axis=0)
+    return total.T
+
+
+def softmax_loss(
+    X: Array, mass: Array, target_sums: Array, coef: Array, intercept: Array
+) -> tuple[float, Array, Array]:
+    """Return loss and gradients of a multinomial logistic fit to soft targets.
+
+    ``loss = Σ_i mass_i logsumexp_k(z_ik) - Σ_ik t_ik z_ik`` with
+    ``z = X coefᵀ + intercept``, ``Σ_k t_ik = mass_i``. The targets enter only
+    through ``target_sums = [Tᵀ X, Tᵀ 1]`` of shape (K, d + 1), which does not
+    change while the coefficients do; so no pass ever holds the n × K targets.
+    """
+    xp = namespace(X, mass)
+    n_classes, n_features = coef.shape
+    grad = -target_sums
+    params = xp.concat([coef, xp.expand_dims(intercept, axis=-1)], axis=-1)
+    loss = -float(xp.sum(target_sums * params))
+    coef_t = xp.astype(coef, X.dtype).T
+    bias = xp.astype(intercept, X.dtype)
+    grad_coef, grad_intercept = grad[:, :n_features], grad[:, n_features]
+    for rows in row_blocks(X.shape[0], n_classes):
+        block = X[rows] if hasattr(X, "tocsr") else X[rows, :]
+        logits = block @ coef_t + bias
+        norm = logsumexp(logits)
+        loss += float(xp.sum(mass[rows] * norm, dtype=xp.float64))
+        proba = xp.exp(logits - xp.expand_dims(norm, axis=-1))
+        pull = proba * xp.astype(xp.expand_dims(mass[rows], axis=-1), proba.dtype)
+        pulled = block.T @ pull
+        grad_coef = grad_coef + xp.astype(pulled, xp.float64).T
+        grad_intercept = grad_intercept + xp.sum(pull, axis=0, dtype=xp.float64)
+    return loss, grad_coef, grad_intercept
+
+
+def gram(X: Array, Y: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
+    """Return the centred normal equations of one weighted least-squares fit.
+
+    Returns
+    -------
+    A : (d, d) array
+        Σ w (x - x̄)(x - x̄)ᵀ.
+    B : (d, q) array
+        Σ w (x - x̄)(y - ȳ)ᵀ.
+    x_mean, y_mean : (d,) and (q,) arrays
+        Weighted means; zero when all weights are.
+    """
+    xp = namespace(X, Y, weights)
+    w = xp.astype(weights, xp.float64)
+    total = float(xp.sum(w)) or 1.0
+    y = xp.astype(Y, xp.float64)
+    y_mean = (w @ y) / total
+    wy = xp.expand_dims(w, axis=-1) * (y - y_mean)
+    if hasattr(X, "tocsr"):
+        x_mean = (X.T @ w) / total
+        A = (X.multiply(w[:, None]).T @ X).toarray() - total * xp.linalg.outer(
+            x_mean, x_mean
+        )
+        B = X.T @ wy - xp.linalg.outer(x_mean, xp.sum(wy, axis=0))
+        return A, B, x_mean, y_mean
+    d = X.shape[1]
+    x_mean = xp.zeros(d, dtype=xp.float64, device=device_of(w))
+    for rows in row_blocks(*X.shape):
+        x_mean = x_mean + w[rows] @ xp.astype(X[rows, :], xp.float64)
+    x_mean = x_mean / total
+    A = xp.zeros((d, d), dtype=xp.float64, device=device_of(w))
+    B = xp.zeros((d, y.shape[1]), dtype=xp.float64, device=device_of(w))
+    for rows in row_blocks(*X.shape):
+        centred = xp.astype(X[rows, :], xp.float64) - x_mean
+        A = A + (centred * xp.expand_dims(w[rows], axis=-1)).T @ centred
+        B = B + centred.T @ wy[rows, :]
+    return A, B, x_mean, y_mean

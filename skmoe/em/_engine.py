@@ -1,0 +1,226 @@
+r"""Expectation-maximisation for gated experts.
+
+The bound (mean a row, s_i sample weights, S_i the support of row i)
+
+    L = (1/Σs) Σ_i s_i log Σ_{k ∈ S_i} g_k(x_i) p_k(y_i | x_i)
+
+is the log-likelihood when S_i holds every expert, and a lower bound of it when it
+does not. One pass:
+
+1. **M-step, gate.** A gate improved on the responsibilities replaces the old one
+   unless its own term Σ s r log g falls.
+2. **M-step, experts.** Each expert's learner, then each expert's noise scale,
+   replaces the old one unless its own term Σ s r log p falls by more than the pool's
+   slack. With slack 0 no term falls, whatever the learner does.
+3. **E-step.** Candidates of a row are its last support, its gate's best experts and
+   one explored expert. Of these the best by log g + log p form the new support;
+   since the last support is among them, L does not fall here either [1]_. Dense EM
+   keeps all experts and skips the choice.
+
+References
+----------
+.. [1] J. Lücke and J. Eggert, "Expectation truncation and the benefits of
+   preselection in training generative models", JMLR 11 (2010) 2855-2900.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from sklearn.base import clone
+
+from ..backends import Array, namespace, select
+from ..experts import ExpertPool
+from ..gates import BaseGate
+from ..routing import Routing, unite
+from ._problem import EMResult, PassInfo, Problem, State, Terms
+
+PATIENCE = 3
+"""Passes without progress before a pool that may fall is called converged."""
+
+WIDE_PASSES = 5
+"""Passes a start spends on a support twice as wide before it narrows."""
+
+
+Watch = Callable[[], Callable[[PassInfo, State], bool]]
+"""Opens a pass; what it returns hears the outcome, and ends the run with True."""
+
+
+def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
+    """Run EM from a state; return its best pass."""
+    best, passes = None, []
+    reference, stalled, converged = state.bound, 0, False
+    patience = 1 if state.pool.slack == 0 else PATIENCE
+    while len(passes) < problem.max_iter and not converged:
+        close = watch() if watch is not None else None
+        state, info = step(problem, state)
+        passes.append(info)
+        if best is None or state.bound > best.bound:
+            best = state
+        if state.bound - reference > problem.tol:
+            reference, stalled = state.bound, 0
+        else:
+            stalled += 1
+        converged = stalled >= patience
+        if close is not None and close(info, state):
+            break
+    assert best is not None
+    return EMResult(best.gate, best.pool, best.resp, best.bound, converged, passes)
+
+
+def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
+    """Return the next state: both M-steps, then the E-step."""
+    mass = state.resp.scaled(problem.sample_weight)
+    gate, log_gate, gate_accepted = update_gate(problem, state, mass)
+    pool, values, log_lik, accepted = update_pool(problem, state, mass)
+    terms = Terms(log_gate, values, log_lik)
+    candidates = state.resp
+    if not problem.dense:
+        extra = explore(problem, gate, state.resp, state.n_pass)
+        terms = terms.join(evaluate(problem, gate, pool, extra))
+        indices = namespace(extra.indices).concat(
+            [state.resp.indices, extra.indices], axis=1
+        )
+        candidates = Routing(indices, terms.log_lik, problem.n_experts)
+    new = expect(problem, gate, pool, candidates, terms, state.n_pass + 1)
+    gain = new.bound - state.bound
+    return new, PassInfo(new.n_pass, new.bound, gain, gate_accepted, accepted)
+
+
+# ------------------------------------------------------------------- M-step
+def update_gate(
+    problem: Problem, state: State, mass: Routing
+) -> tuple[BaseGate, Array, bool]:
+    """Return the gate for these responsibilities, and its log probabilities."""
+    gate = state.gate.update(problem.X_gate, mass)
+    log_gate = gate.log_proba_at(problem.X_gate, state.resp)
+    gain, _ = _gains(mass, log_gate, state.terms.log_gate)
+    if gain.sum() >= 0:
+        return gate, log_gate, True
+    return state.gate, state.terms.log_gate, False
+
+
+def update_pool(
+    problem: Problem, state: State, mass: Routing
+) -> tuple[ExpertPool, Array, Array, int]:
+    """Return the pool for these responsibilities, its values and log likelihoods.
+
+    The last item is the number of experts whose new learner was accepted.
+    """
+    y, resp, old = problem.y, state.resp, state.pool
+    new = old.update(problem.X, y, mass)
+    values = new.evaluate(problem.X, y, resp)
+    log_lik = new.log_density(y, values, resp)
+    accepted = _accepted(old, mass, log_lik, state.terms.log_lik)
+    pool = old.select(new, accepted)
+    if not accepted.all():
+        xp = namespace(values)
+        chosen = xp.take(xp.asarray(accepted), xp.maximum(resp.indices, 0))
+        values = xp.where(chosen[:, :, None], values, state.terms.values)
+        log_lik = xp.where(chosen, log_lik, state.terms.log_lik)
+
+    rescaled = pool.rescale(y, values, mass)
+    if rescaled is not pool:
+        trial = rescaled.log_density(y, values, resp)
+        pool = pool.select(rescaled, _accepted(old, mass, trial, log_lik))
+        log_lik = pool.log_density(y, values, resp)
+    return pool, values, log_lik, int(accepted.sum())
+
+
+def _accepted(pool: ExpertPool, mass: Routing, new: Array, old: Array) -> np.ndarray:
+    """Tell for each expert whether its new block may replace the old one."""
+    gain, error = _gains(mass, new, old)
+    return gain >= -pool.slack * error
+
+
+def _gains(mass: Routing, new: Array, old: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return Σ s r (new - old) of each expert, and its standard error."""
+    xp = namespace(new)
+    counted = mass.weights > 0
+    difference = xp.where(counted, new, 0) - xp.where(counted, old, 0)
+    change = mass.weights * difference
+    gain = mass.sum_by_expert(change)
+    return gain, np.sqrt(mass.sum_by_expert(change * change))
+
+
+# ------------------------------------------------------------------- E-step
+def evaluate(
+    problem: Problem, gate: BaseGate, pool: ExpertPool, routing: Routing
+) -> Terms:
+    """Return what gate and experts say at the entries of a routing."""
+    values = pool.evaluate(problem.X, problem.y, routing)
+    log_lik = pool.log_density(problem.y, values, routing)
+    return Terms(gate.log_proba_at(problem.X_gate, routing), values, log_lik)
+
+
+def expect(
+    problem: Problem,
+    gate: BaseGate,
+    pool: ExpertPool,
+    candidates: Routing,
+    terms: Terms,
+    n_pass: int = 0,
+) -> State:
+    """Return the state of a model: best candidates, responsibilities, bound."""
+    log_joint = terms.log_gate + terms.log_lik
+    resp = candidates
+    if candidates.shape[1] > problem.width:
+        log_joint, kept = select(log_joint).top_k(log_joint, problem.width)
+        terms = terms.take(kept)
+        indices = namespace(kept).take_along_axis(candidates.indices, kept, axis=1)
+        resp = Routing(indices, log_joint, problem.n_experts)
+    weights, norm = select(log_joint).normalise(log_joint)
+    weight = problem.sample_weight
+    bound = float(np.sum(weight * norm, where=weight > 0) / np.sum(weight))
+    return State(gate, pool, resp.with_weights(weights), terms, bound, n_pass)
+
+
+def explore(problem: Problem, gate: BaseGate, resp: Routing, n_pass: int) -> Routing:
+    """Return new candidates of each row: the gate's best, and one explored expert.
+
+    The explored expert is the partner, drawn anew each pass, of the row's best
+    expert. It depends on the row's content, not on its place in the table.
+    """
+    best = gate.route(problem.X_gate, problem.width)
+    xp = namespace(best.indices)
+    draw = np.random.RandomState((problem.seed + n_pass) % 2**32)
+    shift = 1 + draw.randint(max(1, problem.n_experts - 1), size=problem.n_experts)
+    partner = (np.arange(problem.n_experts) + shift) % problem.n_experts
+    explored = xp.take(xp.asarray(partner), best.indices[:, 0])
+    joined = unite(resp.indices, best.indices, xp.expand_dims(explored, axis=-1))
+    indices = joined[:, resp.shape[1] :]
+    return Routing(
+        indices, xp.zeros(indices.shape, dtype=best.weights.dtype), problem.n_experts
+    )
+
+
+# ------------------------------------------------------------------- starts
+def begin(
+    problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing
+) -> State:
+    """Return the first state: gate and pool fitted to initial responsibilities.
+
+    Sparse EM spends a few passes on a wider support first: with a narrow one from
+    the start, experts settle before they have seen the rows that they are best at.
+    """
+    X, y, mass = problem.X, problem.y, start.scaled(problem.sample_weight)
+    gate = clone(gate).fit(problem.X_gate, mass)
+    pool = copy.copy(pool).fit(X, y, mass)
+    pool = pool.rescale(y, pool.evaluate(X, y, start), mass)
+    if problem.dense:
+        return resume(problem, gate, pool)
+    wide = replace(problem, width=min(2 * problem.width, problem.n_experts))
+    state = resume(wide, gate, pool)
+    for _ in range(WIDE_PASSES):
+        state, _ = step(wide, state)
+    return expect(problem, state.gate, state.pool, state.resp, state.terms)
+
+
+def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:
+    """Return the state of a model that is already fitted."""
+    support = gate.route(problem.X_gate, problem.width)
+    terms = evaluate(problem, gate, pool, support)
+    return expect(problem, gate, pool, support, terms)

@@ -1,0 +1,147 @@
+"""What EM is given, what it holds, and what it hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..backends import Array, namespace
+from ..experts import ExpertPool
+from ..gates import BaseGate
+from ..routing import Routing
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything that does not change while EM runs.
+
+    Parameters
+    ----------
+    X_gate, X : (n_samples, ...) containers
+        What the gate and the experts see; the same object if they see the same.
+    y : (n_samples, q) float array or (n_samples,) array of class positions
+    sample_weight : (n_samples,) array
+    n_experts : int
+    width : int
+        Entries a row that responsibilities are kept for; ``n_experts`` is dense EM.
+    max_iter : int
+    tol : float
+        EM stops when a pass raises the bound by less than this, mean a row.
+    seed : int
+        Seed of the expert pairs that sparse passes explore.
+    """
+
+    X_gate: Array
+    X: Array
+    y: Array
+    sample_weight: np.ndarray
+    n_experts: int
+    width: int
+    max_iter: int
+    tol: float
+    seed: int = 0
+
+    @property
+    def dense(self) -> bool:
+        """Whether every row keeps every expert."""
+        return self.width >= self.n_experts
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What the model says of each entry of a routing.
+
+    Attributes
+    ----------
+    log_gate : (n, m) array
+        log p(k | x).
+    values : (n, m, q) array
+        The experts' answers, as the likelihood reads them.
+    log_lik : (n, m) array
+        log p(y | x, k).
+    """
+
+    log_gate: Array
+    values: Array
+    log_lik: Array
+
+    def join(self, other: Terms) -> Terms:
+        """Return the terms of both entry sets, side by side."""
+        concat = namespace(self.log_gate).concat
+        return Terms(
+            concat([self.log_gate, other.log_gate], axis=1),
+            concat([self.values, other.values], axis=1),
+            concat([self.log_lik, other.log_lik], axis=1),
+        )
+
+    def take(self, kept: Array) -> Terms:
+        """Return the terms of some entries of each row, ``kept`` (n, width)."""
+        xp = namespace(self.log_gate)
+        return Terms(
+            xp.take_along_axis(self.log_gate, kept, axis=1),
+            xp.take_along_axis(self.values, kept[:, :, None], axis=1),
+            xp.take_along_axis(self.log_lik, kept, axis=1),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A model and its E-step: all that a pass needs of the one before.
+
+    Attributes
+    ----------
+    gate, pool : BaseGate, ExpertPool
+    resp : Routing
+        The support of each row with its responsibilities; rows sum to one.
+    terms : Terms
+        What gate and experts say at the support.
+    bound : float
+        Mean a row of log Σ_k p(k | x) p(y | x, k) over the support.
+    n_pass : int
+    """
+
+    gate: BaseGate
+    pool: ExpertPool
+    resp: Routing
+    terms: Terms
+    bound: float
+    n_pass: int = 0
+
+
+@dataclass(frozen=True)
+class PassInfo:
+    """What happened in one pass."""
+
+    n_pass: int
+    bound: float
+    gain: float
+    gate_accepted: bool
+    experts_accepted: int
+
+
+@dataclass(frozen=True, eq=False)
+class EMResult:
+    """The best pass of one run of EM.
+
+    Attributes
+    ----------
+    gate, pool, resp
+        The model that is returned, and its responsibilities.
+    lower_bound : float
+        The bound of that model, measured after its M-step.
+    passes : list of PassInfo
+    converged : bool
+    """
+
+    gate: BaseGate
+    pool: ExpertPool
+    resp: Routing
+    lower_bound: float
+    converged: bool
+    passes: list[PassInfo] = field(default_factory=list)
+
+    @property
+    def n_iter(self) -> int:
+        """Number of passes that were run."""
+        return len(self.passes)

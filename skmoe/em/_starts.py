@@ -1,0 +1,190 @@
+"""Where EM starts: initial responsibilities as functions of (x, y).
+
+No start looks at a row's place in the table: a permuted table gets the permuted
+start, and a row of weight two the start of two equal rows. So a mixture fitted with
+integer weights equals one fitted on repeated rows. Chance enters only through
+directions and thresholds, drawn for the columns.
+
+- ``tree``: leaves of a small regression tree of y on x.
+- ``kmeans``: k-means on [x, residual of y].
+- ``kmeans_x``: k-means on x.
+- ``random``: a random smooth function of [x, residual].
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.tree import DecisionTreeRegressor
+
+from ..backends import select
+from ..experts._linear_pool import solve_ridge
+from ..routing import Routing
+from ._problem import Problem
+
+TREE_MAX_FEATURES = 64
+
+
+def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
+    """Return the initial responsibilities of start ``number``.
+
+    Parameters
+    ----------
+    problem : Problem
+    kind : {"tree", "kmeans", "kmeans_x", "random"}
+    number : int
+        How many starts of this kind went before; the first is the plainest.
+    seed : int
+
+    Returns
+    -------
+    Routing
+        One entry a row, or ``problem.width`` for the smooth ``random`` start.
+    """
+    random = np.random.RandomState(seed)
+    features = _numeric(problem.X_gate)
+    targets = _targets(problem)
+    return STARTS[kind](problem, features, targets, number, random)
+
+
+def _numeric(X):
+    return X if sparse.issparse(X) else np.asarray(X, dtype=np.float64)
+
+
+def _targets(problem: Problem) -> np.ndarray:
+    """Return what y is beyond its linear fit, standardised, (n, q)."""
+    y, weight = problem.y, problem.sample_weight
+    if y.ndim == 1:  # class positions
+        y = np.eye(int(y.max()) + 1)[y]
+    y = np.asarray(y, dtype=np.float64)
+    X = problem.X_gate
+    if X.shape[1] <= 1024:
+        A, B, x_mean, y_mean = select(X).gram(X, y, weight)
+        ridge = 1e-6 * max(float(np.trace(A)) / max(1, len(A)), 1e-300)
+        beta = solve_ridge(np.asarray(A), np.asarray(B), ridge)
+        y = y - y_mean - (X @ beta - x_mean @ beta)
+    spread = np.sqrt(weight @ (y - weight @ y / weight.sum()) ** 2 / weight.sum())
+    return y / np.where(spread > 1e-12, spread, 1.0)
+
+
+def _standard(X, weight: np.ndarray):
+    """Return X on the scale of its columns; dense X is centred too."""
+    mean, variance = select(X).weighted_moments(X, weight)
+    scale = np.where(variance > 1e-24, np.sqrt(variance), 1.0)
+    if sparse.issparse(X):
+        return sparse.csr_matrix(X.multiply(1.0 / scale))
+    return (X - mean) / scale
+
+
+# -------------------------------------------------------------------- kinds
+def _tree(problem, features, targets, number, random) -> Routing:
+    """Leaves of a tree; later starts draw the thresholds at random."""
+    columns = min(features.shape[1], TREE_MAX_FEATURES)
+    if features.shape[1] > columns:
+        directions = random.standard_normal((features.shape[1], columns))
+        features = features @ directions
+    elif sparse.issparse(features):
+        features = features.toarray()
+    y = problem.y if problem.y.ndim == 2 else targets
+    tree = DecisionTreeRegressor(
+        max_leaf_nodes=max(2, problem.n_experts),
+        splitter="best" if number == 0 else "random",
+        random_state=random.randint(2**31 - 1),
+    )
+    tree.fit(features, y, sample_weight=problem.sample_weight)
+    _, labels = np.unique(tree.apply(features), return_inverse=True)
+    return _from_labels(labels, features, problem)
+
+
+def _kmeans(problem, features, targets, number, random) -> Routing:
+    """k-means on [x, residual]; the residual counts as much as all of x."""
+    X = _standard(features, problem.sample_weight)
+    block = targets * np.sqrt(max(1, X.shape[1]) / targets.shape[1])
+    joint = sparse.hstack([X, block], "csr") if sparse.issparse(X) else None
+    if joint is None:
+        joint = np.hstack([X, block])
+    return _cluster(problem, joint, random)
+
+
+def _kmeans_x(problem, features, targets, number, random) -> Routing:
+    return _cluster(problem, _standard(features, problem.sample_weight), random)
+
+
+def _cluster(problem: Problem, points, random: np.random.RandomState) -> Routing:
+    """k-means from the means of equal slices along a random direction."""
+    weight, k = problem.sample_weight, problem.n_experts
+    labels = _slices(points @ random.standard_normal(points.shape[1]), weight, k)
+    mass = np.bincount(labels, weight, minlength=k)
+    onehot = sparse.csr_array(
+        (weight, (labels, np.arange(len(labels)))), shape=(k, len(labels))
+    )
+    total = onehot @ points
+    total = total.toarray() if sparse.issparse(total) else total
+    centres = total / np.maximum(mass, 1e-300)[:, None]
+    present = centres[mass > 0]
+    model = KMeans(len(present), init=present, n_init=1, max_iter=30, tol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = model.fit(points, sample_weight=weight).labels_
+    return _from_labels(labels, points, problem)
+
+
+def _random(problem, features, targets, number, random) -> Routing:
+    """Softmax of a random linear function of [x, residual], steeper each time."""
+    X = _standard(features, problem.sample_weight)
+    k, d = problem.n_experts, X.shape[1]
+    logits = X @ random.standard_normal((d, k)) / np.sqrt(max(1, d))
+    logits = logits + targets @ random.standard_normal((targets.shape[1], k))
+    logits *= (1.0, 3.0)[number % 2]
+    logits -= np.average(logits, axis=0, weights=problem.sample_weight)
+    ops = select(logits)
+    if problem.dense:
+        return Routing.from_dense(ops.normalise(logits)[0])
+    best, indices = ops.top_k(logits, problem.width)
+    return Routing(indices, ops.normalise(best)[0], k)
+
+
+STARTS: dict[str, Callable[..., Routing]] = {
+    "tree": _tree,
+    "kmeans": _kmeans,
+    "kmeans_x": _kmeans_x,
+    "random": _random,
+}
+PORTFOLIO = ("tree", "kmeans", "random", "kmeans_x")
+
+
+# ------------------------------------------------------------------ helpers
+def _slices(score: np.ndarray, weight: np.ndarray, k: int) -> np.ndarray:
+    """Cut rows into k slices of about equal weight along a score."""
+    values, where = np.unique(score, return_inverse=True)
+    mass = np.bincount(where, weight, minlength=len(values))
+    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
+    return np.minimum((middle * k).astype(np.intp), k - 1)[where]
+
+
+def _from_labels(labels: np.ndarray, points, problem: Problem) -> Routing:
+    """Make a routing of labels; the largest cells are halved until none is empty."""
+    labels, k = labels.astype(np.intp), problem.n_experts
+    weight = problem.sample_weight
+    score = None
+    for _ in range(k):
+        mass = np.bincount(labels, weight, minlength=k)
+        empty = np.flatnonzero(mass == 0)
+        if not empty.size:
+            break
+        if score is None:
+            score = points @ np.cos(np.arange(points.shape[1]))
+        largest = np.flatnonzero(labels == np.argmax(mass))
+        upper = _slices(score[largest], weight[largest], 2) == 1
+        if not upper.any() or upper.all():
+            break  # equal rows: nothing to tell them apart by
+        labels[largest[upper]] = empty[0]
+    return Routing.from_labels(labels, k)
+
+
+__all__ = ["PORTFOLIO", "STARTS", "initial"]

@@ -1,0 +1,580 @@
+"""What both estimators share: parameters, validation, fit, routing."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import warnings
+from abc import ABCMeta, abstractmethod
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state, get_tags
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
+
+from .._sklearn_compat import (
+    CallbackSupportMixin,
+    HasMethods,
+    Interval,
+    StrOptions,
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    _fit_context,
+    _num_samples,
+    _safe_indexing,
+    with_callbacks,
+)
+from ..backends import Array, namespace, select
+from ..em import PORTFOLIO, STARTS, Problem, begin, initial, resume, run
+from ..experts import ExpertPool, make_pool
+from ..routing import Routing
+from . import _parts as parts
+
+TRAINING_WIDTH = 2
+"""Training keeps this many times top_k experts a row: the rows that an expert will
+serve tomorrow are not only those that it serves today."""
+
+
+def all_or_nothing(fit):
+    """Leave the estimator as it was if its fit fails or is interrupted."""
+
+    @functools.wraps(fit)
+    def fit_or_restore(self, *args, **kwargs):
+        before = dict(vars(self))
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return fit_or_restore
+
+
+class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+    """Base class of `MoEClassifier` and `MoERegressor`."""
+
+    _parameter_constraints: dict = {
+        "expert": [HasMethods(["fit"]), list, tuple, None],
+        "n_experts": [Interval(Integral, 1, None, closed="left")],
+        "gate": [StrOptions(set(parts.GATES)), HasMethods(["fit"])],
+        "top_k": [Interval(Integral, 1, None, closed="left"), None],
+        "init": [StrOptions({"auto", *STARTS}), list, tuple],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    @abstractmethod
+    def __init__(
+        self,
+        expert=None,
+        *,
+        n_experts=8,
+        gate="softmax",
+        top_k=2,
+        init="auto",
+        n_init=4,
+        max_iter=100,
+        tol=1e-4,
+        warm_start=False,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.expert = expert
+        self.n_experts = n_experts
+        self.gate = gate
+        self.top_k = top_k
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # ------------------------------------------------------- hooks of the kinds
+    @abstractmethod
+    def _default_expert(self) -> BaseEstimator:
+        """Return the learner that expert=None stands for."""
+
+    @abstractmethod
+    def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
+        """Check y and set what is known of it; return (engine's y, row weights)."""
+
+    @abstractmethod
+    def _read_target(self, y: Any) -> Array:
+        """Return the engine's form of a y given after fit."""
+
+    @abstractmethod
+    def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
+        """Return likelihood and classes for `make_pool`."""
+
+    @abstractmethod
+    def _check_target(self, y: Any) -> np.ndarray:
+        """Return y as an array of a valid kind and shape."""
+
+    # --------------------------------------------------------------------- fit
+    @all_or_nothing
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None):
+        """Fit gate and experts by expectation-maximisation.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Training rows. Sparse input needs a gate and experts that take it. If
+            gate and experts are Pipelines, X reaches them as it is, so it may hold
+            any columns that their first steps read.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets; several outputs for a regressor whose expert takes them.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; weight 2 is the row twice, weight 0 is no row.
+
+        Returns
+        -------
+        self : object
+            The fitted mixture. If fit fails or is interrupted, the estimator stays
+            as it was before.
+        """
+        learners = parts.read_experts(
+            self.expert, self.n_experts, self._default_expert(), self._classifies
+        )
+        before, gate = parts.read_gate(self.gate)
+        raw, X, y, weight = self._check_training(X, y, sample_weight)
+        warm = self.warm_start and hasattr(self, "gate_")
+        random = check_random_state(self.random_state)
+        seeds = random.randint(2**31 - 1, size=self.n_experts + 1 + self.n_init)
+
+        if warm:
+            before, gate = self._warm_gate(gate)
+        elif before is not None:
+            before = before.fit(raw, y)
+        X_expert = raw if self._experts_read_raw else X
+        pool = make_pool(
+            learners,
+            n_features=self.n_features_in_,
+            seeds=[int(seed) for seed in seeds[: self.n_experts]],
+            n_jobs=self.n_jobs,
+            **self._pool_options(y, weight),
+        )
+        problem = Problem(
+            X_gate=parts.gate_input(before, X, raw),
+            X=X_expert,
+            y=y,
+            sample_weight=weight,
+            n_experts=self.n_experts,
+            width=self._training_width(),
+            max_iter=self.max_iter,
+            tol=self.tol,
+            seed=int(seeds[self.n_experts]),
+        )
+        starts = self._starts(problem, gate, pool, seeds[self.n_experts + 1 :], warm)
+        results = self._run_all(problem, starts, before)
+        best = max(results, key=lambda result: result.lower_bound)
+
+        for name, value in self._attributes(best, problem, before).items():
+            setattr(self, name, value)
+        self.lower_bound_ = best.lower_bound
+        self.lower_bounds_ = np.array([info.bound for info in best.passes])
+        self.n_iter_ = best.n_iter
+        self.converged_ = best.converged
+        self._warn_of(best)
+        return self
+
+    def _run_all(self, problem, starts, before) -> list:
+        """Run EM from every start, under the callbacks."""
+        root = self._init_callback_context(max_subtasks=len(starts))
+        root.call_on_fit_task_begin(estimator=self, X=problem.X, y=problem.y)
+        results = []
+        for number, (kind, make_state) in enumerate(starts):
+            context = root.subcontext(task_name="start", max_subtasks=self.max_iter)
+            context.call_on_fit_task_begin(estimator=self, X=problem.X, y=problem.y)
+            watch = self._watch(context, problem, before, number, kind)
+            results.append(run(problem, make_state(), watch))
+            if context.call_on_fit_task_end(
+                estimator=self, X=problem.X, y=problem.y
+            ):
+                break
+        root.call_on_fit_task_end(estimator=self, X=problem.X, y=problem.y)
+        return results
+
+    def _watch(self, context, problem, before, number, kind):
+        """Return what opens and closes a pass: callbacks and the verbose line."""
+
+        def open_pass():
+            task = context.subcontext(task_name="pass")
+            task.call_on_fit_task_begin(estimator=self, X=problem.X, y=problem.y)
+
+            def close_pass(info, state) -> bool:
+                if self.verbose:
+                    print(
+                        f"[{type(self).__name__}] start {number + 1} ({kind}) "
+                        f"pass {info.n_pass:3d}  bound {info.bound: .6f}  "
+                        f"gain {info.gain:.1e}  experts updated "
+                        f"{info.experts_accepted}/{problem.n_experts}"
+                    )
+                return task.call_on_fit_task_end(
+                    estimator=self,
+                    X=problem.X,
+                    y=problem.y,
+                    reconstruction_attributes=lambda: self._attributes(
+                        state, problem, before
+                    ),
+                )
+
+            return close_pass
+
+        return open_pass
+
+    def _starts(self, problem, gate, pool, seeds, warm) -> list:
+        """Return (name, maker of the first state) of each start."""
+        if warm:
+            pool = self._warm_pool(pool)
+            return [("warm", lambda: resume(problem, gate, pool))]
+        kinds = self._start_kinds()
+
+        def cold(kind: str, number: int, seed: int):
+            start = initial(problem, kind, number, seed)
+            return begin(problem, gate, pool, start)
+
+        return [
+            (
+                kinds[i % len(kinds)],
+                functools.partial(cold, kinds[i % len(kinds)], i // len(kinds), seed),
+            )
+            for i, seed in enumerate(int(s) for s in seeds)
+        ]
+
+    def _start_kinds(self) -> tuple[str, ...]:
+        if self.init == "auto":
+            return PORTFOLIO
+        kinds = (self.init,) if isinstance(self.init, str) else tuple(self.init)
+        if not kinds or any(kind not in STARTS for kind in kinds):
+            raise ValueError(
+                f"init must be 'auto', one of {sorted(STARTS)}, or a list of these; "
+                f"got {self.init!r}."
+            )
+        return kinds
+
+    def _attributes(self, model, problem: Problem, before) -> dict[str, Any]:
+        """Return the fitted attributes that predict needs, from a state or result."""
+        routing = model.gate.route(problem.X_gate, self.top_k)
+        weights = problem.sample_weight
+        load = routing.scaled(weights / weights.sum())
+        attributes = {
+            "gate_": parts.fitted_gate(self.gate, before, model.gate),
+            "experts_": model.pool.estimators(),
+            "n_experts_": problem.n_experts,
+            "expert_load_": load.sum_by_expert(load.weights),
+            "_pool": model.pool,
+        }
+        if model.pool.scale is not None:
+            scale = model.pool.scale
+            attributes["scale_"] = scale[:, 0] if self._single_output else scale
+        return attributes
+
+    def _warn_of(self, result) -> None:
+        if result.converged:
+            return
+        gain = result.passes[-1].gain
+        warnings.warn(
+            f"EM stopped after max_iter={self.max_iter} passes while a pass still "
+            f"raised the mean log-likelihood bound by {gain:.1e}, more than tol="
+            f"{self.tol}. Increase max_iter or tol, or use fewer experts.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+    # -------------------------------------------------------------- warm start
+    def _warm_gate(self, gate):
+        before, old = parts.split_gate(self.gate_)
+        if type(old) is not type(gate):
+            raise ValueError(
+                f"warm_start=True needs the gate of the previous fit, {old!r}; got "
+                f"{gate!r}. Set warm_start=False to start afresh."
+            )
+        return before, copy.copy(old).set_params(**gate.get_params())
+
+    def _warm_pool(self, pool: ExpertPool) -> ExpertPool:
+        old = self._pool
+        same = type(old) is type(pool) and old.n_experts == pool.n_experts
+        if not same or not np.array_equal(old.classes, pool.classes):
+            raise ValueError(
+                "warm_start=True needs the same n_experts, kind of expert and classes "
+                f"as the previous fit, which had n_experts={old.n_experts}. Set "
+                "warm_start=False to start afresh."
+            )
+        warm = copy.copy(old)
+        for name in ("learners", "likelihood", "seeds", "n_jobs"):
+            setattr(warm, name, getattr(pool, name))
+        return warm
+
+    # -------------------------------------------------------------- validation
+    @property
+    def _classifies(self) -> bool:
+        return False
+
+    @property
+    def _listed_experts(self) -> list:
+        if isinstance(self.expert, (list, tuple)):
+            return list(self.expert)
+        return [self._default_expert() if self.expert is None else self.expert]
+
+    @property
+    def _experts_read_raw(self) -> bool:
+        """Whether X reaches the experts as the user gave it: one is a Pipeline."""
+        return any(isinstance(expert, Pipeline) for expert in self._listed_experts)
+
+    @property
+    def _needs_array(self) -> bool:
+        """Whether some part reads the validated array."""
+        return not (self._experts_read_raw and isinstance(self.gate, Pipeline))
+
+    def _check_training(self, X, y, sample_weight) -> tuple:
+        """Return (X as given, X as an array or None, y, row weights)."""
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but "
+                "the target y is None."
+            )
+        raw, X = self._check_X(X, reset=not (self.warm_start and hasattr(self, "gate_")))
+        y = self._check_target(y)
+        check_consistent_length(raw, y)
+        weight = _check_sample_weight(
+            sample_weight, raw, dtype=np.float64, ensure_non_negative=True
+        )
+        used = np.flatnonzero(weight > 0)
+        if len(used) < len(weight):
+            raw, y, weight = _safe_indexing(raw, used), y[used], weight[used]
+            X = None if X is None else X[used]
+        y, weight = self._encode_target(y, weight)
+        if X is not None and y.dtype.kind == "f":
+            y = y.astype(X.dtype, copy=False)
+        if len(weight) < self.n_experts:
+            raise ValueError(
+                f"n_experts={self.n_experts} needs at least as many rows of positive "
+                f"weight; got n_samples={len(weight)}."
+            )
+        return raw, X, y, weight
+
+    def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
+        """Return (X as given, X as a float array or CSR if a part reads it)."""
+        tags = get_tags(self)
+        if self._needs_array:
+            array = validate_data(
+                self,
+                X,
+                reset=reset,
+                accept_sparse="csr" if tags.input_tags.sparse else False,
+                dtype=[np.float64, np.float32],
+                ensure_all_finite="allow-nan" if tags.input_tags.allow_nan else True,
+            )
+            return (X if self._has_columns(X) else array), array
+        if not hasattr(X, "shape"):
+            X = np.asarray(X)
+        X = X.tocsr() if sparse.issparse(X) else X
+        _check_feature_names(self, X, reset=reset)
+        _check_n_features(self, X, reset=reset)
+        _num_samples(X)
+        return X, None
+
+    @staticmethod
+    def _has_columns(X) -> bool:
+        return hasattr(X, "columns") or hasattr(X, "__dataframe__")
+
+    def _training_width(self) -> int:
+        if self.top_k is None:
+            return self.n_experts
+        return min(TRAINING_WIDTH * self.top_k, self.n_experts)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        gate = parts.GATES[self.gate]() if self.gate in tuple(parts.GATES) else self.gate
+        reads = [get_tags(part).input_tags for part in (gate, *self._listed_experts)]
+        tags.input_tags.sparse = all(read.sparse for read in reads)
+        tags.input_tags.allow_nan = all(read.allow_nan for read in reads)
+        return tags
+
+    # ----------------------------------------------------------------- routing
+    def _views(self, X) -> tuple[Array, Any]:
+        """Return what gate and experts see of new rows."""
+        check_is_fitted(self)
+        raw, X = self._check_X(X, reset=False)
+        before, _ = parts.split_gate(self.gate_)
+        X_expert = raw if self._experts_read_raw else X
+        return parts.gate_input(before, X, raw), X_expert
+
+    def _route(self, X) -> tuple[Routing, Any]:
+        """Return the routing of new rows, and what the experts see of them."""
+        X_gate, X_expert = self._views(X)
+        _, gate = parts.split_gate(self.gate_)
+        return gate.route(X_gate, self.top_k), X_expert
+
+    def _combine(self, X) -> Array:
+        """Return the mixture's mean or class probabilities, (n_samples, q)."""
+        routing, X_expert = self._route(X)
+        return routing.combine(self._pool.predict(X_expert, routing))
+
+    def gate_proba(self, X):
+        """Return the gate's probability of each expert.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_experts)
+            p(k | x) before any truncation; rows sum to one.
+        """
+        X_gate, _ = self._views(X)
+        _, gate = parts.split_gate(self.gate_)
+        log_proba = gate.log_proba(X_gate)
+        return namespace(log_proba).exp(log_proba)
+
+    def route(self, X):
+        """Return the weights that predict uses.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_experts)
+            At most ``top_k`` weights a row, summing to one.
+        """
+        return self._route(X)[0].to_csr()
+
+    def apply(self, X):
+        """Return the experts that serve each row, best first.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, min(top_k, n_experts))
+            Positions in ``experts_``.
+        """
+        routing, _ = self._route(X)
+        if not routing.dense:
+            return routing.indices
+        return select(routing.weights).top_k(routing.weights, routing.n_experts)[1]
+
+    # -------------------------------------------------------------- likelihood
+    def _log_joint(self, X, y, width: int | None) -> tuple[Array, Routing]:
+        X_gate, X_expert = self._views(X)
+        _, gate = parts.split_gate(self.gate_)
+        routing = gate.route(X_gate, width)
+        y = self._read_target(y)
+        check_consistent_length(X_expert, y)
+        log_lik = self._pool.log_likelihood(X_expert, y, routing)
+        log_gate = select(log_lik).log_softmax(gate.log_proba_at(X_gate, routing))
+        return log_gate + log_lik, routing
+
+    def score_samples(self, X, y):
+        """Return log p(y | x) of each row, under the routing that predict uses.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Natural logarithms; densities for a regressor.
+        """
+        log_joint, _ = self._log_joint(X, y, self.top_k)
+        return select(log_joint).logsumexp(log_joint)
+
+    def responsibilities(self, X, y):
+        """Return p(k | x, y), the posterior of each expert given the target.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_experts)
+            At most ``top_k`` entries a row, the best of the gate's candidates,
+            renormalised to sum to one.
+        """
+        log_joint, routing = self._log_joint(X, y, self._training_width())
+        ops = select(log_joint)
+        if self.top_k is None or self.top_k >= routing.shape[1]:
+            return routing.with_weights(ops.normalise(log_joint)[0]).to_csr()
+        best, kept = ops.top_k(log_joint, self.top_k)
+        indices = namespace(kept).take_along_axis(routing.indices, kept, axis=1)
+        return Routing(indices, ops.normalise(best)[0], routing.n_experts).to_csr()
+
+    def _n_parameters(self) -> int:
+        _, gate = parts.split_gate(self.gate_)
+        return gate.n_parameters + self._pool.n_parameters
+
+    def aic(self, X, y):
+        """Return Akaike's information criterion; lower is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        float
+            ``-2 log L + 2 p``. Experts must be linear or trees, whose free
+            parameters can be counted; others raise TypeError.
+        """
+        log_likelihood = float(np.sum(self.score_samples(X, y)))
+        return -2.0 * log_likelihood + 2.0 * self._n_parameters()
+
+    def bic(self, X, y):
+        """Return the Bayesian information criterion; lower is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        float
+            ``-2 log L + p log n``. Experts must be linear or trees, whose free
+            parameters can be counted; others raise TypeError.
+        """
+        scores = self.score_samples(X, y)
+        return float(-2.0 * np.sum(scores) + self._n_parameters() * np.log(len(scores)))

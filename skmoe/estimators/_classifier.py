@@ -1,0 +1,243 @@
+"""Mixture-of-experts classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+
+from .._sklearn_compat import StrOptions
+from ..backends import Array
+from ..experts import Categorical
+from ._base import BaseMoE
+
+
+class MoEClassifier(ClassifierMixin, BaseMoE):
+    r"""Mixture of experts for classification.
+
+    The probability of a class given x is a gated sum of experts,
+
+    .. math:: p(c | x) = \sum_k g_k(x) \, p_k(c | x)
+
+    where the gate g knows where each expert is good and :math:`p_k` is any
+    scikit-learn classifier with ``predict_proba``. Both are trained by
+    expectation-maximisation [1]_ [2]_, and a prediction asks only the ``top_k``
+    experts that the gate prefers for a row.
+
+    Parameters
+    ----------
+    expert : estimator, list of estimators or None, default=None
+        The learner that every expert is a clone of, or one learner an expert. None
+        is ``LogisticRegression()``, whose experts are trained together, with the
+        answer that clones would give. A learner without ``sample_weight`` is fitted
+        on weighted resamples.
+    n_experts : int, default=8
+        Number of experts.
+    gate : {"softmax", "constant"}, gate or Pipeline, default="softmax"
+        "softmax" is ``SoftmaxGate()``, "constant" mixing weights that ignore x. A
+        Pipeline that ends in a gate lets the gate see other columns than the experts.
+    top_k : int or None, default=2
+        Experts that serve a row in predict; training keeps twice as many. 2 costs
+        little accuracy on most data; None uses all, the dense mixture.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes; they multiply ``sample_weight``.
+    init : {"auto", "tree", "kmeans", "kmeans_x", "random"} or list, default="auto"
+        How starts split the rows: leaves of a small tree, k-means on x and the
+        residual of y, k-means on x, or a random smooth function of both. A list is
+        gone through in turn; "auto" is all four.
+    n_init : int, default=4
+        Starts; the one with the best bound is kept. 4 is one of each kind.
+    max_iter : int, default=100
+        Passes of EM a start.
+    tol : float, default=1e-4
+        A start has converged when a pass raises the bound by less, mean a row.
+    warm_start : bool, default=False
+        Go on from the previous fit, with a single start.
+    n_jobs : int or None, default=None
+        Jobs that fit experts, for learners that are fitted one by one. The answer is
+        the same for any number.
+    random_state : int, RandomState or None, default=None
+        Seeds starts and experts.
+    verbose : int, default=0
+        1 prints a line a pass.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    experts_ : list of estimators
+        The fitted experts, each with its own ``predict`` and ``classes_``: those it
+        has met. An expert that met one class is a `DummyClassifier`.
+    gate_ : gate or Pipeline
+        The fitted gate.
+    n_experts_ : int
+        Number of experts.
+    expert_load_ : ndarray of shape (n_experts,)
+        Share of the training rows that each expert serves, by routing weight; sums
+        to one.
+    lower_bound_ : float
+        Mean a row of the log-likelihood bound of the returned model. It equals the
+        mean of ``score_samples`` on the training rows if ``top_k`` is None.
+    lower_bounds_ : ndarray of shape (n_iter_,)
+        The bound after each pass of the best start.
+    n_iter_ : int
+        Passes of the best start.
+    converged_ : bool
+        Whether the best start converged.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has them.
+
+    See Also
+    --------
+    MoERegressor : The same for regression.
+
+    Notes
+    -----
+    Experts trained as clones have their class probabilities floored at
+    0.001 / n_classes; so have logistic experts for classes that they did not meet.
+
+    References
+    ----------
+    .. [1] R. A. Jacobs, M. I. Jordan, S. J. Nowlan and G. E. Hinton, "Adaptive
+       mixtures of local experts", Neural Computation 3 (1991) 79-87.
+       doi:10.1162/neco.1991.3.1.79
+    .. [2] M. I. Jordan and R. A. Jacobs, "Hierarchical mixtures of experts and the
+       EM algorithm", Neural Computation 6 (1994) 181-214.
+       doi:10.1162/neco.1994.6.2.181
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skmoe import MoEClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = MoEClassifier(n_experts=2, random_state=0).fit(X, y)
+    >>> model.score(X, y) > 0.95
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseMoE._parameter_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+    }
+
+    def __init__(
+        self,
+        expert=None,
+        *,
+        n_experts=8,
+        gate="softmax",
+        top_k=2,
+        class_weight=None,
+        init="auto",
+        n_init=4,
+        max_iter=100,
+        tol=1e-4,
+        warm_start=False,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            expert,
+            n_experts=n_experts,
+            gate=gate,
+            top_k=top_k,
+            init=init,
+            n_init=n_init,
+            max_iter=max_iter,
+            tol=tol,
+            warm_start=warm_start,
+            n_jobs=n_jobs,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    @property
+    def _classifies(self) -> bool:
+        return True
+
+    def _default_expert(self):
+        return LogisticRegression()
+
+    def _check_target(self, y: Any) -> np.ndarray:
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        return y
+
+    def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
+        classes, positions = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes in y; got 1 class: "
+                f"{classes[0]!r}."
+            )
+        self.classes_ = classes
+        if self.class_weight is not None:
+            weight = weight * compute_sample_weight(self.class_weight, y)
+        return positions, weight
+
+    def _read_target(self, y: Any) -> Array:
+        y = self._check_target(y)
+        positions = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
+        unseen = np.unique(y[self.classes_[positions] != y])
+        if unseen.size:
+            raise ValueError(
+                f"y holds classes that fit did not see: {unseen.tolist()}; known are "
+                f"{self.classes_.tolist()}."
+            )
+        return positions
+
+    def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
+        return {"likelihood": Categorical(), "classes": self.classes_}
+
+    def predict_proba(self, X):
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Gate-weighted mean over the ``top_k`` experts of each row.
+        """
+        return self._combine(X)
+
+    def predict_log_proba(self, X):
+        """Return the logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Natural logarithms.
+        """
+        return np.log(self.predict_proba(X))
+
+    def predict(self, X):
+        """Predict the most probable class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels from ``classes_``.
+        """
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]

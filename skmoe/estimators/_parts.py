@@ -1,0 +1,104 @@
+"""Read the parameters `expert` and `gate`, and say what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.pipeline import Pipeline
+
+from ..backends import Array
+from ..gates import BaseGate, ConstantGate, SoftmaxGate
+
+GATES: dict[str, type[BaseGate]] = {"softmax": SoftmaxGate, "constant": ConstantGate}
+
+
+def read_experts(
+    expert: Any, n_experts: int, default: BaseEstimator, classify: bool
+) -> list[BaseEstimator]:
+    """Return one unfitted learner an expert, each fit for the task."""
+    if isinstance(expert, (list, tuple)):
+        if len(expert) != n_experts:
+            raise ValueError(
+                f"expert is a list of {len(expert)} learners, one an expert, but "
+                f"n_experts={n_experts}. Set n_experts={len(expert)}."
+            )
+        experts = list(expert)
+    else:
+        experts = [default if expert is None else expert] * n_experts
+    for learner in experts:
+        _check_learner(learner, classify)
+    return [clone(learner) for learner in experts]
+
+
+def _check_learner(learner: Any, classify: bool) -> None:
+    if isinstance(learner, type) or not hasattr(learner, "fit"):
+        raise TypeError(
+            f"expert must be an estimator instance with fit and predict; got {learner!r}."
+        )
+    if not classify:
+        if is_classifier(learner):
+            raise ValueError(
+                f"expert {learner!r} is a classifier; MoERegressor needs regressors."
+            )
+        if not hasattr(learner, "predict"):
+            raise ValueError(f"expert {learner!r} has no predict.")
+        return
+    if is_regressor(learner):
+        raise ValueError(
+            f"expert {learner!r} is a regressor; MoEClassifier needs classifiers."
+        )
+    if not hasattr(learner, "predict_proba"):
+        raise ValueError(
+            f"expert {learner!r} has no predict_proba; wrap it in "
+            "sklearn.calibration.CalibratedClassifierCV."
+        )
+
+
+def read_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
+    """Return (transformers before the gate or None, the unfitted gate itself)."""
+    if isinstance(gate, str):
+        return None, GATES[gate]()
+    if isinstance(gate, Pipeline):
+        last = gate.steps[-1][1]
+        before = clone(gate[:-1]) if len(gate.steps) > 1 else None
+    else:
+        last, before = gate, None
+    missing = [m for m in ("fit", "log_proba", "route") if not hasattr(last, m)]
+    if missing or isinstance(last, type):
+        raise ValueError(
+            f"gate must be one of {sorted(GATES)}, a gate of skmoe.gates, or a "
+            f"Pipeline that ends in one; got {gate!r}, which has no "
+            f"{', '.join(missing) or 'instance'}."
+        )
+    return before, clone(last)
+
+
+def fitted_gate(template: Any, before: Pipeline | None, gate: BaseGate) -> Any:
+    """Return the gate in the form that the user gave: alone, or in its Pipeline."""
+    if not isinstance(template, Pipeline):
+        return gate
+    steps = [] if before is None else list(before.steps)
+    return Pipeline([*steps, (template.steps[-1][0], gate)])
+
+
+def split_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
+    """Return (fitted transformers or None, fitted gate) of a ``gate_``."""
+    if not isinstance(gate, Pipeline):
+        return None, gate
+    return (gate[:-1] if len(gate.steps) > 1 else None), gate.steps[-1][1]
+
+
+def gate_input(before: Pipeline | None, X: Array, raw: Any) -> Array:
+    """Return what the gate sees: the validated X, or its transform of the raw X."""
+    if before is None:
+        return X
+    Z = before.transform(raw)
+    return Z if hasattr(Z, "tocsr") else numeric(Z)
+
+
+def numeric(Z: Any) -> np.ndarray:
+    """Return a transform's output as a float array."""
+    Z = np.asarray(Z)
+    return Z if Z.dtype.kind == "f" else Z.astype(np.float64)

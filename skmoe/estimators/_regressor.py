@@ -1,0 +1,212 @@
+"""Mixture-of-experts regression."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.linear_model import Ridge
+from sklearn.utils import get_tags
+
+from .._sklearn_compat import Interval, _check_y
+from ..backends import Array
+from ..experts import Gaussian
+from ._base import BaseMoE
+
+SCALE_FLOOR = 1e-3
+"""Smallest noise variance, in units of Var(y), where the scales have a prior."""
+
+SCALE_FLOOR_ML = 1e-8
+"""The same for plain maximum likelihood (scale_prior=0)."""
+
+
+class MoERegressor(RegressorMixin, BaseMoE):
+    r"""Mixture of experts for regression.
+
+    The density of y given x is a gated sum of experts,
+
+    .. math:: p(y | x) = \sum_k g_k(x) \, N(y; \mu_k(x), \sigma_k^2)
+
+    where the gate g knows where each expert is good and :math:`\mu_k` is any
+    scikit-learn regressor. Both are trained by expectation-maximisation
+    [1]_ [2]_, and a prediction asks only the ``top_k`` experts that the gate
+    prefers for a row.
+
+    Parameters
+    ----------
+    expert : estimator, list of estimators or None, default=None
+        The learner that every expert is a clone of, or one learner an expert. None
+        is ``Ridge()``. `Ridge` and `LinearRegression` experts are all trained
+        together from grouped Gram matrices, with the answer that clones would give.
+        A learner without ``sample_weight`` is fitted on weighted resamples.
+    n_experts : int, default=8
+        Number of experts.
+    gate : {"softmax", "constant"}, gate or Pipeline, default="softmax"
+        "softmax" is ``SoftmaxGate()``, "constant" mixing weights that ignore x. A
+        Pipeline that ends in a gate lets the gate see other columns than the experts.
+    top_k : int or None, default=2
+        Experts that serve a row in predict; training keeps twice as many. 2 costs
+        little accuracy on most data; None uses all, the dense mixture.
+    scale_prior : float, default=10.0
+        Pseudo-rows that pull each expert's noise variance to the pooled one, so that
+        a small expert cannot run away to zero noise. 0 is maximum likelihood.
+    init : {"auto", "tree", "kmeans", "kmeans_x", "random"} or list, default="auto"
+        How starts split the rows: leaves of a small tree, k-means on x and the
+        residual of y, k-means on x, or a random smooth function of both. A list is
+        gone through in turn; "auto" is all four.
+    n_init : int, default=4
+        Starts; the one with the best bound is kept. 4 is one of each kind.
+    max_iter : int, default=100
+        Passes of EM a start.
+    tol : float, default=1e-4
+        A start has converged when a pass raises the bound by less, mean a row.
+    warm_start : bool, default=False
+        Go on from the previous fit, with a single start.
+    n_jobs : int or None, default=None
+        Jobs that fit experts, for learners that are fitted one by one. The answer is
+        the same for any number.
+    random_state : int, RandomState or None, default=None
+        Seeds starts and experts.
+    verbose : int, default=0
+        1 prints a line a pass.
+
+    Attributes
+    ----------
+    experts_ : list of estimators
+        The fitted experts, each with its own ``predict``.
+    gate_ : gate or Pipeline
+        The fitted gate.
+    n_experts_ : int
+        Number of experts.
+    scale_ : ndarray of shape (n_experts,) or (n_experts, n_outputs)
+        Noise standard deviation of each expert, in units of y.
+    expert_load_ : ndarray of shape (n_experts,)
+        Share of the training rows that each expert serves, by routing weight; sums
+        to one.
+    lower_bound_ : float
+        Mean a row of the log-likelihood bound of the returned model. It equals the
+        mean of ``score_samples`` on the training rows if ``top_k`` is None.
+    lower_bounds_ : ndarray of shape (n_iter_,)
+        The bound after each pass of the best start.
+    n_iter_ : int
+        Passes of the best start.
+    converged_ : bool
+        Whether the best start converged.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has them.
+
+    See Also
+    --------
+    MoEClassifier : The same for classification.
+
+    References
+    ----------
+    .. [1] R. A. Jacobs, M. I. Jordan, S. J. Nowlan and G. E. Hinton, "Adaptive
+       mixtures of local experts", Neural Computation 3 (1991) 79-87.
+       doi:10.1162/neco.1991.3.1.79
+    .. [2] M. I. Jordan and R. A. Jacobs, "Hierarchical mixtures of experts and the
+       EM algorithm", Neural Computation 6 (1994) 181-214.
+       doi:10.1162/neco.1994.6.2.181
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe import MoERegressor
+    >>> X = np.linspace(-3, 3, 200).reshape(-1, 1)
+    >>> y = np.abs(X[:, 0])                      # two straight lines
+    >>> model = MoERegressor(n_experts=2, random_state=0).fit(X, y)
+    >>> model.score(X, y) > 0.99
+    True
+    >>> model.predict([[-2.0], [2.0]]).round(1)
+    array([2., 2.])
+    """
+
+    _parameter_constraints: dict = {
+        **BaseMoE._parameter_constraints,
+        "scale_prior": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        expert=None,
+        *,
+        n_experts=8,
+        gate="softmax",
+        top_k=2,
+        scale_prior=10.0,
+        init="auto",
+        n_init=4,
+        max_iter=100,
+        tol=1e-4,
+        warm_start=False,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            expert,
+            n_experts=n_experts,
+            gate=gate,
+            top_k=top_k,
+            init=init,
+            n_init=n_init,
+            max_iter=max_iter,
+            tol=tol,
+            warm_start=warm_start,
+            n_jobs=n_jobs,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.scale_prior = scale_prior
+
+    def _default_expert(self):
+        return Ridge()
+
+    def _check_target(self, y: Any) -> np.ndarray:
+        multi_output = get_tags(self).target_tags.multi_output
+        y = _check_y(y, multi_output=multi_output, y_numeric=True, estimator=self)
+        return y if y.dtype.kind == "f" else y.astype(np.float64)
+
+    def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
+        self._single_output = y.ndim == 1
+        return (y[:, None] if self._single_output else y), weight
+
+    def _read_target(self, y: Any) -> Array:
+        y = self._check_target(y)
+        return y[:, None] if y.ndim == 1 else y
+
+    def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
+        y = y.astype(np.float64)
+        mean = np.average(y, axis=0, weights=weight)
+        variance = np.average((y - mean) ** 2, axis=0, weights=weight)
+        smallest = np.finfo(np.float64).eps * (1.0 + mean**2)
+        share = SCALE_FLOOR if self.scale_prior > 0 else SCALE_FLOOR_ML
+        floor = np.maximum(share * variance, smallest)
+        return {"likelihood": Gaussian(float(self.scale_prior), floor)}
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = all(
+            get_tags(expert).target_tags.multi_output for expert in self._listed_experts
+        )
+        return tags
+
+    def predict(self, X):
+        """Predict the mean of y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Gate-weighted mean over the ``top_k`` experts of each row.
+        """
+        mean = self._combine(X)
+        return mean[:, 0] if self._single_output else mean

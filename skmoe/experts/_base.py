@@ -1,0 +1,208 @@
+"""The pool contract: p(y | x, k) for all experts at once."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from .._sklearn_compat import _safe_indexing
+from ..backends import Array, namespace
+from ..routing import Routing
+from ._likelihoods import Categorical, Gaussian
+
+MIN_RESPONSIBILITY = 1e-3
+"""An expert is not fitted on rows of which it owns less than this.
+
+To many learners a row of weight zero is still a row (bin edges, leaf counts)."""
+
+PROBABILITY_FLOOR = 1e-3
+"""Floor of class probabilities, shared over the classes: an expert that never saw
+a class, or whose tree is sure, must not rule a row out for good."""
+
+
+class ExpertPool(ABC):
+    """Base class of all pools.
+
+    A pool holds *all* experts of a mixture, so that it can work on them together.
+    It is a value: ``update``, ``rescale`` and ``select`` return new pools.
+
+    To add a pool you must
+
+    1. write the classmethod ``supports(estimator, n_features)``: can this pool train
+       such a learner and give the answer that its clone would give?
+    2. write ``fit(X, y, routing)``, which trains every expert from scratch on the
+       rows and weights of the routing, and returns self;
+    3. write ``evaluate(X, y, routing)`` and ``predict(X, routing)``;
+    4. write ``swap(other, take)``, which copies the learners of some experts;
+    5. write ``estimators()``, the fitted experts as scikit-learn estimators;
+    6. if it can start from what it has, write ``update(X, y, routing)``;
+    7. if it can count its free parameters, write ``count_parameters``;
+    8. call ``skmoe.experts.register_pool``.
+
+    Weights of a routing in ``fit`` and ``update`` are responsibilities times sample
+    weights, so the row sums are the sample weights. `share` turns them into the rows
+    and weights that an expert is fitted on, alike for every pool.
+
+    Parameters
+    ----------
+    estimators : sequence of estimators
+        One unfitted learner an expert.
+    likelihood : Gaussian or Categorical
+        How an answer becomes a density.
+    classes : ndarray or None
+        Class labels; y holds positions in it. None for regression.
+    seeds : sequence of int
+        One seed an expert, used wherever it draws at random.
+    n_jobs : int or None
+        Jobs of joblib.
+
+    Attributes
+    ----------
+    scale : (n_experts, q) array or None
+        Noise scale of each expert; None until `rescale`, and for classification.
+    slack : float
+        How many standard errors an expert's term of the bound may fall by in one
+        pass. 0 makes EM monotone.
+    """
+
+    slack: float = 0.0
+
+    def __init__(
+        self,
+        estimators: Sequence[BaseEstimator],
+        *,
+        likelihood: Gaussian | Categorical,
+        classes: np.ndarray | None = None,
+        seeds: Sequence[int] = (),
+        n_jobs: int | None = None,
+    ) -> None:
+        self.learners = list(estimators)
+        self.n_experts = len(self.learners)
+        self.likelihood = likelihood
+        self.classes = classes
+        self.seeds = list(seeds) or [0] * self.n_experts
+        self.n_jobs = n_jobs
+        self.scale: np.ndarray | None = None
+
+    # --------------------------------------------------------- to be written
+    @classmethod
+    @abstractmethod
+    def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
+        """Tell whether this pool trains such a learner as its clone would."""
+
+    @abstractmethod
+    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Train every expert from scratch on its share of the rows."""
+
+    @abstractmethod
+    def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return what the likelihood asks of each entry, (n, m, q).
+
+        Regression: the expert's prediction. Classification: the log probability
+        that the expert gives to the row's label (q = 1).
+        """
+
+    @abstractmethod
+    def predict(self, X: Array, routing: Routing) -> Array:
+        """Return each entry's mean (n, m, q) or class probabilities (n, m, C)."""
+
+    @abstractmethod
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return a pool with the learners of ``other`` where ``take`` is True."""
+
+    @abstractmethod
+    def estimators(self) -> list[Any]:
+        """Return the fitted experts as scikit-learn estimators."""
+
+    # ----------------------------------------------------------------- given
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return a new pool trained on this routing; self is unchanged.
+
+        An expert whose share is empty keeps what it has learned.
+        """
+        return copy.copy(self).fit(X, y, routing)
+
+    def log_density(self, y: Array, values: Array, routing: Routing) -> Array:
+        """Return log p(y | x, k) at each entry from `evaluate`'s values, (n, m).
+
+        -inf at entries of -1.
+        """
+        xp = namespace(values)
+        scale = None
+        if self.scale is not None:
+            safe = xp.where(routing.indices < 0, 0, routing.indices)
+            table = xp.asarray(self.scale, dtype=values.dtype)
+            shape = (*routing.shape, table.shape[1])
+            flat = xp.take(table, xp.reshape(safe, (-1,)), axis=0)
+            scale = xp.reshape(flat, shape)
+        density = self.likelihood.log_density(y, values, scale)
+        if routing.dense:
+            return density
+        return xp.where(routing.indices < 0, xp.full_like(density, -xp.inf), density)
+
+    def log_likelihood(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return log p(y | x, k) at each entry of the routing, (n, m)."""
+        return self.log_density(y, self.evaluate(X, y, routing), routing)
+
+    def rescale(self, y: Array, values: Array, routing: Routing) -> Self:
+        """Return a pool whose noise scales fit these values; learners stay."""
+        if not isinstance(self.likelihood, Gaussian):
+            return self
+        other = copy.copy(self)
+        other.scale = self.likelihood.scales(y, values, routing)
+        return other
+
+    def select(self, other: Self, take: np.ndarray) -> Self:
+        """Return a pool with the experts of ``other`` where ``take`` is True."""
+        if take.all():
+            return other
+        if not take.any():
+            return self
+        chosen = self.swap(other, take)
+        if self.scale is not None and other.scale is not None:
+            chosen.scale = np.where(take[:, None], other.scale, self.scale)
+        return chosen
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters, noise scales included."""
+        scales = 0 if self.scale is None else self.scale.size
+        return self.count_parameters() + scales
+
+    def count_parameters(self) -> int:
+        """Return the number of free parameters of the learners."""
+        raise TypeError(f"{type(self).__name__} cannot count its free parameters.")
+
+
+def share(
+    routing: Routing, expert: int, row_mass: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the rows that an expert is fitted on, their mass, and a factor.
+
+    Rows of which the expert owns at most `MIN_RESPONSIBILITY` are left out. Mass
+    times factor are the weights: responsibilities rescaled to mean 1, so that a
+    learner that reads weights as counts sees as many rows as it is given. With
+    integer sample weights the answer equals that of repeated rows.
+    """
+    rows, mass = routing.segment(expert)
+    total = row_mass if rows is None else row_mass[rows]
+    kept = mass > MIN_RESPONSIBILITY * total
+    found = np.flatnonzero(kept) if rows is None else rows[kept]
+    mass = mass[kept]
+    return found, mass, float(total[kept].sum() / mass.sum()) if mass.size else 1.0
+
+
+def take_rows(X: Any, rows: Array | None) -> Any:
+    """Return rows of an array, a CSR matrix or a data frame; None is all rows."""
+    return X if rows is None else _safe_indexing(X, rows)
+
+
+def floored(proba: np.ndarray) -> np.ndarray:
+    """Return class probabilities no smaller than the floor, summing to one."""
+    proba = np.maximum(proba, PROBABILITY_FLOOR / proba.shape[1])
+    return proba / proba.sum(axis=1, keepdims=True)

@@ -1,0 +1,228 @@
+"""A pool of clones of any scikit-learn learner."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any, Self
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn import config_context
+from sklearn.base import BaseEstimator, clone
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import has_fit_parameter
+from threadpoolctl import ThreadpoolController
+
+from ..backends import Array
+from ..routing import Routing
+from ._base import ExpertPool, floored, share, take_rows
+
+
+class EstimatorPool(ExpertPool):
+    """Clones of any regressors or classifiers, fitted in parallel by joblib.
+
+    Notes
+    -----
+    *Weights.* A learner whose ``fit`` takes ``sample_weight`` (for a Pipeline: its
+    last step) gets the responsibilities as weights. Any other learner is fitted on
+    rows drawn by systematic resampling [1]_, with one fixed seed an expert: a row of
+    weight 2.3 stands in the sample two or three times. Equal weights give each row
+    once; integer weights give each row that often.
+
+    *Classes.* Experts are fitted on the original labels. A class that an expert did
+    not meet gets the floored probability; an expert that met a single class is a
+    `sklearn.dummy.DummyClassifier`.
+
+    *The same bits for any n_jobs.* Learners without a ``random_state`` of their own
+    get one seed an expert, and BLAS runs on one thread while an expert is fitted.
+
+    References
+    ----------
+    .. [1] G. Kitagawa, "Monte Carlo filter and smoother for non-Gaussian nonlinear
+       state space models", Journal of Computational and Graphical Statistics 5
+       (1996) 1-25. doi:10.1080/10618600.1996.10474692
+    """
+
+    slack = 1.0
+
+    @classmethod
+    def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
+        """Tell whether this pool trains such a learner: it trains any."""
+        return True
+
+    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Fit one clone an expert on its share; an empty share means all rows."""
+        self.fitted = self._fit_experts(X, y, routing, [None] * self.n_experts)
+        return self
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return a new pool of fresh clones; an empty share keeps the old expert."""
+        other = copy.copy(self)
+        other.fitted = self._fit_experts(X, y, routing, self.fitted)
+        return other
+
+    def _fit_experts(
+        self, X: Array, y: Array, routing: Routing, old: list[Any]
+    ) -> list[Any]:
+        row_mass = routing.weights.sum(axis=1)
+        target = y if self.classes is None else self.classes[y]
+        if target.ndim == 2 and target.shape[1] == 1:
+            target = target[:, 0]
+        shares = []
+        for k in range(self.n_experts):
+            rows, mass, factor = share(routing, k, row_mass)
+            shares.append((rows, mass * factor))
+        everyone = np.flatnonzero(row_mass > 0)
+        for k, (rows, _) in enumerate(shares):
+            if not rows.size and old[k] is None:
+                shares[k] = everyone, row_mass[everyone]
+        busy = [k for k, (rows, _) in enumerate(shares) if rows.size]
+        fitted = Parallel(n_jobs=self.n_jobs)(
+            delayed(_fit_expert)(
+                self.learners[k],
+                k,
+                take_rows(X, shares[k][0]),
+                target[shares[k][0]],
+                shares[k][1],
+                self.seeds[k],
+            )
+            for k in busy
+        )
+        experts = list(old)
+        for k, expert in zip(busy, fitted, strict=True):
+            experts[k] = expert
+        return experts
+
+    def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return predictions, or the log probability of each row's label."""
+        if self.classes is None:
+            return self.predict(X, routing)
+
+        def of_label(k: int, rows: Array | None) -> Array:
+            proba = self._predict_one(k, take_rows(X, rows))
+            label = y if rows is None else y[rows]
+            return np.log(np.take_along_axis(proba, label[:, None], axis=1))
+
+        return routing.dispatch(of_label)
+
+    def predict(self, X: Array, routing: Routing) -> Array:
+        """Return each entry's prediction or class probabilities."""
+        return routing.dispatch(lambda k, r: self._predict_one(k, take_rows(X, r)))
+
+    def _predict_one(self, k: int, X: Array) -> np.ndarray:
+        expert = self.fitted[k]
+        if self.classes is None:
+            answer = np.asarray(expert.predict(X))
+            answer = answer.reshape(answer.shape[0], -1)
+        else:
+            known = expert.predict_proba(X)
+            answer = np.zeros((known.shape[0], len(self.classes)), dtype=known.dtype)
+            answer[:, np.searchsorted(self.classes, expert.classes_)] = known
+        if not np.isfinite(answer).all():
+            raise ValueError(
+                f"Expert {k} ({self.learners[k]!r}) predicted NaN or infinity. Scale "
+                "the features or regularise the expert more."
+            )
+        return answer if self.classes is None else floored(answer)
+
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return a pool with the learners of ``other`` where ``take`` is True."""
+        chosen = copy.copy(self)
+        chosen.fitted = [
+            new if t else old
+            for old, new, t in zip(self.fitted, other.fitted, take, strict=True)
+        ]
+        return chosen
+
+    def estimators(self) -> list[Any]:
+        """Return the fitted clones."""
+        return list(self.fitted)
+
+    def count_parameters(self) -> int:
+        """Count coefficients of linear experts and leaves of trees."""
+        return sum(_count_parameters(expert) for expert in self.fitted)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _fit_expert(
+    learner: BaseEstimator,
+    k: int,
+    X: Array,
+    target: np.ndarray,
+    weights: np.ndarray,
+    seed: int,
+) -> Any:
+    """Fit one clone; runs in a worker process when n_jobs asks for it."""
+    expert = _seeded(clone(learner), seed)
+    if target.dtype.kind not in "fc" and np.unique(target).size == 1:
+        expert = DummyClassifier(strategy="prior")
+    with (
+        config_context(enable_metadata_routing=False),
+        _blas().limit(limits=1, user_api="blas"),
+    ):
+        name = _weight_parameter(expert)
+        try:
+            if name is not None:
+                return expert.fit(X, target, **{name: weights})
+            rows = resample(weights, seed)
+            if rows is None:
+                return expert.fit(X, target)
+            return expert.fit(take_rows(X, rows), target[rows])
+        except Exception as error:
+            raise RuntimeError(
+                f"Expert {k} ({learner!r}) failed to fit on its {len(target)} rows: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _weight_parameter(learner: BaseEstimator) -> str | None:
+    """Return the name under which the learner's fit takes sample weights."""
+    if isinstance(learner, Pipeline):
+        name, last = learner.steps[-1]
+        inner = _weight_parameter(last)
+        return None if inner is None else f"{name}__{inner}"
+    return "sample_weight" if has_fit_parameter(learner, "sample_weight") else None
+
+
+def _seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
+    """Give a seed to every part of the estimator that has none of its own."""
+    unset = {
+        name: seed
+        for name, value in estimator.get_params().items()
+        if (name == "random_state" or name.endswith("__random_state")) and value is None
+    }
+    return estimator.set_params(**unset)
+
+
+def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
+    """Return rows drawn in proportion to their weights, None for each row once.
+
+    Systematic resampling: row i is drawn floor or ceil of its weight times, as many
+    rows in all as the weights sum to.
+    """
+    if np.allclose(weights, 1.0):
+        return None
+    draws = max(1, round(float(weights.sum())))
+    ticks = np.cumsum(weights) * (draws / weights.sum())
+    offset = np.random.RandomState(seed).uniform(1e-6, 1 - 1e-6)
+    counts = np.diff(np.floor(ticks + offset), prepend=0.0).astype(np.intp)
+    return np.repeat(np.arange(len(weights)), counts)
+
+
+def _count_parameters(expert: Any) -> int:
+    if isinstance(expert, Pipeline):
+        expert = expert.steps[-1][1]
+    if hasattr(expert, "coef_"):
+        return int(np.size(expert.coef_) + np.size(getattr(expert, "intercept_", ())))
+    if hasattr(expert, "get_n_leaves"):
+        return int(expert.get_n_leaves()) * int(np.prod(expert.tree_.value.shape[1:2]))
+    raise TypeError(
+        f"Cannot count the free parameters of {type(expert).__name__}; aic and bic "
+        "need linear or tree experts."
+    )

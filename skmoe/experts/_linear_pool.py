@@ -1,0 +1,142 @@
+"""All ridge experts at once, from grouped Gram matrices."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
+from sklearn.base import BaseEstimator, clone
+from sklearn.linear_model import LinearRegression, Ridge
+
+from ..backends import Array, namespace, select, to_host
+from ..routing import Routing
+from ._base import ExpertPool, share
+
+MAX_FEATURES = 4096
+"""Above this many features a Gram matrix costs more than an iterative solver."""
+
+
+class LinearPool(ExpertPool):
+    """Ridge and LinearRegression experts with the answer that clones would give.
+
+    Each expert solves the weighted normal equations of its share,
+    ``(Σ w (x-x̄)(x-x̄)ᵀ + αI) β = Σ w (x-x̄)(y-ȳ)``, for all outputs at once. Rows of
+    tiny responsibility are kept, unlike for clones: they cost nothing here, and with
+    them the M-step is exact, so EM is monotone. Where the equations are singular the
+    answer is the minimum-norm solution, as in `LinearRegression`.
+    """
+
+    @classmethod
+    def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
+        """Tell whether the learner is a plain Ridge or LinearRegression."""
+        if type(estimator) not in (Ridge, LinearRegression) or estimator.positive:
+            return False
+        plain = type(estimator) is LinearRegression or isinstance(estimator.alpha, Real)
+        return plain and n_features <= MAX_FEATURES
+
+    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Solve every expert's normal equations; an empty share means all rows."""
+        for learner in self.learners:
+            learner._validate_params()
+        shape = (self.n_experts, y.shape[1], X.shape[1])
+        self.coef, self.intercept = np.zeros(shape), np.zeros(shape[:2])
+        pooled = Routing.from_dense(routing.weights.sum(axis=1)[:, None])
+        for k in self._solve(X, y, routing):
+            self._solve_expert(k, X, y, *pooled.segment(0))
+        return self
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return a new pool; an expert with an empty share keeps what it has."""
+        other = copy.copy(self)
+        other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
+        other._solve(X, y, routing)
+        return other
+
+    def _solve(self, X: Array, y: Array, routing: Routing) -> list[int]:
+        """Fit the experts that have rows; return those that have none."""
+        row_mass = routing.weights.sum(axis=1)
+        empty = []
+        for k, rows, mass in routing.segments():
+            kept, _, factor = share(routing, k, row_mass)
+            if kept.size:
+                self._solve_expert(k, X, y, rows, mass * factor)
+            else:
+                empty.append(k)
+        return empty
+
+    def _solve_expert(
+        self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
+    ) -> None:
+        ops, learner = select(X), self.learners[k]
+        x, t = ops.take_rows(X, rows), ops.take_rows(y, rows)
+        A, B, x_mean, y_mean = (to_host(a) for a in ops.gram(x, t, weights))
+        if not learner.fit_intercept:
+            total = float(weights.sum())
+            A = A + total * np.outer(x_mean, x_mean)
+            B = B + total * np.outer(x_mean, y_mean)
+            x_mean, y_mean = np.zeros_like(x_mean), np.zeros_like(y_mean)
+        self.coef[k] = solve_ridge(A, B, getattr(learner, "alpha", 0.0)).T
+        self.intercept[k] = y_mean - self.coef[k] @ x_mean
+
+    def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return the predictions."""
+        return self.predict(X, routing)
+
+    def predict(self, X: Array, routing: Routing) -> Array:
+        """Return each entry's prediction, (n, m, q)."""
+        xp, ops = namespace(X), select(X)
+        coef = xp.asarray(self.coef, dtype=X.dtype)
+        intercept = xp.asarray(self.intercept, dtype=X.dtype)
+        if routing.dense:
+            n_experts, q, d = self.coef.shape
+            flat = X @ xp.reshape(coef, (n_experts * q, d)).T
+            return xp.reshape(flat, (-1, n_experts, q)) + intercept
+        return routing.dispatch(
+            lambda k, rows: ops.take_rows(X, rows) @ coef[k, ...].T + intercept[k, ...]
+        )
+
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return a pool with the coefficients of ``other`` where ``take`` is True."""
+        chosen = copy.copy(self)
+        chosen.coef = np.where(take[:, None, None], other.coef, self.coef)
+        chosen.intercept = np.where(take[:, None], other.intercept, self.intercept)
+        return chosen
+
+    def estimators(self) -> list[Any]:
+        """Return fitted Ridge or LinearRegression objects."""
+        fitted = []
+        for k, learner in enumerate(self.learners):
+            expert = clone(learner)
+            coef, intercept = self.coef[k], self.intercept[k]
+            single = coef.shape[0] == 1
+            expert.coef_ = coef[0] if single else coef
+            expert.intercept_ = float(intercept[0]) if single else intercept
+            expert.n_features_in_ = coef.shape[1]
+            fitted.append(expert)
+        return fitted
+
+    def count_parameters(self) -> int:
+        """Return the number of coefficients and intercepts."""
+        intercepts = sum(bool(learner.fit_intercept) for learner in self.learners)
+        return self.coef.size + intercepts * self.coef.shape[1]
+
+
+def solve_ridge(A: np.ndarray, B: np.ndarray, alpha: float) -> np.ndarray:
+    """Solve (A + αI) β = B, by the minimum norm where the matrix is singular."""
+    P = A.copy()
+    P[np.diag_indices_from(P)] += alpha
+    # The smallest pivot tells a singular matrix before rounding hides it.
+    size = np.max(np.abs(np.diag(P)), initial=0.0)
+    try:
+        factor, lower = cho_factor(P)
+        if np.min(np.diag(factor)) ** 2 > 1e-12 * size:
+            return cho_solve((factor, lower), B)
+    except LinAlgError:
+        pass
+    values, vectors = eigh(P)
+    cut = np.finfo(np.float64).eps * len(P) * max(float(values[-1]), 0.0)
+    inverse = np.where(values > cut, 1.0 / np.where(values > cut, values, 1.0), 0.0)
+    return vectors @ (inverse[:, None] * (vectors.T @ B))

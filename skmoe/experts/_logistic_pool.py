@@ -1,0 +1,197 @@
+"""All logistic experts, warm-started, binary and multinomial."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+
+from ..backends import Array, namespace, select, to_host
+from ..routing import Routing
+from ..solvers import SoftmaxFit, fit_softmax, softmax_start
+from ._base import PROBABILITY_FLOOR, ExpertPool, share
+
+FIT_ITER, UPDATE_ITER = 1000, 10
+TOL = 1e-7
+
+
+class LogisticPool(ExpertPool):
+    """LogisticRegression experts with the answer that clones would give.
+
+    Each expert minimises ``C Σ w loss + ½ ‖β‖²`` over its share by L-BFGS: to
+    convergence from scratch, ten steps from where it stands in an M-step. Classes
+    that an expert did not meet get the floored probability; with two classes met,
+    the penalty is that of binary logistic regression, as in scikit-learn.
+    """
+
+    @classmethod
+    def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
+        """Tell whether the learner is a plain ridge-penalised LogisticRegression."""
+        if type(estimator) is not LogisticRegression:
+            return False
+        params = estimator.get_params()
+        return (
+            params.get("penalty") in (None, "l2", "deprecated")
+            and params["l1_ratio"] in (None, 0, 0.0)
+            and params["class_weight"] is None
+            and params["fit_intercept"]
+            and not params["dual"]
+            and params["solver"] not in ("liblinear", "saga", "sag")
+        )
+
+    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Fit every expert to convergence; an empty share means all rows."""
+        assert self.classes is not None
+        for learner in self.learners:
+            learner._validate_params()
+        n_classes, d = len(self.classes), X.shape[1]
+        self.coef = np.zeros((self.n_experts, n_classes, d))
+        self.intercept = np.zeros((self.n_experts, n_classes))
+        self.met = np.zeros((self.n_experts, n_classes), dtype=bool)
+        row_mass = routing.weights.sum(axis=1)
+        center, variance = (to_host(a) for a in select(X).weighted_moments(X, row_mass))
+        self.center = center
+        self.spread = np.where(variance > 1e-24, np.sqrt(variance), 1.0)
+        pooled = Routing.from_dense(row_mass[:, None])
+        for k in self._solve(X, y, routing, FIT_ITER):
+            self._solve_expert(k, X, y, pooled, 0, row_mass, FIT_ITER)
+        return self
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return a new pool, a few L-BFGS steps on; self is unchanged."""
+        other = copy.copy(self)
+        for name in ("coef", "intercept", "met"):
+            setattr(other, name, getattr(self, name).copy())
+        other._solve(X, y, routing, UPDATE_ITER)
+        return other
+
+    def _solve(self, X: Array, y: Array, routing: Routing, max_iter: int) -> list[int]:
+        row_mass = routing.weights.sum(axis=1)
+        return [
+            k
+            for k in range(self.n_experts)
+            if not self._solve_expert(k, X, y, routing, k, row_mass, max_iter)
+        ]
+
+    def _solve_expert(
+        self,
+        k: int,
+        X: Array,
+        y: Array,
+        routing: Routing,
+        column: int,
+        row_mass: np.ndarray,
+        max_iter: int,
+    ) -> bool:
+        """Fit expert k to a column of the routing; False if it has no rows."""
+        kept, mass, factor = share(routing, column, row_mass)
+        if not kept.size:
+            return False
+        weights = mass * factor
+        n_classes, d = self.coef.shape[1:]
+        met = np.bincount(y[kept], minlength=n_classes) > 0
+        fresh = not np.array_equal(met, self.met[k])
+        self.met[k] = met
+        if met.sum() == 1:
+            self.coef[k], self.intercept[k] = 0.0, 0.0
+            return True
+        ops, labels = select(X), np.cumsum(met)[y[kept]] - 1
+        x = ops.take_rows(X, None if len(kept) == X.shape[0] else kept)
+        onehot = np.zeros((len(kept), int(met.sum())))
+        onehot[np.arange(len(kept)), labels] = weights
+        sums = ops.column_sums(x, onehot)
+        # Two classes: the softmax of ±v/2 has half the penalty of the logit v.
+        penalty = (2.0 if met.sum() == 2 else 1.0) / self._strength(k)
+        start = (
+            softmax_start(sums, d)
+            if fresh
+            else SoftmaxFit(self.coef[k][met], self.intercept[k][met], 0, False)
+        )
+        found = fit_softmax(
+            x,
+            weights,
+            sums,
+            ridge=penalty / weights.sum() / self.spread**2,
+            center=self.center,
+            scale=self.spread,
+            start=start,
+            max_iter=FIT_ITER if fresh else max_iter,
+            tol=TOL,
+        )
+        self.coef[k], self.intercept[k] = 0.0, 0.0
+        self.coef[k][met], self.intercept[k][met] = found.coef, found.intercept
+        return True
+
+    def _strength(self, k: int) -> float:
+        """Return C, infinite where the learner is not penalised."""
+        learner = self.learners[k]
+        return np.inf if learner.get_params().get("penalty") is None else learner.C
+
+    def _log_proba(self, k: int, X: Array) -> Array:
+        xp, met = namespace(X), self.met[k]
+        coef = xp.asarray(self.coef[k][met], dtype=X.dtype)
+        intercept = xp.asarray(self.intercept[k][met], dtype=X.dtype)
+        known = select(X).log_softmax(X @ coef.T + intercept)
+        if met.all():
+            return known
+        floor = PROBABILITY_FLOOR / len(met)
+        log_proba = xp.full((X.shape[0], len(met)), np.log(floor), dtype=known.dtype)
+        log_proba[:, met] = known + np.log1p(-floor * (~met).sum())
+        return log_proba
+
+    def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return the log probability of each row's label at each entry."""
+        ops = select(X)
+
+        def of_label(k: int, rows: Array | None) -> Array:
+            log_proba = self._log_proba(k, ops.take_rows(X, rows))
+            return np.take_along_axis(
+                log_proba, ops.take_rows(y, rows)[:, None], axis=1
+            )
+
+        return routing.dispatch(of_label)
+
+    def predict(self, X: Array, routing: Routing) -> Array:
+        """Return the class probabilities at each entry, (n, m, C)."""
+        ops = select(X)
+        return routing.dispatch(
+            lambda k, rows: np.exp(self._log_proba(k, ops.take_rows(X, rows)))
+        )
+
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return a pool with the coefficients of ``other`` where ``take`` is True."""
+        chosen = copy.copy(self)
+        chosen.coef = np.where(take[:, None, None], other.coef, self.coef)
+        chosen.intercept = np.where(take[:, None], other.intercept, self.intercept)
+        chosen.met = np.where(take[:, None], other.met, self.met)
+        return chosen
+
+    def estimators(self) -> list[Any]:
+        """Return fitted LogisticRegression objects (a single class: a constant)."""
+        assert self.classes is not None
+        fitted = []
+        for k, learner in enumerate(self.learners):
+            met, expert = self.met[k], clone(learner)
+            if met.sum() == 1:
+                only = self.classes[met]
+                expert = DummyClassifier(strategy="prior").fit(self.center[None], only)
+                fitted.append(expert)
+                continue
+            coef, intercept = self.coef[k][met], self.intercept[k][met]
+            if met.sum() == 2:
+                coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+            expert.classes_ = self.classes[met]
+            expert.coef_, expert.intercept_ = coef, intercept
+            expert.n_features_in_ = coef.shape[1]
+            expert.n_iter_ = np.array([0])
+            fitted.append(expert)
+        return fitted
+
+    def count_parameters(self) -> int:
+        """Return the number of free coefficients and intercepts."""
+        n_experts, n_classes, d = self.coef.shape
+        return n_experts * (n_classes - 1) * (d + 1)

@@ -1,0 +1,7 @@
+"""Gates: the models of p(k | x) that decide which expert serves a row."""
+
+from ._base import BaseGate
+from ._constant import ConstantGate
+from ._softmax import SoftmaxGate
+
+__all__ = ["BaseGate", "ConstantGate", "SoftmaxGate"]

@@ -1,0 +1,123 @@
+"""The gate contract: p(k | x), and the row-blocked routing built on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator
+
+from ..backends import Array, namespace, select
+from ..backends._reference import row_blocks
+from ..routing import Routing, gather
+
+
+def as_routing(target: object) -> Routing:
+    """Read responsibilities given as a `Routing`, a dense array or a CSR matrix."""
+    if isinstance(target, Routing):
+        return target
+    if sparse.issparse(target):
+        target = target.toarray()
+    weights = np.asarray(target, dtype=np.float64)
+    if weights.ndim != 2:
+        raise ValueError(
+            "routing must be a Routing or an array of shape (n_samples, n_experts); "
+            f"got an array of shape {weights.shape}."
+        )
+    return Routing.from_dense(weights)
+
+
+class BaseGate(BaseEstimator, ABC):
+    """Base class of all gates.
+
+    A gate is a scikit-learn estimator that models which expert serves a row,
+    p(k | x). It is trained on *soft* targets, a `Routing` whose weights are
+    responsibilities times sample weights, and it never sees y.
+
+    To add a gate you must
+
+    1. write ``__init__`` in scikit-learn's way (store the parameters, check nothing);
+    2. write ``fit(X, routing)``, which learns from scratch and returns self. The
+       row sums of ``routing.weights`` are the row weights; ``routing.n_experts`` is
+       the number of experts;
+    3. write ``log_proba(X)``, which returns log p(k | x), (n_samples, n_experts);
+       rows must sum to one in probability;
+    4. if it can improve on what it has more cheaply than from scratch, write
+       ``update(X, routing)``, which returns a *new* gate and leaves self unchanged;
+    5. if it can count its free parameters, write ``n_parameters``.
+
+    ``X`` is a float array or a scipy CSR matrix if ``accepts_sparse`` is True.
+    """
+
+    accepts_sparse: bool = True
+    allows_nan: bool = False
+
+    @abstractmethod
+    def fit(self, X: Array, routing: Routing) -> Self:
+        """Learn p(k | x) from soft targets, from scratch."""
+
+    @abstractmethod
+    def log_proba(self, X: Array) -> Array:
+        """Return log p(k | x), (n_samples, n_experts)."""
+
+    def update(self, X: Array, routing: Routing) -> BaseGate:
+        """Return a new gate improved on these targets; self is unchanged."""
+        from sklearn.base import clone
+
+        return clone(self).fit(X, routing)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters."""
+        raise TypeError(f"{type(self).__name__} cannot count its free parameters.")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self.accepts_sparse
+        tags.input_tags.allow_nan = self.allows_nan
+        return tags
+
+    def log_proba_at(self, X: Array, routing: Routing) -> Array:
+        """Return log p(k | x) at the entries of a routing, -inf where it has none.
+
+        Works in blocks of rows, so no (n_samples, n_experts) array is made unless
+        the routing is dense.
+        """
+        if routing.dense:
+            return self.log_proba(X)
+        xp = namespace(routing.indices)
+        parts = []
+        for rows in row_blocks(X.shape[0], routing.n_experts):
+            indices = routing.indices[rows, :]
+            found = gather(self.log_proba(X[rows]), indices)
+            parts.append(xp.where(indices < 0, xp.full_like(found, -xp.inf), found))
+        return xp.concat(parts, axis=0)
+
+    def route(self, X: Array, top_k: int | None = None) -> Routing:
+        """Send each row to its ``top_k`` most probable experts.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or CSR
+        top_k : int or None, default=None
+            Experts kept a row; None, or a number that reaches n_experts, keeps all.
+
+        Returns
+        -------
+        Routing
+            Best expert first; weights are the gate's probabilities, renormalised
+            over the experts that are kept.
+        """
+        n_experts = self.n_experts_
+        if top_k is None or top_k >= n_experts:
+            log_proba = self.log_proba(X)
+            return Routing.from_dense(namespace(log_proba).exp(log_proba))
+        ops, weights, indices = select(X), [], []
+        for rows in row_blocks(X.shape[0], n_experts):
+            best, experts = ops.top_k(self.log_proba(X[rows]), top_k)
+            weights.append(ops.normalise(best)[0])
+            indices.append(experts)
+        xp = namespace(weights[0])
+        return Routing(xp.concat(indices), xp.concat(weights), n_experts)

@@ -1,0 +1,84 @@
+"""The constant gate: mixing weights that ignore x."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from ..backends import Array, namespace
+from ..routing import Routing
+from ._base import BaseGate, as_routing
+
+
+class ConstantGate(BaseGate):
+    """Gate that ignores x: log p(k) is the log share of each expert's mass.
+
+    With it a mixture of experts is a plain mixture of regressions. Every row is
+    routed alike, so it serves clustering and comparison rather than prediction.
+
+    Attributes
+    ----------
+    log_weights_ : ndarray of shape (n_experts,)
+        Log mixing weights.
+    n_experts_ : int
+        Number of experts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe.gates import ConstantGate
+    >>> gate = ConstantGate().fit(np.zeros((2, 1)), np.array([[1.0, 0.0], [0.5, 0.5]]))
+    >>> np.exp(gate.log_proba(np.zeros((1, 1))))
+    array([[0.75, 0.25]])
+    """
+
+    allows_nan = True
+
+    def fit(self, X: Array, routing: Routing) -> Self:
+        """Fit the mixing weights.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Ignored, but for its number of rows.
+        routing : Routing, (n_samples, n_experts) array or CSR
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        ConstantGate
+            The fitted gate.
+        """
+        routing = as_routing(routing)
+        xp = namespace(routing.weights)
+        nk = routing.sum_by_expert(xp.astype(routing.weights, xp.float64))
+        share = np.maximum(nk, np.finfo(np.float64).tiny) / nk.sum()
+        self.log_weights_ = np.log(share)
+        self.n_experts_ = routing.n_experts
+        return self
+
+    def log_proba(self, X: Array) -> Array:
+        """Return log p(k), the same for every row.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Only its number of rows and its dtype are read.
+
+        Returns
+        -------
+        (n_samples, n_experts) array
+            A read-only view.
+        """
+        xp = namespace(X)
+        dtype = X.dtype if hasattr(X, "dtype") else np.float64
+        weights = xp.asarray(self.log_weights_, dtype=dtype)
+        return xp.broadcast_to(weights, (X.shape[0], self.n_experts_))
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters: n_experts - 1."""
+        return self.n_experts_ - 1
+
+

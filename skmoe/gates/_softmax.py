@@ -1,0 +1,177 @@
+"""The softmax gate: multinomial logistic regression on responsibilities."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Integral, Real
+from typing import Self
+
+import numpy as np
+
+from .._sklearn_compat import Interval
+from ..backends import Array, namespace, select, to_host
+from ..routing import Routing
+from ..solvers import SoftmaxFit, fit_softmax, softmax_start
+from ._base import BaseGate, as_routing
+
+
+class SoftmaxGate(BaseGate):
+    r"""Linear gate: log p(k | x) = w_kᵀx + b_k - log Σ_j exp(w_jᵀx + b_j).
+
+    The gate of Jordan and Jacobs [1]_. It cuts the input space with hyperplanes.
+    It minimises, over soft targets r with row weights s,
+
+    .. math:: -\frac{1}{S} \sum_i s_i \sum_k r_{ik} \log p(k | x_i)
+              + \frac{\alpha}{2} \lVert \tilde W \rVert^2, \quad S = \sum_i s_i
+
+    where :math:`\tilde W` are the coefficients of the standardised features:
+    columns are centred and scaled inside, and the answer is folded back into
+    ``coef_`` and ``intercept_``. Intercepts are not penalised.
+
+    Parameters
+    ----------
+    alpha : float, default=1e-4
+        Ridge penalty a row. The default only keeps separable partitions finite;
+        0 is plain maximum likelihood, 0.01 to 0.1 gives smooth gates.
+    max_iter : int, default=200
+        L-BFGS iterations of a fit from scratch.
+    update_iter : int, default=10
+        L-BFGS iterations of each M-step inside a mixture, where the gate starts
+        from the last pass's answer.
+    tol : float, default=1e-6
+        Stop when no entry of the gradient (mean a row) exceeds this.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_experts, n_features)
+        Coefficients on the original features.
+    intercept_ : ndarray of shape (n_experts,)
+        Intercepts.
+    n_experts_ : int
+        Number of experts.
+    n_features_in_ : int
+        Number of features.
+    n_iter_ : int
+        L-BFGS iterations of the last fit or update.
+
+    References
+    ----------
+    .. [1] M. I. Jordan and R. A. Jacobs, "Hierarchical mixtures of experts and the
+       EM algorithm", Neural Computation 6 (1994) 181-214.
+       doi:10.1162/neco.1994.6.2.181
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe.gates import SoftmaxGate
+    >>> X = np.array([[-2.0], [-1.0], [1.0], [2.0]])
+    >>> responsibilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.3, 0.7], [0.1, 0.9]])
+    >>> gate = SoftmaxGate(alpha=0).fit(X, responsibilities)
+    >>> np.exp(gate.log_proba(X)).round(2)
+    array([[0.9, 0.1],
+           [0.74, 0.26],
+           [0.26, 0.74],
+           [0.1, 0.9]])
+    """
+
+    _parameter_constraints: dict = {
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "update_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(self, alpha=1e-4, *, max_iter=200, update_iter=10, tol=1e-6):
+        self.alpha = alpha
+        self.max_iter = max_iter
+        self.update_iter = update_iter
+        self.tol = tol
+
+    def fit(self, X: Array, routing: Routing) -> Self:
+        """Fit to soft targets, from scratch.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing, (n_samples, n_experts) array or CSR
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        SoftmaxGate
+            The fitted gate.
+        """
+        self._validate_params()
+        routing = as_routing(routing)
+        mass = routing.weights.sum(axis=1)
+        center, variance = (to_host(a) for a in select(X).weighted_moments(X, mass))
+        # A constant column carries nothing; scale 1 leaves its coefficient at 0.
+        tiny = np.finfo(np.float64).eps * np.maximum(1.0, center**2)
+        scale = np.where(variance > tiny, np.sqrt(variance), 1.0)
+        self._center, self._scale = center, scale
+        self.n_features_in_ = X.shape[1]
+        self.n_experts_ = routing.n_experts
+        sums = routing.weighted_sums(X)
+        start = softmax_start(sums, X.shape[1])
+        return self._solve(X, mass, sums, start, self.max_iter)
+
+    def update(self, X: Array, routing: Routing) -> SoftmaxGate:
+        """Return a new gate: a few L-BFGS steps from here on new targets.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            The features that the gate was fitted on.
+        routing : Routing
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        SoftmaxGate
+            A new gate; self is unchanged.
+        """
+        start = SoftmaxFit(self.coef_, self.intercept_, 0, False)
+        mass, sums = routing.weights.sum(axis=1), routing.weighted_sums(X)
+        return copy.copy(self)._solve(X, mass, sums, start, self.update_iter)
+
+    def _solve(
+        self, X: Array, mass: Array, sums: Array, start: SoftmaxFit, max_iter: int
+    ) -> Self:
+        found = fit_softmax(
+            X,
+            mass,
+            sums,
+            ridge=np.full(X.shape[1], float(self.alpha)),
+            center=self._center,
+            scale=self._scale,
+            start=start,
+            max_iter=max_iter,
+            tol=self.tol,
+        )
+        self.coef_, self.intercept_ = found.coef, found.intercept
+        self.n_iter_ = found.n_iter
+        return self
+
+    def log_proba(self, X: Array) -> Array:
+        """Return log p(k | x).
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+
+        Returns
+        -------
+        (n_samples, n_experts) array
+            In the dtype of X.
+        """
+        xp = namespace(X)
+        coef = xp.asarray(self.coef_, dtype=X.dtype)
+        intercept = xp.asarray(self.intercept_, dtype=X.dtype)
+        return select(X).log_softmax(X @ coef.T + intercept)
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters: (n_experts - 1) · (n_features + 1)."""
+        return (self.n_experts_ - 1) * (self.n_features_in_ + 1)

@@ -1,0 +1,216 @@
+"""`Routing`: which experts each row goes to, and with what weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from ..backends import Array, namespace, select, to_host
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """A sparse (n_rows, n_experts) matrix with a fixed number of entries a row.
+
+    The gate's choice, the E-step's responsibilities and an initial clustering are
+    all routings. The row-major view is `indices` and `weights`; the expert-major
+    view, for each expert its rows, is built once by a counting sort and shared by
+    every routing derived with `with_weights`.
+
+    Parameters
+    ----------
+    indices : (n_rows, width) array of int
+        Expert of each entry, -1 where a row has fewer entries. An expert stands at
+        most once in a row.
+    weights : (n_rows, width) array of float
+        Weight of each entry; zero at entries of -1.
+    n_experts : int
+        Number of experts.
+    dense : bool, default=False
+        Says that column k is expert k for every row, which needs no sorting.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe.routing import Routing
+    >>> routing = Routing(np.array([[2, 0], [1, 2]]),
+    ...                   np.array([[0.75, 0.25], [0.5, 0.5]]), n_experts=3)
+    >>> routing.to_csr().toarray()
+    array([[0.25, 0.  , 0.75],
+           [0.  , 0.5 , 0.5 ]])
+    >>> rows, weights = routing.segment(2)
+    >>> rows, weights
+    (array([0, 1]), array([0.75, 0.5 ]))
+    """
+
+    indices: Array
+    weights: Array
+    n_experts: int
+    dense: bool = False
+
+    # -------------------------------------------------------------- builders
+    @classmethod
+    def from_dense(cls, weights: Array) -> Routing:
+        """Make a routing that sends each row to all experts."""
+        xp = namespace(weights)
+        n, n_experts = weights.shape
+        device = getattr(weights, "device", None)
+        experts = xp.arange(n_experts, dtype=xp.int64, device=device)
+        indices = xp.broadcast_to(experts, (n, n_experts))
+        return cls(indices, weights, n_experts, dense=True)
+
+    @classmethod
+    def from_labels(cls, labels: Array, n_experts: int) -> Routing:
+        """Make a routing that sends row i to expert ``labels[i]`` alone."""
+        xp = namespace(labels)
+        indices = xp.expand_dims(labels, axis=-1)
+        weights = xp.ones_like(indices, dtype=xp.float64)
+        return cls(indices, weights, n_experts)
+
+    # --------------------------------------------------------- derived views
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and entries a row."""
+        return self.indices.shape
+
+    @cached_property
+    def expert_major(self) -> tuple[Array, Array, list[int]]:
+        """Entries sorted by expert: (order, row of each, bounds of the segments)."""
+        order, offsets = select(self.indices).expert_major(self.indices, self.n_experts)
+        bounds = [int(offsets[k]) for k in range(self.n_experts + 1)]
+        return order, order // self.indices.shape[1], bounds
+
+    def with_weights(self, weights: Array) -> Routing:
+        """Return the same entries with other weights; the sorted view is shared."""
+        other = Routing(self.indices, weights, self.n_experts, self.dense)
+        if "expert_major" in self.__dict__:
+            other.__dict__["expert_major"] = self.expert_major
+        return other
+
+    def scaled(self, row_weights: Array) -> Routing:
+        """Return the routing with row i's weights multiplied by ``row_weights[i]``."""
+        xp = namespace(self.weights)
+        return self.with_weights(self.weights * xp.expand_dims(row_weights, axis=-1))
+
+    def take(self, rows: Array) -> Routing:
+        """Return the routing of some of the rows."""
+        ops = select(self.weights)
+        return Routing(
+            ops.take_rows(self.indices, rows),
+            ops.take_rows(self.weights, rows),
+            self.n_experts,
+            self.dense,
+        )
+
+    # ------------------------------------------------------- expert by expert
+    def segment(self, expert: int) -> tuple[Array | None, Array]:
+        """Return (rows, weights) of one expert; rows None stands for all rows."""
+        if self.dense:
+            return None, self.weights[:, expert]
+        order, row_of, bounds = self.expert_major
+        run = slice(bounds[expert], bounds[expert + 1])
+        xp = namespace(self.weights)
+        return row_of[run], xp.take(xp.reshape(self.weights, (-1,)), order[run])
+
+    def segments(self) -> Iterator[tuple[int, Array | None, Array]]:
+        """Yield (expert, rows, weights) for each expert, empty ones included."""
+        for expert in range(self.n_experts):
+            yield expert, *self.segment(expert)
+
+    def dispatch(self, answer: Callable[[int, Array | None], Array]) -> Array:
+        """Ask each expert about its own rows; return the answers entry by entry.
+
+        Parameters
+        ----------
+        answer : callable
+            ``answer(expert, rows) -> (n_rows_of_expert, q)``; called once for each
+            expert that has rows. ``rows`` None stands for all rows.
+
+        Returns
+        -------
+        (n_rows, width, q) array
+            Zero at entries of -1.
+        """
+        if self.dense:
+            xp = namespace(self.weights)
+            return xp.stack([answer(k, None) for k in range(self.n_experts)], axis=1)
+        order, row_of, bounds = self.expert_major
+        parts = [
+            answer(k, row_of[a:b])
+            for k, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+            if b > a
+        ]
+        if bounds[0] or not parts:
+            width = parts[0].shape[1] if parts else 1
+            xp = namespace(self.weights)
+            dtype = parts[0].dtype if parts else self.weights.dtype
+            parts.insert(0, xp.zeros((bounds[0], width), dtype=dtype))
+        return select(order).spread(parts, order, self.shape)
+
+    def combine(self, values: Array) -> Array:
+        """Return the weighted sum of (n_rows, width, q) entry values, (n_rows, q)."""
+        return select(values).combine(self.weights, values)
+
+    def sum_by_expert(self, values: Array) -> np.ndarray:
+        """Return the (n_experts,) float64 sums of (n_rows, width) entry values."""
+        ops = select(values)
+        if self.dense:
+            return np.asarray(ops.sum_by_expert(values, None, None))
+        order, _, bounds = self.expert_major
+        return np.asarray(ops.sum_by_expert(values, order, np.asarray(bounds)))
+
+    def weighted_sums(self, X: Array) -> Array:
+        """Return Σ_i w_ik [x_i, 1] for each expert, (n_experts, d + 1), in float64."""
+        xp, ops = namespace(X, self.weights), select(X)
+        if self.dense:
+            return ops.column_sums(X, self.weights)
+        sums = [
+            ops.column_sums(ops.take_rows(X, rows), xp.expand_dims(w, axis=-1))
+            for _, rows, w in self.segments()
+        ]
+        return xp.concat(sums, axis=0)
+
+    def load(self) -> np.ndarray:
+        """Return how many rows each expert has, (n_experts,)."""
+        xp = namespace(self.weights)
+        present = (self.indices >= 0) & (self.weights > 0)
+        return self.sum_by_expert(xp.astype(present, xp.float64))
+
+    # ------------------------------------------------------------ conversions
+    def to_csr(self) -> sparse.csr_array:
+        """Return the routing as a scipy CSR array on the host; zeros are dropped."""
+        indices = to_host(self.indices)
+        weights = to_host(self.weights)
+        kept = (indices >= 0) & (weights != 0)
+        indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+        csr = sparse.csr_array(
+            (weights[kept], indices[kept], indptr),
+            shape=(indices.shape[0], self.n_experts),
+        )
+        csr.sort_indices()
+        return csr
+
+
+def gather(values: Array, indices: Array) -> Array:
+    """Return ``values[i, indices[i, j]]`` of an (n, n_experts) array."""
+    xp = namespace(values)
+    safe = xp.where(indices < 0, xp.zeros_like(indices), indices)
+    return xp.take_along_axis(values, safe, axis=-1)
+
+
+def unite(first: Array, *others: Array) -> Array:
+    """Join index arrays column-wise; an expert that a row already has becomes -1."""
+    xp = namespace(first)
+    columns = [first[:, j] for j in range(first.shape[1])]
+    for other in others:
+        for j in range(other.shape[1]):
+            column = other[:, j]
+            for earlier in columns:
+                same = earlier == column
+                column = xp.where(same, xp.full_like(column, -1), column)
+            columns.append(column)
+    return xp.stack(columns, axis=-1)
