@@ -29,6 +29,9 @@ from ._problem import Problem
 
 TREE_MAX_FEATURES = 64
 
+SMOOTHING = 0.1
+"""Share of a row's weight that a start by labels spreads over other experts."""
+
 
 def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
     """Return the initial responsibilities of start ``number``.
@@ -135,13 +138,21 @@ def _cluster(problem: Problem, points, random: np.random.RandomState) -> Routing
 
 
 def _random(problem, features, targets, number, random) -> Routing:
-    """Softmax of a random linear function of [x, residual], steeper each time."""
+    """Softmax of random waves over [x, residual], of a frequency drawn at random.
+
+    Frequency 0 is a slope; a wave of high frequency tells apart rows that lie close,
+    as an independent draw for each row would.
+    """
     X = _standard(features, problem.sample_weight)
     k, d = problem.n_experts, X.shape[1]
-    logits = X @ random.standard_normal((d, k)) / np.sqrt(max(1, d))
-    logits = logits + targets @ random.standard_normal((targets.shape[1], k))
-    logits *= (1.0, 3.0)[number % 2]
-    logits -= np.average(logits, axis=0, weights=problem.sample_weight)
+    phase = X @ random.standard_normal((d, k)) / np.sqrt(max(1, d))
+    phase = phase + targets @ random.standard_normal((targets.shape[1], k))
+    frequency = random.choice(FREQUENCIES)
+    if frequency > 0:
+        shift = random.uniform(0, 2 * np.pi, size=k)
+        logits = STEEPNESS * np.sin(frequency * phase + shift)
+    else:
+        logits = phase - np.average(phase, axis=0, weights=problem.sample_weight)
     ops = select(logits)
     if problem.dense:
         return Routing.from_dense(ops.normalise(logits)[0])
@@ -156,6 +167,10 @@ STARTS: dict[str, Callable[..., Routing]] = {
     "random": _random,
 }
 PORTFOLIO = ("tree", "kmeans", "random", "kmeans_x")
+"""The first starts of ``init="auto"``; those after are all random, so they differ."""
+
+FREQUENCIES = (0.0, 1.0, 3.0, 30.0)
+STEEPNESS = 3.0
 
 
 # ------------------------------------------------------------------ helpers
@@ -184,7 +199,24 @@ def _from_labels(labels: np.ndarray, points, problem: Problem) -> Routing:
         if not upper.any() or upper.all():
             break  # equal rows: nothing to tell them apart by
         labels[largest[upper]] = empty[0]
-    return Routing.from_labels(labels, k)
+    return _smoothed(labels, problem)
+
+
+def _smoothed(labels: np.ndarray, problem: Problem) -> Routing:
+    """Give each row's label most of its weight, and the next experts the rest.
+
+    A gate fitted to hard labels may separate them; it would never let go of them.
+    """
+    n_experts, width = problem.n_experts, problem.width
+    if width == 1 or n_experts == 1:
+        return Routing.from_labels(labels, n_experts)
+    weights = np.full((len(labels), width), SMOOTHING / (width - 1))
+    if problem.dense:
+        weights[np.arange(len(labels)), labels] = 1.0 - SMOOTHING
+        return Routing.from_dense(weights)
+    weights[:, 0] = 1.0 - SMOOTHING
+    indices = (labels[:, None] + np.arange(width)) % n_experts
+    return Routing(indices, weights, n_experts)
 
 
 __all__ = ["PORTFOLIO", "STARTS", "initial"]

@@ -264,8 +264,8 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         ]
 
     def _start_kinds(self) -> tuple[str, ...]:
-        if self.init == "auto":
-            return PORTFOLIO
+        if isinstance(self.init, str) and self.init == "auto":
+            return PORTFOLIO + ("random",) * max(0, self.n_init - len(PORTFOLIO))
         kinds = (self.init,) if isinstance(self.init, str) else tuple(self.init)
         if not kinds or any(kind not in STARTS for kind in kinds):
             raise ValueError(
