@@ -24,6 +24,7 @@ bound, Gram matrices, gradients) are accumulated in float64 whatever the input.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from ._compat import Array, device_of, namespace
 
@@ -123,9 +124,7 @@ def combine(weights: Array, values: Array) -> Array:
     return xp.sum(xp.expand_dims(weights, axis=-1) * values, axis=1)
 
 
-def sum_by_expert(
-    values: Array, order: Array | None, offsets: Array | None
-) -> list[float]:
+def sum_by_expert(values: Array, order: Array | None, offsets: Array) -> list[float]:
     """Return Σ of the (n, m) entry values of each expert, in float64.
 
     ``order=None`` says that column k of ``values`` is expert k.
@@ -136,10 +135,7 @@ def sum_by_expert(
         return [float(sums[k]) for k in range(sums.shape[0])]
     flat = xp.take(xp.reshape(values, (-1,)), order)
     bounds = [int(offsets[k]) for k in range(offsets.shape[0])]
-    return [
-        float(xp.sum(flat[a:b], dtype=xp.float64))
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    return [float(xp.sum(flat[a:b], dtype=xp.float64)) for a, b in pairwise(bounds)]
 
 
 # ------------------------------------------------------- linear algebra of X

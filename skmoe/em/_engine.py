@@ -51,7 +51,8 @@ Watch = Callable[[], Callable[[PassInfo, State], bool]]
 
 def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
     """Run EM from a state; return its best pass."""
-    best, passes = None, []
+    best: State | None = None
+    passes: list[PassInfo] = []
     reference, stalled, converged = state.bound, 0, False
     patience = 1 if state.pool.slack == 0 else PATIENCE
     while len(passes) < problem.max_iter and not converged:
@@ -198,9 +199,7 @@ def explore(problem: Problem, gate: BaseGate, resp: Routing, n_pass: int) -> Rou
 
 
 # ------------------------------------------------------------------- starts
-def begin(
-    problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing
-) -> State:
+def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) -> State:
     """Return the first state: gate and pool fitted to initial responsibilities.
 
     Sparse EM spends a few passes on a wider support first: with a narrow one from

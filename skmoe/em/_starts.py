@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -50,16 +51,16 @@ def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
         One entry a row, or ``problem.width`` for the smooth ``random`` start.
     """
     random = np.random.RandomState(seed)
-    features = _numeric(problem.X_gate)
-    targets = _targets(problem)
-    return STARTS[kind](problem, features, targets, number, random)
+    features = numeric(problem.X_gate)
+    return STARTS[kind](problem, features, targets(problem), number, random)
 
 
-def _numeric(X):
+def numeric(X: Any) -> Any:
+    """Return X as float64 if it is dense, as it is if it is CSR."""
     return X if sparse.issparse(X) else np.asarray(X, dtype=np.float64)
 
 
-def _targets(problem: Problem) -> np.ndarray:
+def targets(problem: Problem) -> np.ndarray:
     """Return what y is beyond its linear fit, standardised, (n, q)."""
     y, weight = problem.y, problem.sample_weight
     if y.ndim == 1:  # class positions

@@ -35,7 +35,18 @@ from .._sklearn_compat import (
     with_callbacks,
 )
 from ..backends import Array, namespace, select
-from ..em import PORTFOLIO, STARTS, Problem, begin, initial, resume, run
+from ..em import (
+    PORTFOLIO,
+    STARTS,
+    CrossFitPool,
+    Problem,
+    State,
+    begin,
+    content_folds,
+    initial,
+    resume,
+    run,
+)
 from ..experts import ExpertPool, make_pool
 from ..routing import Routing
 from . import _parts as parts
@@ -43,6 +54,9 @@ from . import _parts as parts
 TRAINING_WIDTH = 2
 """Training keeps this many times top_k experts a row: the rows that an expert will
 serve tomorrow are not only those that it serves today."""
+
+AUTO_FOLDS = 3
+"""Folds of cross_fit="auto": more cost more and change little."""
 
 
 def all_or_nothing(fit):
@@ -69,6 +83,12 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         "n_experts": [Interval(Integral, 1, None, closed="left")],
         "gate": [StrOptions(set(parts.GATES)), HasMethods(["fit"])],
         "top_k": [Interval(Integral, 1, None, closed="left"), None],
+        "cross_fit": [
+            StrOptions({"auto"}),
+            Interval(Integral, 2, None, closed="left"),
+            HasMethods(["split"]),
+            None,
+        ],
         "init": [StrOptions({"auto", *STARTS}), list, tuple],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -87,6 +107,7 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         n_experts=8,
         gate="softmax",
         top_k=2,
+        cross_fit="auto",
         init="auto",
         n_init=4,
         max_iter=100,
@@ -100,6 +121,7 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         self.n_experts = n_experts
         self.gate = gate
         self.top_k = top_k
+        self.cross_fit = cross_fit
         self.init = init
         self.n_init = n_init
         self.max_iter = max_iter
@@ -186,6 +208,7 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             tol=self.tol,
             seed=int(seeds[self.n_experts]),
         )
+        pool = self._cross_fitted(pool, problem)
         starts = self._starts(problem, gate, pool, seeds[self.n_experts + 1 :], warm)
         results = self._run_all(problem, starts, before)
         best = max(results, key=lambda result: result.lower_bound)
@@ -209,9 +232,7 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             context.call_on_fit_task_begin(estimator=self, X=problem.X, y=problem.y)
             watch = self._watch(context, problem, before, number, kind)
             results.append(run(problem, make_state(), watch))
-            if context.call_on_fit_task_end(
-                estimator=self, X=problem.X, y=problem.y
-            ):
+            if context.call_on_fit_task_end(estimator=self, X=problem.X, y=problem.y):
                 break
         root.call_on_fit_task_end(estimator=self, X=problem.X, y=problem.y)
         return results
@@ -247,8 +268,7 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _starts(self, problem, gate, pool, seeds, warm) -> list:
         """Return (name, maker of the first state) of each start."""
         if warm:
-            pool = self._warm_pool(pool)
-            return [("warm", lambda: resume(problem, gate, pool))]
+            return [("warm", functools.partial(self._warm_state, problem, gate, pool))]
         kinds = self._start_kinds()
 
         def cold(kind: str, number: int, seed: int):
@@ -262,6 +282,26 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             )
             for i, seed in enumerate(int(s) for s in seeds)
         ]
+
+    def _cross_fitted(self, pool: ExpertPool, problem: Problem) -> ExpertPool:
+        """Return the pool, wrapped if its experts are to be judged out of fold."""
+        folds = self.cross_fit
+        if isinstance(folds, str):  # "auto": rigid experts do not memorise rows
+            folds = None if pool.slack == 0 else AUTO_FOLDS
+        if folds is None:
+            return pool
+        if hasattr(folds, "split"):
+            which = np.full(len(problem.y), -1)
+            for fold, (_, rows) in enumerate(folds.split(problem.X_gate, problem.y)):
+                which[rows] = fold
+            if (which < 0).any():
+                raise ValueError(
+                    f"cross_fit={self.cross_fit!r} leaves {(which < 0).sum()} rows in "
+                    "no test fold; every row must be in one."
+                )
+        else:
+            which = content_folds(problem, folds, problem.seed)
+        return CrossFitPool(pool, which) if which.max() > 0 else pool
 
     def _start_kinds(self) -> tuple[str, ...]:
         if isinstance(self.init, str) and self.init == "auto":
@@ -278,16 +318,17 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         """Return the fitted attributes that predict needs, from a state or result."""
         routing = model.gate.route(problem.X_gate, self.top_k)
         weights = problem.sample_weight
+        pool = model.pool.finished(problem.X, problem.y, model.resp.scaled(weights))
         load = routing.scaled(weights / weights.sum())
         attributes = {
             "gate_": parts.fitted_gate(self.gate, before, model.gate),
-            "experts_": model.pool.estimators(),
+            "experts_": pool.estimators(),
             "n_experts_": problem.n_experts,
             "expert_load_": load.sum_by_expert(load.weights),
-            "_pool": model.pool,
+            "_pool": pool,
         }
-        if model.pool.scale is not None:
-            scale = model.pool.scale
+        if pool.scale is not None:
+            scale = pool.scale
             attributes["scale_"] = scale[:, 0] if self._single_output else scale
         return attributes
 
@@ -313,8 +354,15 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             )
         return before, copy.copy(old).set_params(**gate.get_params())
 
+    def _warm_state(self, problem, gate, pool) -> State:
+        state = resume(problem, gate, self._warm_pool(pool))
+        if isinstance(pool, CrossFitPool):
+            return begin(problem, gate, pool, state.resp)
+        return state
+
     def _warm_pool(self, pool: ExpertPool) -> ExpertPool:
         old = self._pool
+        pool = pool.pool if isinstance(pool, CrossFitPool) else pool
         same = type(old) is type(pool) and old.n_experts == pool.n_experts
         if not same or not np.array_equal(old.classes, pool.classes):
             raise ValueError(
@@ -355,7 +403,9 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                 f"This {type(self).__name__} estimator requires y to be passed, but "
                 "the target y is None."
             )
-        raw, X = self._check_X(X, reset=not (self.warm_start and hasattr(self, "gate_")))
+        raw, X = self._check_X(
+            X, reset=not (self.warm_start and hasattr(self, "gate_"))
+        )
         y = self._check_target(y)
         check_consistent_length(raw, y)
         weight = _check_sample_weight(
@@ -407,7 +457,9 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        gate = parts.GATES[self.gate]() if self.gate in tuple(parts.GATES) else self.gate
+        gate = (
+            parts.GATES[self.gate]() if self.gate in tuple(parts.GATES) else self.gate
+        )
         reads = [get_tags(part).input_tags for part in (gate, *self._listed_experts)]
         tags.input_tags.sparse = all(read.sparse for read in reads)
         tags.input_tags.allow_nan = all(read.allow_nan for read in reads)

@@ -45,6 +45,12 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         little accuracy on most data; None uses all, the dense mixture.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes; they multiply ``sample_weight``.
+    cross_fit : "auto", None, int or cross-validation splitter, default="auto"
+        How experts are judged in the E-step. None judges them on the rows that they
+        were fitted on, which flexible learners memorise; a number of folds or a
+        splitter judges each row by models that were blind to its fold. "auto" is
+        None for ridge and logistic experts that are trained together, 3 folds for
+        all others. Experts are refitted on all rows at the end.
     init : {"auto", "tree", "kmeans", "kmeans_x", "random"} or list, default="auto"
         How starts split the rows: leaves of a small tree, k-means on x and the
         residual of y, k-means on x, or a random smooth function of both. A list is
@@ -80,8 +86,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Share of the training rows that each expert serves, by routing weight; sums
         to one.
     lower_bound_ : float
-        Mean a row of the log-likelihood bound of the returned model. It equals the
-        mean of ``score_samples`` on the training rows if ``top_k`` is None.
+        Mean a row of the log-likelihood bound of the returned model; out of fold if
+        cross-fitted. In sample and with ``top_k=None`` it equals the mean of
+        ``score_samples`` on the training rows.
     lower_bounds_ : ndarray of shape (n_iter_,)
         The bound after each pass of the best start.
     n_iter_ : int
@@ -134,6 +141,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         gate="softmax",
         top_k=2,
         class_weight=None,
+        cross_fit="auto",
         init="auto",
         n_init=4,
         max_iter=100,
@@ -148,6 +156,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             n_experts=n_experts,
             gate=gate,
             top_k=top_k,
+            cross_fit=cross_fit,
             init=init,
             n_init=n_init,
             max_iter=max_iter,
@@ -185,7 +194,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
 
     def _read_target(self, y: Any) -> Array:
         y = self._check_target(y)
-        positions = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
+        positions = np.minimum(
+            np.searchsorted(self.classes_, y), len(self.classes_) - 1
+        )
         unseen = np.unique(y[self.classes_[positions] != y])
         if unseen.size:
             raise ValueError(

@@ -35,7 +35,8 @@ def read_experts(
 def _check_learner(learner: Any, classify: bool) -> None:
     if isinstance(learner, type) or not hasattr(learner, "fit"):
         raise TypeError(
-            f"expert must be an estimator instance with fit and predict; got {learner!r}."
+            "expert must be an estimator instance with fit and predict; got "
+            f"{learner!r}."
         )
     if not classify:
         if is_classifier(learner):

@@ -52,6 +52,12 @@ class MoERegressor(RegressorMixin, BaseMoE):
     scale_prior : float, default=10.0
         Pseudo-rows that pull each expert's noise variance to the pooled one, so that
         a small expert cannot run away to zero noise. 0 is maximum likelihood.
+    cross_fit : "auto", None, int or cross-validation splitter, default="auto"
+        How experts are judged in the E-step. None judges them on the rows that they
+        were fitted on, which flexible learners memorise; a number of folds or a
+        splitter judges each row by models that were blind to its fold. "auto" is
+        None for ridge and logistic experts that are trained together, 3 folds for
+        all others. Experts are refitted on all rows at the end.
     init : {"auto", "tree", "kmeans", "kmeans_x", "random"} or list, default="auto"
         How starts split the rows: leaves of a small tree, k-means on x and the
         residual of y, k-means on x, or a random smooth function of both. A list is
@@ -86,8 +92,9 @@ class MoERegressor(RegressorMixin, BaseMoE):
         Share of the training rows that each expert serves, by routing weight; sums
         to one.
     lower_bound_ : float
-        Mean a row of the log-likelihood bound of the returned model. It equals the
-        mean of ``score_samples`` on the training rows if ``top_k`` is None.
+        Mean a row of the log-likelihood bound of the returned model; out of fold if
+        cross-fitted. In sample and with ``top_k=None`` it equals the mean of
+        ``score_samples`` on the training rows.
     lower_bounds_ : ndarray of shape (n_iter_,)
         The bound after each pass of the best start.
     n_iter_ : int
@@ -138,6 +145,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
         gate="softmax",
         top_k=2,
         scale_prior=10.0,
+        cross_fit="auto",
         init="auto",
         n_init=4,
         max_iter=100,
@@ -152,6 +160,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
             n_experts=n_experts,
             gate=gate,
             top_k=top_k,
+            cross_fit=cross_fit,
             init=init,
             n_init=n_init,
             max_iter=max_iter,

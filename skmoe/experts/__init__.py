@@ -1,6 +1,6 @@
 """Experts: the models of p(y | x, k), all of a mixture's in one pool."""
 
-from ._base import ExpertPool
+from ._base import ExpertPool, take_rows
 from ._estimator_pool import EstimatorPool
 from ._likelihoods import Categorical, Gaussian
 from ._linear_pool import LinearPool
@@ -16,4 +16,5 @@ __all__ = [
     "LogisticPool",
     "make_pool",
     "register_pool",
+    "take_rows",
 ]

@@ -168,6 +168,10 @@ class ExpertPool(ABC):
             chosen.scale = np.where(take[:, None], other.scale, self.scale)
         return chosen
 
+    def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
+        """Return the pool that predicts once EM has ended: this one."""
+        return self
+
     @property
     def n_parameters(self) -> int:
         """Number of free parameters, noise scales included."""

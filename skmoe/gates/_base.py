@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
@@ -14,7 +14,7 @@ from ..backends._reference import row_blocks
 from ..routing import Routing, gather
 
 
-def as_routing(target: object) -> Routing:
+def as_routing(target: Any) -> Routing:
     """Read responsibilities given as a `Routing`, a dense array or a CSR matrix."""
     if isinstance(target, Routing):
         return target

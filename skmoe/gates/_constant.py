@@ -80,5 +80,3 @@ class ConstantGate(BaseGate):
     def n_parameters(self) -> int:
         """Free parameters: n_experts - 1."""
         return self.n_experts_ - 1
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -140,9 +141,7 @@ class Routing:
             return xp.stack([answer(k, None) for k in range(self.n_experts)], axis=1)
         order, row_of, bounds = self.expert_major
         parts = [
-            answer(k, row_of[a:b])
-            for k, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
-            if b > a
+            answer(k, row_of[a:b]) for k, (a, b) in enumerate(pairwise(bounds)) if b > a
         ]
         if bounds[0] or not parts:
             width = parts[0].shape[1] if parts else 1
