@@ -20,9 +20,9 @@ To add a backend you must
 from types import ModuleType
 
 from . import _reference
-from ._compat import Array, namespace, to_host
+from ._compat import Array, device_of, namespace, to_host
 
-__all__ = ["Array", "namespace", "select", "to_host"]
+__all__ = ["Array", "device_of", "namespace", "select", "to_host"]
 
 
 def select(*arrays: Array) -> ModuleType:

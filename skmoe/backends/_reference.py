@@ -40,22 +40,29 @@ def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
 
 
 # ------------------------------------------------------------------ softmax
+def _peak(values: Array) -> Array:
+    """Return each row's largest value, 0 where it is -inf, with the axis kept."""
+    xp = namespace(values)
+    top = xp.max(values, axis=-1, keepdims=True)
+    return xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+
+
 def logsumexp(values: Array) -> Array:
     """Return log Σ exp over the last axis; a row of -inf gives -inf, never NaN."""
     xp = namespace(values)
-    top = xp.max(values, axis=-1, keepdims=True)
-    shift = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
-    total = xp.sum(xp.exp(values - shift), axis=-1)
-    floor = xp.finfo(values.dtype).smallest_normal
-    log_total = xp.log(xp.where(total > 0, total, xp.full_like(total, floor)))
-    infinite = xp.full_like(total, -xp.inf)
-    return xp.where(total > 0, log_total + xp.squeeze(shift, axis=-1), infinite)
+    peak = _peak(values)
+    total = xp.sum(xp.exp(values - peak), axis=-1)
+    # A row with a finite value has total >= 1; only a row of -inf has none.
+    log_total = xp.log(xp.where(total > 0, total, xp.ones_like(total)))
+    none = xp.full_like(total, -xp.inf)
+    return xp.where(total > 0, log_total + xp.squeeze(peak, axis=-1), none)
 
 
 def log_softmax(logits: Array) -> Array:
     """Return the logarithm of the softmax over the last axis."""
-    xp = namespace(logits)
-    return logits - xp.expand_dims(logsumexp(logits), axis=-1)
+    # Shifted first: logits - logsumexp(logits) would lose float32 digits at 700.
+    shifted = logits - _peak(logits)
+    return shifted - namespace(logits).expand_dims(logsumexp(shifted), axis=-1)
 
 
 def normalise(log_joint: Array) -> tuple[Array, Array]:
@@ -66,11 +73,11 @@ def normalise(log_joint: Array) -> tuple[Array, Array]:
     density anywhere; it is shared equally and its normaliser is -inf.
     """
     xp = namespace(log_joint)
-    norm = logsumexp(log_joint)
-    dead = xp.expand_dims(xp.isinf(norm), axis=-1)
-    safe = xp.where(xp.isinf(norm), xp.zeros_like(norm), norm)
-    resp = xp.exp(log_joint - xp.expand_dims(safe, axis=-1))
-    return xp.where(dead, xp.full_like(resp, 1.0 / resp.shape[-1]), resp), norm
+    density = xp.exp(log_joint - _peak(log_joint))
+    total = xp.sum(density, axis=-1, keepdims=True)
+    equal = xp.full_like(density, 1.0 / density.shape[-1])
+    safe = xp.where(total > 0, total, xp.ones_like(total))
+    return xp.where(total > 0, density / safe, equal), logsumexp(log_joint)
 
 
 # ------------------------------------------------------------------ routing
@@ -173,7 +180,8 @@ def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
 def column_sums(X: Array, weights: Array) -> Array:
     """Return Σ_i w_ik [x_i, 1] for each column k of the weights, (K, d + 1)."""
     xp = namespace(X, weights)
-    total = xp.zeros((X.shape[1] + 1, weights.shape[1]), dtype=xp.float64)
+    shape = (X.shape[1] + 1, weights.shape[1])
+    total = xp.zeros(shape, dtype=xp.float64, device=device_of(weights))
     for rows in row_blocks(X.shape[0], X.shape[1] + weights.shape[1]):
         w = xp.astype(weights[rows, :], xp.float64)
         block = X[rows] if hasattr(X, "tocsr") else xp.astype(X[rows, :], xp.float64)

@@ -437,10 +437,17 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                 dtype=[np.float64, np.float32],
                 ensure_all_finite="allow-nan" if tags.input_tags.allow_nan else True,
             )
+            array = parts.small_indices(array)
             return (X if self._has_columns(X) else array), array
         if not hasattr(X, "shape"):
             X = np.asarray(X)
-        X = X.tocsr() if sparse.issparse(X) else X
+        if len(X.shape) != 2:
+            raise ValueError(
+                f"Expected 2D array, got {len(X.shape)}D array instead. Reshape your "
+                "data with X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if "
+                "it is one row."
+            )
+        X = parts.small_indices(X.tocsr()) if sparse.issparse(X) else X
         _check_feature_names(self, X, reset=reset)
         _check_n_features(self, X, reset=reset)
         _num_samples(X)
@@ -547,21 +554,23 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         log_gate = select(log_lik).log_softmax(gate.log_proba_at(X_gate, routing))
         return log_gate + log_lik, routing
 
-    def score_samples(self, X, y):
+    def score_samples(self, X, y=None):
         """Return log p(y | x) of each row, under the routing that predict uses.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Targets. None stands for the mixture's own prediction, so the answer says
+            how sure it is of each row.
 
         Returns
         -------
         ndarray of shape (n_samples,)
             Natural logarithms; densities for a regressor.
         """
+        y = self.predict(X) if y is None else y
         log_joint, _ = self._log_joint(X, y, self.top_k)
         return select(log_joint).logsumexp(log_joint)
 

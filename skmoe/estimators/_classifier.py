@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-from .._sklearn_compat import StrOptions
+from .._sklearn_compat import StrOptions, _check_y
 from ..backends import Array
 from ..experts import Categorical
 from ._base import BaseMoE
@@ -176,7 +176,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         return LogisticRegression()
 
     def _check_target(self, y: Any) -> np.ndarray:
-        y = column_or_1d(y, warn=True)
+        y = _check_y(y, estimator=self)
         check_classification_targets(y)
         return y
 
@@ -189,7 +189,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             )
         self.classes_ = classes
         if self.class_weight is not None:
-            weight = weight * compute_sample_weight(self.class_weight, y)
+            class_weight = compute_class_weight(
+                self.class_weight, classes=classes, y=y, sample_weight=weight
+            )
+            weight = weight * class_weight[positions]
         return positions, weight
 
     def _read_target(self, y: Any) -> Array:
@@ -251,4 +254,5 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         ndarray of shape (n_samples,)
             Labels from ``classes_``.
         """
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        proba = self.predict_proba(X)
+        return self.classes_[np.argmax(proba, axis=1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.pipeline import Pipeline
 
@@ -103,3 +104,13 @@ def numeric(Z: Any) -> np.ndarray:
     """Return a transform's output as a float array."""
     Z = np.asarray(Z)
     return Z if Z.dtype.kind == "f" else Z.astype(np.float64)
+
+
+def small_indices(X: Array) -> Array:
+    """Return a CSR matrix with 32-bit indices if they fit: many learners need them."""
+    if not sparse.issparse(X) or X.indices.dtype.itemsize <= 4:
+        return X
+    if max(*X.shape, X.nnz) > np.iinfo(np.int32).max:
+        return X
+    indices, indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)
+    return type(X)((X.data, indices, indptr), shape=X.shape)

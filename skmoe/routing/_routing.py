@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
-from ..backends import Array, namespace, select, to_host
+from ..backends import Array, device_of, namespace, select, to_host
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,7 @@ class Routing:
         """Make a routing that sends each row to all experts."""
         xp = namespace(weights)
         n, n_experts = weights.shape
-        device = getattr(weights, "device", None)
-        experts = xp.arange(n_experts, dtype=xp.int64, device=device)
+        experts = xp.arange(n_experts, dtype=xp.int64, device=device_of(weights))
         indices = xp.broadcast_to(experts, (n, n_experts))
         return cls(indices, weights, n_experts, dense=True)
 
@@ -145,9 +144,11 @@ class Routing:
         ]
         if bounds[0] or not parts:
             width = parts[0].shape[1] if parts else 1
-            xp = namespace(self.weights)
-            dtype = parts[0].dtype if parts else self.weights.dtype
-            parts.insert(0, xp.zeros((bounds[0], width), dtype=dtype))
+            like = parts[0] if parts else self.weights
+            blank = namespace(like).zeros(
+                (bounds[0], width), dtype=like.dtype, device=device_of(like)
+            )
+            parts.insert(0, blank)
         return select(order).spread(parts, order, self.shape)
 
     def combine(self, values: Array) -> Array:
