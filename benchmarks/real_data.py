@@ -36,6 +36,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from threadpoolctl import threadpool_info
 
 from skmoe import MoEClassifier, MoERegressor
 
@@ -94,13 +95,16 @@ def splits(n_rows: int, meta: dict, folds: int, seed: int) -> tuple[list, str]:
     A published split comes first; the others are drawn at random, also where rows
     stand in time order.
     """
-    for name, published in meta.get("splits", {}).items():
-        return published[:folds], f"published ({name})"
+    if meta.get("splits"):
+        name, published = next(iter(meta["splits"].items()))
+        pairs = published[:folds]
+        return pairs, f"published ({name}, {len(pairs)} of {len(published)})"
     drawn = [
         train_test_split(np.arange(n_rows), test_size=TEST_SIZE, random_state=seed + i)
         for i in range(folds)
     ]
-    return drawn, f"random, {1 - TEST_SIZE:.0%} train"
+    count = f", {folds} draws" if folds > 1 else ""
+    return drawn, f"random, {1 - TEST_SIZE:.0%} train{count}"
 
 
 def preprocessing(X):
@@ -191,7 +195,7 @@ def compare(name: str, load, folds: int, seed: int) -> tuple[list[str], str]:
             rows.setdefault(kind, []).append(numbers)
     shape = f"{len(train)} + {len(test)} × {X_train.shape[1]}"
     lines = [line(name, shape, kind, found) for kind, found in rows.items()]
-    return lines, f"{origin}, {len(pairs)}" if len(pairs) > 1 else origin
+    return lines, origin
 
 
 def line(name: str, shape: str, kind: str, found: list[dict]) -> str:
@@ -226,9 +230,13 @@ def facts() -> str:
     """Return the machine and the versions."""
     packages = ("skmoe", "scikit-learn", "numpy", "scipy")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    blas = ", ".join(
+        sorted({f"{p['internal_api']} on {p['num_threads']} threads" for p in pools})
+    )
     return (
         f"Machine: {cpu_model()}, {os.cpu_count()} cores, {platform.system()}; "
-        f"Python {platform.python_version()}, {versions}."
+        f"Python {platform.python_version()}, {versions}; {blas or 'BLAS unknown'}."
     )
 
 

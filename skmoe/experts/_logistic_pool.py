@@ -12,11 +12,12 @@ from sklearn.linear_model import LogisticRegression
 
 from ..backends import Array, namespace, select, to_host
 from ..routing import Routing
-from ..solvers import SoftmaxFit, fit_softmax, softmax_start
+from ..solvers import fit_softmax, softmax_start
 from ._base import PROBABILITY_FLOOR, ExpertPool, share
 
 FIT_ITER, UPDATE_ITER = 1000, 10
-TOL = 1e-7
+TOL = 1e-2
+"""Convergence, in units of the learner's own ``tol``."""
 
 
 class LogisticPool(ExpertPool):
@@ -54,8 +55,7 @@ class LogisticPool(ExpertPool):
         self.met = np.zeros((self.n_experts, n_classes), dtype=bool)
         row_mass = routing.weights.sum(axis=1)
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, row_mass))
-        self.center = center
-        self.spread = np.where(variance > 1e-24, np.sqrt(variance), 1.0)
+        self.center, self.variance = center, variance
         pooled = Routing.from_dense(row_mass[:, None])
         for k in self._solve(X, y, routing, FIT_ITER):
             self._solve_expert(k, X, y, pooled, 0, row_mass, FIT_ITER)
@@ -94,7 +94,7 @@ class LogisticPool(ExpertPool):
         weights = mass * factor
         n_classes, d = self.coef.shape[1:]
         met = np.bincount(y[kept], minlength=n_classes) > 0
-        fresh = not np.array_equal(met, self.met[k])
+        known = met & self.met[k]
         self.met[k] = met
         if met.sum() == 1:
             self.coef[k], self.intercept[k] = 0.0, 0.0
@@ -106,21 +106,24 @@ class LogisticPool(ExpertPool):
         sums = ops.column_sums(x, onehot)
         # Two classes: the softmax of ±v/2 has half the penalty of the logit v.
         penalty = (2.0 if met.sum() == 2 else 1.0) / self._strength(k)
-        start = (
-            softmax_start(sums, d)
-            if fresh
-            else SoftmaxFit(self.coef[k][met], self.intercept[k][met], 0, False)
-        )
+        ridge = penalty / weights.sum()
+        # Scaled so that the Hessian, about var/4 + ridge, has an even diagonal.
+        scale = np.sqrt(self.variance + 4 * ridge)
+        scale[scale < 1e-12] = 1.0
+        start = softmax_start(sums, d)
+        old = known[met]
+        start.coef[old] = self.coef[k][known]
+        start.intercept[old] = self.intercept[k][known]
         found = fit_softmax(
             x,
             weights,
             sums,
-            ridge=penalty / weights.sum() / self.spread**2,
+            ridge=ridge / scale**2,
             center=self.center,
-            scale=self.spread,
+            scale=scale,
             start=start,
-            max_iter=FIT_ITER if fresh else max_iter,
-            tol=TOL,
+            max_iter=max_iter,
+            tol=TOL * self.learners[k].tol,
         )
         self.coef[k], self.intercept[k] = 0.0, 0.0
         self.coef[k][met], self.intercept[k][met] = found.coef, found.intercept
