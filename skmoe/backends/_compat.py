@@ -32,7 +32,7 @@ def namespace(*arrays: Array) -> ModuleType:
 
 
 def device_of(array: Array) -> Any:
-    """Return the device of an array, None where the library has no say."""
+    """Return the device of an array, None (the default one) for other containers."""
     return getattr(array, "device", None)
 
 

@@ -154,6 +154,11 @@ def take_rows(X: Array, rows: Array | None) -> Array:
     return X[rows] if hasattr(X, "tocsr") else xp.take(X, rows, axis=0)
 
 
+def block_of(X: Array, rows: slice) -> Array:
+    """Return a run of rows of a dense or CSR matrix."""
+    return X[rows] if hasattr(X, "tocsr") else X[rows, ...]
+
+
 def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
     """Return the weighted mean and variance of each column, in float64.
 
@@ -165,8 +170,11 @@ def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
     total = xp.sum(w)
     if hasattr(X, "tocsr"):
         mean = (X.T @ w) / total
-        var = (X.multiply(X).T @ w) / total - mean**2
-        return mean, xp.maximum(var, xp.zeros_like(var))
+        squares, present = X.astype(xp.float64), X.astype(xp.float64)
+        squares.data = (squares.data - mean[X.indices]) ** 2
+        present.data = xp.ones_like(present.data)
+        absent = xp.maximum(total - present.T @ w, 0.0)
+        return mean, (squares.T @ w + absent * mean**2) / total
     mean = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
     var = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
     for rows in row_blocks(*X.shape):
@@ -209,7 +217,7 @@ def softmax_loss(
     bias = xp.astype(intercept, X.dtype)
     grad_coef, grad_intercept = grad[:, :n_features], grad[:, n_features]
     for rows in row_blocks(X.shape[0], n_classes):
-        block = X[rows] if hasattr(X, "tocsr") else X[rows, :]
+        block = block_of(X, rows)
         logits = block @ coef_t + bias
         norm = logsumexp(logits)
         loss += float(xp.sum(mass[rows] * norm, dtype=xp.float64))

@@ -286,7 +286,13 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _cross_fitted(self, pool: ExpertPool, problem: Problem) -> ExpertPool:
         """Return the pool, wrapped if its experts are to be judged out of fold."""
         folds = self.cross_fit
-        if isinstance(folds, str):  # "auto": rigid experts do not memorise rows
+        if isinstance(folds, str):
+            if folds != "auto":  # a str has a split method too
+                raise ValueError(
+                    "cross_fit must be 'auto', a number of folds, a splitter or None; "
+                    f"got {folds!r}."
+                )
+            # Rigid experts do not memorise rows.
             folds = None if pool.slack == 0 else AUTO_FOLDS
         if folds is None:
             return pool
@@ -355,6 +361,12 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         return before, copy.copy(old).set_params(**gate.get_params())
 
     def _warm_state(self, problem, gate, pool) -> State:
+        scale, y = self._pool.scale, problem.y
+        if scale is not None and scale.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"warm_start=True needs y of {scale.shape[1]} outputs as in the "
+                f"previous fit; got {y.shape[1]}. Set warm_start=False to start afresh."
+            )
         state = resume(problem, gate, self._warm_pool(pool))
         if isinstance(pool, CrossFitPool):
             return begin(problem, gate, pool, state.resp)
@@ -367,7 +379,8 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         if not same or not np.array_equal(old.classes, pool.classes):
             raise ValueError(
                 "warm_start=True needs the same n_experts, kind of expert and classes "
-                f"as the previous fit, which had n_experts={old.n_experts}. Set "
+                f"as the previous fit, which had n_experts={old.n_experts}; got "
+                f"n_experts={pool.n_experts}, experts {pool.learners[0]!r}. Set "
                 "warm_start=False to start afresh."
             )
         warm = copy.copy(old)

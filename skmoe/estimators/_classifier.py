@@ -192,6 +192,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             class_weight = compute_class_weight(
                 self.class_weight, classes=classes, y=y, sample_weight=weight
             )
+            if (class_weight < 0).any():
+                raise ValueError(
+                    f"class_weight must not be negative; got {self.class_weight!r}."
+                )
             weight = weight * class_weight[positions]
         return positions, weight
 

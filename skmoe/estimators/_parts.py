@@ -22,8 +22,8 @@ def read_experts(
     if isinstance(expert, (list, tuple)):
         if len(expert) != n_experts:
             raise ValueError(
-                f"expert is a list of {len(expert)} learners, one an expert, but "
-                f"n_experts={n_experts}. Set n_experts={len(expert)}."
+                f"expert is a list of {len(expert)} learners, but n_experts="
+                f"{n_experts}; a list must hold one learner an expert."
             )
         experts = list(expert)
     else:
@@ -69,10 +69,10 @@ def read_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
         last, before = gate, None
     missing = [m for m in ("fit", "log_proba", "route") if not hasattr(last, m)]
     if missing or isinstance(last, type):
+        lack = f"has no {', '.join(missing)}" if missing else "is a class"
         raise ValueError(
             f"gate must be one of {sorted(GATES)}, a gate of skmoe.gates, or a "
-            f"Pipeline that ends in one; got {gate!r}, which has no "
-            f"{', '.join(missing) or 'instance'}."
+            f"Pipeline that ends in one; got {gate!r}, which {lack}."
         )
     return before, clone(last)
 

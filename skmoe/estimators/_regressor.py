@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.utils import get_tags
@@ -176,6 +177,8 @@ class MoERegressor(RegressorMixin, BaseMoE):
         return Ridge()
 
     def _check_target(self, y: Any) -> np.ndarray:
+        if sparse.issparse(y):
+            raise TypeError("y is a sparse matrix; pass it dense, as y.toarray().")
         multi_output = get_tags(self).target_tags.multi_output
         y = _check_y(y, multi_output=multi_output, y_numeric=True, estimator=self)
         return y if y.dtype.kind == "f" else y.astype(np.float64)
@@ -186,7 +189,14 @@ class MoERegressor(RegressorMixin, BaseMoE):
 
     def _read_target(self, y: Any) -> Array:
         y = self._check_target(y)
-        return y[:, None] if y.ndim == 1 else y
+        y = y[:, None] if y.ndim == 1 else y
+        n_outputs = self._pool.scale.shape[1]
+        if y.shape[1] != n_outputs:
+            raise ValueError(
+                f"y has {y.shape[1]} outputs, but {type(self).__name__} was fitted "
+                f"with {n_outputs}."
+            )
+        return y
 
     def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
         y = y.astype(np.float64)

@@ -87,6 +87,7 @@ class EstimatorPool(ExpertPool):
                 target[shares[k][0]],
                 shares[k][1],
                 self.seeds[k],
+                self.classes is not None,
             )
             for k in busy
         )
@@ -157,23 +158,25 @@ def _fit_expert(
     target: np.ndarray,
     weights: np.ndarray,
     seed: int,
+    classify: bool,
 ) -> Any:
     """Fit one clone; runs in a worker process when n_jobs asks for it."""
     expert = _seeded(clone(learner), seed)
-    if target.dtype.kind not in "fc" and np.unique(target).size == 1:
+    weight_name = _weight_parameter(expert)
+    if weight_name is None:
+        rows = resample(weights, seed)
+        if rows is not None:
+            X, target = take_rows(X, rows), target[rows]
+    if classify and np.unique(target).size == 1:
         expert = DummyClassifier(strategy="prior")
     with (
         config_context(enable_metadata_routing=False),
         _blas().limit(limits=1, user_api="blas"),
     ):
-        name = _weight_parameter(expert)
         try:
-            if name is not None:
-                return expert.fit(X, target, **{name: weights})
-            rows = resample(weights, seed)
-            if rows is None:
+            if weight_name is None or isinstance(expert, DummyClassifier):
                 return expert.fit(X, target)
-            return expert.fit(take_rows(X, rows), target[rows])
+            return expert.fit(X, target, **{weight_name: weights})
         except Exception as error:
             raise RuntimeError(
                 f"Expert {k} ({learner!r}) failed to fit on its {len(target)} rows: "
@@ -218,8 +221,15 @@ def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
 def _count_parameters(expert: Any) -> int:
     if isinstance(expert, Pipeline):
         expert = expert.steps[-1][1]
+    if isinstance(expert, DummyClassifier):
+        return 0  # a constant
     if hasattr(expert, "coef_"):
-        return int(np.size(expert.coef_) + np.size(getattr(expert, "intercept_", ())))
+        free = np.size(expert.coef_)
+        if getattr(expert, "fit_intercept", True):
+            free += np.size(getattr(expert, "intercept_", ()))
+        n_classes = np.size(getattr(expert, "classes_", ()))
+        # One of the rows of a multinomial model is fixed by the others.
+        return int(free * (n_classes - 1) / n_classes if n_classes > 2 else free)
     if hasattr(expert, "get_n_leaves"):
         return int(expert.get_n_leaves()) * int(np.prod(expert.tree_.value.shape[1:2]))
     raise TypeError(

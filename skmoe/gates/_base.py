@@ -10,7 +10,6 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 
 from ..backends import Array, namespace, select
-from ..backends._reference import row_blocks
 from ..routing import Routing, gather
 
 
@@ -87,11 +86,10 @@ class BaseGate(BaseEstimator, ABC):
         """
         if routing.dense:
             return self.log_proba(X)
-        xp = namespace(routing.indices)
-        parts = []
-        for rows in row_blocks(X.shape[0], routing.n_experts):
+        xp, ops, parts = namespace(routing.indices), select(X), []
+        for rows in ops.row_blocks(X.shape[0], routing.n_experts):
             indices = routing.indices[rows, :]
-            found = gather(self.log_proba(X[rows]), indices)
+            found = gather(self.log_proba(ops.block_of(X, rows)), indices)
             parts.append(xp.where(indices < 0, xp.full_like(found, -xp.inf), found))
         return xp.concat(parts, axis=0)
 
@@ -115,8 +113,8 @@ class BaseGate(BaseEstimator, ABC):
             log_proba = self.log_proba(X)
             return Routing.from_dense(namespace(log_proba).exp(log_proba))
         ops, weights, indices = select(X), [], []
-        for rows in row_blocks(X.shape[0], n_experts):
-            best, experts = ops.top_k(self.log_proba(X[rows]), top_k)
+        for rows in ops.row_blocks(X.shape[0], n_experts):
+            best, experts = ops.top_k(self.log_proba(ops.block_of(X, rows)), top_k)
             weights.append(ops.normalise(best)[0])
             indices.append(experts)
         xp = namespace(weights[0])

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from ..backends import Array, namespace
+from ..backends import Array, device_of, namespace
 from ..routing import Routing
 from ._base import BaseGate, as_routing
 
@@ -73,7 +73,7 @@ class ConstantGate(BaseGate):
         """
         xp = namespace(X)
         dtype = X.dtype if hasattr(X, "dtype") else np.float64
-        weights = xp.asarray(self.log_weights_, dtype=dtype)
+        weights = xp.asarray(self.log_weights_, dtype=dtype, device=device_of(X))
         return xp.broadcast_to(weights, (X.shape[0], self.n_experts_))
 
     @property

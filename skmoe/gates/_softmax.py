@@ -9,10 +9,13 @@ from typing import Self
 import numpy as np
 
 from .._sklearn_compat import Interval
-from ..backends import Array, namespace, select, to_host
+from ..backends import Array, device_of, namespace, select, to_host
 from ..routing import Routing
 from ..solvers import SoftmaxFit, fit_softmax, softmax_start
 from ._base import BaseGate, as_routing
+
+ROUNDING = 1e-12
+"""A column that varies by less, relative to its mean, is constant but for rounding."""
 
 
 class SoftmaxGate(BaseGate):
@@ -107,8 +110,8 @@ class SoftmaxGate(BaseGate):
         mass = routing.weights.sum(axis=1)
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, mass))
         # A constant column carries nothing; scale 1 leaves its coefficient at 0.
-        tiny = np.finfo(np.float64).eps * np.maximum(1.0, center**2)
-        scale = np.where(variance > tiny, np.sqrt(variance), 1.0)
+        constant = variance <= (ROUNDING * center) ** 2
+        scale = np.where(constant, 1.0, np.sqrt(variance))
         self._center, self._scale = center, scale
         self.n_features_in_ = X.shape[1]
         self.n_experts_ = routing.n_experts
@@ -167,8 +170,9 @@ class SoftmaxGate(BaseGate):
             In the dtype of X.
         """
         xp = namespace(X)
-        coef = xp.asarray(self.coef_, dtype=X.dtype)
-        intercept = xp.asarray(self.intercept_, dtype=X.dtype)
+        where = {"dtype": X.dtype, "device": device_of(X)}
+        coef = xp.asarray(self.coef_, **where)
+        intercept = xp.asarray(self.intercept_, **where)
         return select(X).log_softmax(X @ coef.T + intercept)
 
     @property

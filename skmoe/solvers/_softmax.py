@@ -28,14 +28,14 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from ..backends import Array, select, to_host
+from ..backends import Array, device_of, namespace, select, to_host
 
 BOHNING_MAX_FEATURES = 4096
 """Above this many features the fallback's Cholesky factor costs too much."""
@@ -91,6 +91,10 @@ def fit_softmax(
     ops = select(X)
     sums = to_host(target_sums)
     n_classes, n_features = start.coef.shape
+    if not hasattr(X, "tocsr") and _far(center / scale, X.dtype):
+        return _fit_moved(
+            X, mass, sums, ridge, center, scale, start, max_iter=max_iter, tol=tol
+        )
     total = float(sums[:, n_features].sum()) or 1.0
 
     def unpack(params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +138,42 @@ def fit_softmax(
                 params, converged = first + step, False
     coef, intercept = unpack(params)
     return SoftmaxFit(coef, intercept, int(found.nit), converged)
+
+
+def _far(offset: np.ndarray, dtype: Any) -> bool:
+    """Tell whether columns lie so far from zero that products lose their digits."""
+    eps = 1e-7 if "32" in str(dtype) else 1e-16
+    return bool(np.max(np.abs(offset), initial=0.0) > eps**-0.25)
+
+
+def _fit_moved(
+    X: Array,
+    mass: Array,
+    sums: np.ndarray,
+    ridge: np.ndarray,
+    center: np.ndarray,
+    scale: np.ndarray,
+    start: SoftmaxFit,
+    **stop: Any,
+) -> SoftmaxFit:
+    """Fit on a centred copy of X, and fold the shift back into the intercepts."""
+    xp = namespace(X)
+    near = xp.astype(X - xp.asarray(center, device=device_of(X)), X.dtype)
+    moved = sums.copy()
+    moved[:, :-1] -= np.outer(sums[:, -1], center)
+    first = replace(start, intercept=start.intercept + start.coef @ center)
+    origin = np.zeros_like(center)
+    found = fit_softmax(
+        near,
+        mass,
+        moved,
+        ridge=ridge,
+        center=origin,
+        scale=scale,
+        start=first,
+        **stop,
+    )
+    return replace(found, intercept=found.intercept - found.coef @ center)
 
 
 def _bohning_step(

@@ -1,0 +1,483 @@
+"""Bad input: every mistake has its message, and a failed fit leaves no trace."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import KFold, PredefinedSplit, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, SVR
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from skmoe import MoEClassifier, MoERegressor
+from skmoe.gates import ConstantGate, SoftmaxGate
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+)
+
+QUICK = {"n_experts": 2, "n_init": 1, "max_iter": 5, "random_state": 0}
+random = np.random.RandomState(0)
+X = random.standard_normal((40, 3))
+Y = np.abs(X[:, 0]) + 0.1 * random.standard_normal(40)
+LABELS = np.where(X[:, 0] + X[:, 1] > 0, "high", "low")
+
+
+def regressor(expert=None, **params):
+    return MoERegressor(expert, **{**QUICK, **params})
+
+
+def classifier(expert=None, **params):
+    return MoEClassifier(expert, **{**QUICK, **params})
+
+
+def either(kind):
+    """Return an estimator of a kind and a target for it."""
+    return (regressor(), Y) if kind == "regressor" else (classifier(), LABELS)
+
+
+both_kinds = pytest.mark.parametrize("kind", ["regressor", "classifier"])
+
+
+def with_first(array, value):
+    """Return a copy with another first entry."""
+    array = np.array(array, dtype=np.result_type(array, type(value)))
+    array.flat[0] = value
+    return array
+
+
+class Faulty(RegressorMixin, BaseEstimator):
+    """A mean that raises, or predicts something odd, from the nth fit on."""
+
+    n_fits = 0
+
+    def __init__(self, error=None, after=0, answer=None):
+        self.error = error
+        self.after = after
+        self.answer = answer
+
+    def fit(self, X, y, sample_weight=None):
+        Faulty.n_fits += 1
+        if self.error is not None and Faulty.n_fits > self.after:
+            raise self.error
+        self.mean_ = np.average(y, weights=sample_weight)
+        return self
+
+    def predict(self, X):
+        answer = self.mean_ if self.answer is None else self.answer
+        return np.full(len(X), answer)
+
+
+class DenseGate(SoftmaxGate):
+    """A gate that cannot read sparse rows."""
+
+    accepts_sparse = False
+
+
+# ------------------------------------------------------------------- X and y
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.nan, "contains NaN"), (np.inf, "contains infinity")]
+)
+@both_kinds
+def test_not_finite(kind, value, message):
+    model, y = either(kind)
+    with pytest.raises(ValueError, match=f"Input X {message}"):
+        model.fit(with_first(X, value), y)
+    numbers = y if kind == "regressor" else (y == "high").astype(float)
+    with pytest.raises(ValueError, match=f"Input y {message}"):
+        model.fit(X, with_first(numbers, value))
+    model.fit(X, y)
+    with pytest.raises(ValueError, match=f"Input X {message}"):
+        model.predict(with_first(X, value))
+
+
+@both_kinds
+def test_strings_in_x(kind):
+    model, y = either(kind)
+    with pytest.raises(ValueError, match="could not convert string to float: 'red'"):
+        model.fit(np.array([["red"]] * 40, dtype=object), y)
+
+
+def test_strings_in_a_regressors_y():
+    with pytest.raises(ValueError, match="could not convert string to float"):
+        regressor().fit(X, LABELS)
+
+
+def test_numbers_in_a_classifiers_y():
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        classifier().fit(X, Y)
+
+
+@both_kinds
+def test_y_none(kind):
+    model, _ = either(kind)
+    message = f"{type(model).__name__} estimator requires y .* target y is None"
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, None)
+
+
+@pytest.mark.parametrize("weight", [None, (LABELS == "low").astype(float)])
+def test_one_class(weight):
+    labels = np.full(40, "low") if weight is None else LABELS
+    with pytest.raises(ValueError, match=r"at least 2 classes in y; got 1.*'low'"):
+        classifier().fit(X, labels, sample_weight=weight)
+
+
+@both_kinds
+def test_lengths_differ(kind):
+    model, y = either(kind)
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[40, 3\]"):
+        model.fit(X, y[:3])
+    model.fit(X, y)
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[40, 3\]"):
+        model.score_samples(X, y[:3])
+
+
+@both_kinds
+def test_empty_table(kind):
+    model, y = either(kind)
+    with pytest.raises(ValueError, match=r"0 sample\(s\)"):
+        model.fit(X[:0], y[:0])
+    with pytest.raises(ValueError, match=r"0 feature\(s\)"):
+        model.fit(X[:, :0], y)
+
+
+def test_one_dimensional_x():
+    with pytest.raises(ValueError, match="Reshape your data"):
+        regressor().fit(X[:, 0], Y)
+    scaled = make_pipeline(StandardScaler(), Ridge())
+    model = regressor(scaled, gate=make_pipeline(StandardScaler(), SoftmaxGate()))
+    with pytest.raises(ValueError, match="got 1D array instead"):
+        model.fit(X[:, 0], Y)
+
+
+def test_outputs():
+    two = np.column_stack([Y, -Y])
+    with pytest.raises(ValueError, match=r"y should be a 1d array.*\(40, 2\)"):
+        regressor(SVR()).fit(X, two)
+    with pytest.raises(ValueError, match=r"y has 1 outputs, but .* fitted with 2"):
+        regressor().fit(X, two).score_samples(X, Y)
+    with pytest.raises(TypeError, match=r"y is a sparse matrix.*y\.toarray\(\)"):
+        regressor().fit(X, sparse.csr_array(two))
+
+
+def test_sparse_x_that_a_part_cannot_take():
+    for model in (regressor(GaussianProcessRegressor()), regressor(gate=DenseGate())):
+        with pytest.raises(TypeError, match="dense data is required"):
+            model.fit(sparse.csr_array(X), Y)
+
+
+# -------------------------------------------------------------------- columns
+@pytest.mark.parametrize("fill", [0.0, 7.0])
+@pytest.mark.parametrize("expert", ["linear", "tree"])
+@both_kinds
+def test_constant_columns(kind, expert, fill):
+    trees = {"regressor": DecisionTreeRegressor, "classifier": DecisionTreeClassifier}
+    model, y = either(kind)
+    if expert == "tree":
+        model.set_params(expert=trees[kind](max_depth=2))
+    only = np.full((40, 2), fill)
+    for table in (only, np.hstack([X, only])):
+        model.fit(table, y)
+        assert np.isfinite(model.score_samples(table, y)).all()
+        assert np.isfinite(model.lower_bounds_).all()
+
+
+def test_a_column_of_many_equal_values_does_not_change_the_answer():
+    plain = regressor(LinearRegression()).fit(X, Y)
+    padded = np.hstack([X, np.full((40, 1), 7.0)])
+    model = regressor(LinearRegression()).fit(padded, Y)
+    # The start's directions are drawn for the columns: compare what the fits reach.
+    assert np.isfinite(model.predict(padded)).all()
+    assert model.lower_bound_ == pytest.approx(plain.lower_bound_, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, 1e6])
+@pytest.mark.parametrize("expert", [None, DecisionTreeRegressor(max_depth=2)])
+def test_constant_y(expert, value):
+    model = regressor(expert).fit(X, np.full(40, value))
+    np.testing.assert_allclose(model.predict(X), value, rtol=1e-6, atol=1e-6)
+    assert (model.scale_ > 0).all()
+    assert np.isfinite(model.lower_bound_)
+
+
+def test_other_columns_at_predict():
+    model = regressor().fit(X, Y)
+    with pytest.raises(ValueError, match="X has 2 features, but MoERegressor is exp"):
+        model.predict(X[:, :2])
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    model.fit(frame, Y)
+    with pytest.raises(ValueError, match=r"(?s)unseen at fit time:\n- z\n.*missing"):
+        model.predict(frame.rename(columns={"a": "z"}))
+    with pytest.raises(ValueError, match="must be in the same order"):
+        model.predict(frame[["b", "a", "c"]])
+
+
+# ----------------------------------------------------------------- parameters
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n_experts": 0}, "'n_experts' ... int in the range [1, inf). Got 0"),
+        ({"n_experts": 2.5}, "'n_experts' ... int in the range [1, inf). Got 2.5"),
+        ({"top_k": 0}, "'top_k' ... int in the range [1, inf) or None. Got 0"),
+        ({"tol": -1e-3}, "'tol' ... float in the range [0.0, inf). Got -0.001"),
+        ({"n_init": 0}, "'n_init' ... int in the range [1, inf). Got 0"),
+        ({"max_iter": 0}, "'max_iter' ... int in the range [1, inf). Got 0"),
+        ({"init": "best"}, "'init' ... must be a str among ... Got 'best'"),
+        (
+            {"init": ["tree", "best"]},
+            "init must be .*'kmeans' ... got ['tree', 'best']",
+        ),
+        ({"init": []}, "init must be 'auto', one of ['kmeans', ... got []"),
+        ({"cross_fit": 1}, "'cross_fit' ... int in the range [2, inf) ... Got 1"),
+        ({"cross_fit": "all"}, "cross_fit must be 'auto', a number ... got 'all'"),
+        ({"gate": "soft"}, "'gate' ... 'softmax'} or an object ... Got 'soft'"),
+        ({"gate": LogisticRegression()}, "gate must be ... which has no log_proba"),
+        (
+            {"gate": make_pipeline(StandardScaler(), LogisticRegression())},
+            "gate must be ... which has no log_proba, route",
+        ),
+        ({"gate": SoftmaxGate}, "gate must be ... SoftmaxGate'>, which is a class"),
+        ({"n_experts": 41}, "n_experts=41 needs ... got n_samples=40"),
+        ({"expert": "ridge"}, "'expert' ... implementing 'fit' ... Got 'ridge'"),
+        (
+            {"expert": [Ridge()] * 3},
+            "expert is a list of 3 learners, but n_experts=2",
+        ),
+    ],
+    ids=str,
+)
+@both_kinds
+def test_parameters(kind, params, message):
+    model, y = either(kind)
+    with pytest.raises(ValueError) as caught:
+        model.set_params(**params).fit(X, y)
+    for fragment in message.split(" ... "):
+        assert fragment in str(caught.value)
+
+
+def test_parameters_of_one_kind():
+    with pytest.raises(ValueError, match=r"'scale_prior' .* \[0\.0, inf\)\. Got -1"):
+        regressor(scale_prior=-1).fit(X, Y)
+    with pytest.raises(ValueError, match=r"'class_weight' .* Got 'even'"):
+        classifier(class_weight="even").fit(X, LABELS)
+    with pytest.raises(ValueError, match="class_weight must not be negative; got"):
+        classifier(class_weight={"high": 1, "low": -1}).fit(X, LABELS)
+
+
+def test_rows_without_weight_do_not_count_as_rows():
+    weight = np.zeros(40)
+    weight[:3] = 1.0
+    with pytest.raises(ValueError, match=r"n_experts=4 needs .* got n_samples=3"):
+        regressor(n_experts=4).fit(X, Y, sample_weight=weight)
+
+
+def test_a_splitter_that_leaves_rows_out():
+    half = PredefinedSplit(np.repeat([0, -1], 20))
+    with pytest.raises(ValueError, match=r"(?s)cross_fit=.* leaves 20 rows in no test"):
+        regressor(cross_fit=half).fit(X, Y)
+
+
+# -------------------------------------------------------------------- experts
+@pytest.mark.parametrize("wrap", [lambda e: e, lambda e: [e, e]], ids=["one", "list"])
+def test_experts_of_the_other_kind(wrap):
+    with pytest.raises(ValueError, match=r"LogisticRegression\(\) is a classifier"):
+        regressor(wrap(LogisticRegression())).fit(X, Y)
+    with pytest.raises(ValueError, match=r"Ridge\(\) is a regressor; MoEClassifier"):
+        classifier(wrap(Ridge())).fit(X, LABELS)
+
+
+@pytest.mark.parametrize("expert", [Ridge, [Ridge, Ridge()]], ids=["one", "list"])
+def test_expert_class_for_instance(expert):
+    with pytest.raises(TypeError, match=r"expert must be an estimator instance.*Ridge"):
+        regressor(expert).fit(X, Y)
+
+
+def test_expert_without_probabilities():
+    message = r"expert SVC\(\) has no predict_proba; wrap it.*CalibratedClassifierCV"
+    with pytest.raises(ValueError, match=message):
+        classifier(SVC()).fit(X, LABELS)
+
+
+def test_expert_that_raises():
+    message = r"Expert 0 \(Faulty\(.*\) failed to fit on its \d+ rows: .*: no luck"
+    with pytest.raises(RuntimeError, match=message) as caught:
+        regressor(Faulty(ZeroDivisionError("no luck"))).fit(X, Y)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("answer", [np.nan, np.inf])
+def test_expert_that_predicts_nonsense(answer):
+    message = r"Expert 0 \(Faulty\(.*\)\) predicted NaN or infinity"
+    with pytest.raises(ValueError, match=message):
+        regressor(Faulty(answer=answer)).fit(X, Y)
+
+
+# -------------------------------------------------------------------- weights
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (-np.ones(40), "Negative values in data passed to `sample_weight`"),
+        (np.zeros(40), "Sample weights must contain at least one non-zero"),
+        (np.ones(3), r"sample_weight.shape == \(3,\), expected \(40,\)"),
+        (np.ones((40, 2)), "Sample weights must be 1D array"),
+        (np.full(40, np.nan), "Input sample_weight contains NaN"),
+    ],
+    ids=["negative", "zero", "short", "2d", "nan"],
+)
+@both_kinds
+def test_weights(kind, weight, message):
+    model, y = either(kind)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y, sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("model", "y"),
+    [
+        (regressor(), Y),
+        (regressor(DecisionTreeRegressor(max_depth=3)), Y),
+        (regressor(SVR()), Y),
+        (regressor(n_experts=4, top_k=1), Y),
+        (regressor(gate=make_pipeline(StandardScaler(), SoftmaxGate())), Y),
+        (classifier(), LABELS),
+        (classifier(DecisionTreeClassifier(max_depth=3)), LABELS),
+        (classifier(class_weight="balanced"), LABELS),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_weight_zero_is_no_row(model, y):
+    weight = np.ones(40)
+    weight[::3] = 0.0
+    answer = "predict" if y is Y else "predict_proba"
+    zero = getattr(model.fit(X, y, sample_weight=weight), answer)(X)
+    kept = getattr(model.fit(X[weight > 0], y[weight > 0]), answer)(X)
+    np.testing.assert_array_equal(zero, kept)
+
+
+def test_a_class_of_weight_zero_is_never_predicted():
+    model = classifier(class_weight={"high": 1.0, "low": 0.0}).fit(X, LABELS)
+    assert set(model.classes_) == {"high", "low"}
+    assert set(model.predict(X)) == {"high"}
+
+
+# -------------------------------------------------------------------- classes
+def test_unseen_class_in_score_samples():
+    model = classifier().fit(X, LABELS)
+    labels = LABELS.astype(object)
+    labels[0] = "middle"
+    message = r"classes that fit did not see: \['middle'\]; known are \['high', 'low'\]"
+    with pytest.raises(ValueError, match=message):
+        model.score_samples(X, labels)
+
+
+def test_a_class_that_a_fold_misses():
+    labels = np.repeat(["a", "b", "c"], [18, 18, 4])
+    scores = cross_val_score(classifier(), X, labels, cv=KFold(5))
+    assert np.isfinite(scores).all()
+
+
+# ---------------------------------------------------------------- before a fit
+@pytest.mark.parametrize("name", ["predict", "gate_proba", "route", "apply"])
+@both_kinds
+def test_unfitted(kind, name):
+    model, _ = either(kind)
+    with pytest.raises(NotFittedError, match=f"{type(model).__name__} instance is not"):
+        getattr(model, name)(X)
+
+
+@pytest.mark.parametrize("name", ["score_samples", "responsibilities", "aic", "bic"])
+@both_kinds
+def test_unfitted_with_targets(kind, name):
+    model, y = either(kind)
+    with pytest.raises(NotFittedError, match=f"{type(model).__name__} instance is not"):
+        getattr(model, name)(X, y)
+
+
+@pytest.mark.parametrize("name", ["predict_proba", "predict_log_proba"])
+def test_unfitted_classifier(name):
+    with pytest.raises(NotFittedError, match="MoEClassifier instance is not fitted"):
+        getattr(classifier(), name)(X)
+
+
+# ----------------------------------------------------------------- warm starts
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n_experts": 3}, "same n_experts, .* had n_experts=2; got n_experts=3"),
+        ({"expert": SVR()}, r"kind of expert .* experts SVR\(\)\. Set warm_start=F"),
+        ({"gate": "constant"}, r"gate of the previous .* got ConstantGate\(\)"),
+    ],
+    ids=str,
+)
+def test_warm_start_from_another_model(params, message):
+    model = regressor(warm_start=True).fit(X, Y)
+    with pytest.raises(ValueError, match=f"warm_start=True needs the .*{message}"):
+        model.set_params(**params).fit(X, Y)
+
+
+def test_warm_start_on_another_table():
+    model = regressor(warm_start=True).fit(X, Y)
+    with pytest.raises(ValueError, match=r"X has 2 features, but .* expecting 3"):
+        model.fit(X[:, :2], Y)
+    with pytest.raises(ValueError, match=r"needs y of 1 outputs .* got 2"):
+        model.fit(X, np.column_stack([Y, Y]))
+    model = classifier(warm_start=True).fit(X, LABELS)
+    with pytest.raises(ValueError, match="same n_experts, kind of expert and classes"):
+        model.fit(X, np.where(LABELS == "low", "under", "over"))
+
+
+# ------------------------------------------------------------- a fit that fails
+@pytest.mark.parametrize("after", [0, 7])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()], ids=repr)
+def test_a_failed_first_fit_leaves_no_trace(error, after):
+    Faulty.n_fits = 0
+    model = regressor(Faulty(error, after=after))
+    before = dict(vars(model))
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        model.fit(X, Y)
+    assert Faulty.n_fits == after + 1
+    assert vars(model) == before
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+@pytest.mark.parametrize("after", [0, 7])
+def test_an_interrupted_refit_keeps_the_old_model(after):
+    model = regressor(Faulty()).fit(X, Y)
+    answer = model.predict(X)
+    Faulty.n_fits = 0
+    model.set_params(expert__error=KeyboardInterrupt(), expert__after=after)
+    before = dict(vars(model))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X[:, :2], Y + 1)
+    assert vars(model).keys() == before.keys()
+    assert all(vars(model)[name] is value for name, value in before.items())
+    np.testing.assert_array_equal(model.predict(X), answer)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@both_kinds
+def test_a_refit_on_bad_rows_keeps_the_old_model(kind, warm_start):
+    model, y = either(kind)
+    model.set_params(warm_start=warm_start).fit(X, y)
+    before, answer = dict(vars(model)), model.predict(X)
+    labels = y if kind == "regressor" else np.full(40, "low")
+    rows = X if kind == "classifier" else with_first(X, np.nan)
+    with pytest.raises(ValueError, match=r"NaN|2 classes"):
+        model.fit(rows, labels)
+    assert vars(model).keys() == before.keys()
+    assert all(vars(model)[name] is value for name, value in before.items())
+    np.testing.assert_array_equal(model.predict(X), answer)
+
+
+def test_a_fit_leaves_the_parts_it_was_given_alone():
+    expert, gate = Ridge(), ConstantGate()
+    regressor(expert, gate=gate).fit(X, Y)
+    assert vars(expert) == vars(Ridge())
+    assert vars(gate) == {}
