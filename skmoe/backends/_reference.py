@@ -48,14 +48,15 @@ def _peak(values: Array) -> Array:
 
 
 def logsumexp(values: Array) -> Array:
-    """Return log Σ exp over the last axis; a row of -inf gives -inf, never NaN."""
+    """Return log Σ exp over the last axis; a row of -inf gives -inf, NaN gives NaN."""
     xp = namespace(values)
     peak = _peak(values)
     total = xp.sum(xp.exp(values - peak), axis=-1)
     # A row with a finite value has total >= 1; only a row of -inf has none.
-    log_total = xp.log(xp.where(total > 0, total, xp.ones_like(total)))
+    dead = total == 0
+    log_total = xp.log(xp.where(dead, xp.ones_like(total), total))
     none = xp.full_like(total, -xp.inf)
-    return xp.where(total > 0, log_total + xp.squeeze(peak, axis=-1), none)
+    return xp.where(dead, none, log_total + xp.squeeze(peak, axis=-1))
 
 
 def log_softmax(logits: Array) -> Array:
@@ -70,14 +71,15 @@ def normalise(log_joint: Array) -> tuple[Array, Array]:
 
     The E-step on a fixed support: ``r = exp(log_joint - logsumexp(log_joint))``.
     Entries at -inf get exactly zero. A row whose entries are all -inf has no
-    density anywhere; it is shared equally and its normaliser is -inf.
+    density anywhere; it is shared equally and its normaliser is -inf. NaN stays NaN.
     """
     xp = namespace(log_joint)
     density = xp.exp(log_joint - _peak(log_joint))
     total = xp.sum(density, axis=-1, keepdims=True)
     equal = xp.full_like(density, 1.0 / density.shape[-1])
-    safe = xp.where(total > 0, total, xp.ones_like(total))
-    return xp.where(total > 0, density / safe, equal), logsumexp(log_joint)
+    dead = total == 0
+    resp = density / xp.where(dead, xp.ones_like(total), total)
+    return xp.where(dead, equal, resp), logsumexp(log_joint)
 
 
 # ------------------------------------------------------------------ routing

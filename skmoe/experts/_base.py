@@ -207,6 +207,6 @@ def take_rows(X: Any, rows: Array | None) -> Any:
 
 
 def floored(proba: np.ndarray) -> np.ndarray:
-    """Return class probabilities no smaller than the floor, summing to one."""
+    """Return class probabilities raised to the floor, and then summing to one."""
     proba = np.maximum(proba, PROBABILITY_FLOOR / proba.shape[1])
     return proba / proba.sum(axis=1, keepdims=True)

@@ -206,8 +206,8 @@ def _seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
 def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
     """Return rows drawn in proportion to their weights, None for each row once.
 
-    Systematic resampling: row i is drawn floor or ceil of its weight times, as many
-    rows in all as the weights sum to.
+    Systematic resampling: as many rows in all as the weights sum to, rounded, and row
+    i is drawn floor or ceil of its share of them.
     """
     if np.allclose(weights, 1.0):
         return None
@@ -231,7 +231,8 @@ def _count_parameters(expert: Any) -> int:
         # One of the rows of a multinomial model is fixed by the others.
         return int(free * (n_classes - 1) / n_classes if n_classes > 2 else free)
     if hasattr(expert, "get_n_leaves"):
-        return int(expert.get_n_leaves()) * int(np.prod(expert.tree_.value.shape[1:2]))
+        free = max(1, np.size(getattr(expert, "classes_", ())) - 1)
+        return int(expert.get_n_leaves()) * int(expert.n_outputs_) * free
     raise TypeError(
         f"Cannot count the free parameters of {type(expert).__name__}; aic and bic "
         "need linear or tree experts."
