@@ -55,14 +55,51 @@ class BaseGate(BaseEstimator, ABC):
 
     @abstractmethod
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Learn p(k | x) from soft targets, from scratch."""
+        """Learn p(k | x) from soft targets, from scratch.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing, (n_samples, n_experts) array or CSR
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        BaseGate
+            The fitted gate.
+        """
 
     @abstractmethod
     def log_proba(self, X: Array) -> Array:
-        """Return log p(k | x), (n_samples, n_experts)."""
+        """Return log p(k | x).
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+
+        Returns
+        -------
+        (n_samples, n_experts) array
+            Rows sum to one in probability.
+        """
 
     def update(self, X: Array, routing: Routing) -> BaseGate:
-        """Return a new gate improved on these targets; self is unchanged."""
+        """Return a new gate improved on these targets; self is unchanged.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            The features that the gate was fitted on.
+        routing : Routing
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        BaseGate
+            A new gate; here one that is fitted from scratch.
+        """
         from sklearn.base import clone
 
         return clone(self).fit(X, routing)
@@ -83,6 +120,18 @@ class BaseGate(BaseEstimator, ABC):
 
         Works in blocks of rows, so no (n_samples, n_experts) array is made unless
         the routing is dense.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing
+            The entries to ask about; its weights are not read.
+
+        Returns
+        -------
+        (n_samples, width) array
+            Logarithms of the probabilities over all experts.
         """
         if routing.dense:
             return self.log_proba(X)
@@ -98,7 +147,8 @@ class BaseGate(BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : (n_samples, n_features) array or CSR
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
         top_k : int or None, default=None
             Experts kept a row; None, or a number that reaches n_experts, keeps all.
 

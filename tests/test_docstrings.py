@@ -1,0 +1,56 @@
+"""Every public docstring follows numpydoc, without exceptions by name."""
+
+import importlib
+import inspect
+
+import pytest
+from numpydoc.validate import validate
+
+PUBLIC = ["skmoe", "skmoe.gates"]
+LEFT_OUT = {
+    "GL01",  # the summary may start on the opening line, as in scikit-learn
+    "ES01",  # an extended summary, a See Also or an example in every method
+    "SA01",
+    "SA04",
+    "EX01",
+    "RT02",  # "self : object" is scikit-learn's form
+    "RT04",  # a description may begin with mathematics
+}
+
+
+def public_names():
+    for module_name in PUBLIC:
+        module = importlib.import_module(module_name)
+        for name in module.__all__:
+            item = getattr(module, name)
+            if name.startswith("_") or not callable(item):
+                continue
+            yield f"{module_name}.{name}"
+            if not inspect.isclass(item):
+                continue
+            for member, value in inspect.getmembers(item):
+                own = getattr(value, "__module__", None) or ""
+                if not member.startswith("_") and own.startswith("skmoe"):
+                    yield f"{module_name}.{name}.{member}"
+
+
+@pytest.mark.parametrize("name", sorted(public_names()))
+def test_docstring(name):
+    errors = [e for e in validate(name)["errors"] if e[0] not in LEFT_OUT]
+    assert not errors
+
+
+@pytest.mark.parametrize("name", ["MoEClassifier", "MoERegressor"])
+def test_every_parameter_and_attribute_is_documented(name):
+    from numpydoc.docscrape import ClassDoc
+    from sklearn.datasets import load_iris
+
+    estimator = getattr(importlib.import_module("skmoe"), name)
+    doc = ClassDoc(estimator)
+    assert [p.name for p in doc["Parameters"]] == list(
+        inspect.signature(estimator).parameters
+    )
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    fitted = estimator(n_experts=2, n_init=1, random_state=0).fit(X, y)
+    public = {a for a in vars(fitted) if a.endswith("_") and not a.startswith("_")}
+    assert public == {a.name for a in doc["Attributes"]}
