@@ -28,8 +28,8 @@ from itertools import pairwise
 
 from ._compat import Array, device_of, namespace
 
-BLOCK_ELEMENTS = 1 << 20
-"""Elements of the largest dense block that row-wise products may hold at once."""
+BLOCK_ELEMENTS = 1 << 15
+"""Elements of a block of rows in row-wise products: it should stay in cache."""
 
 
 def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
@@ -210,24 +210,24 @@ def softmax_loss(
     through ``target_sums = [Tᵀ X, Tᵀ 1]`` of shape (K, d + 1), which does not
     change while the coefficients do; so no pass ever holds the n × K targets.
     """
-    xp = namespace(X, mass)
-    n_classes, n_features = coef.shape
-    grad = -target_sums
+    xp, dtype = namespace(X, mass), X.dtype
     params = xp.concat([coef, xp.expand_dims(intercept, axis=-1)], axis=-1)
     loss = -float(xp.sum(target_sums * params))
-    coef_t = xp.astype(coef, X.dtype).T
-    bias = xp.astype(intercept, X.dtype)
-    grad_coef, grad_intercept = grad[:, :n_features], grad[:, n_features]
-    for rows in row_blocks(X.shape[0], n_classes):
-        block = block_of(X, rows)
-        logits = block @ coef_t + bias
-        norm = logsumexp(logits)
-        loss += float(xp.sum(mass[rows] * norm, dtype=xp.float64))
-        proba = xp.exp(logits - xp.expand_dims(norm, axis=-1))
-        pull = proba * xp.astype(xp.expand_dims(mass[rows], axis=-1), proba.dtype)
-        pulled = block.T @ pull
-        grad_coef = grad_coef + xp.astype(pulled, xp.float64).T
-        grad_intercept = grad_intercept + xp.sum(pull, axis=0, dtype=xp.float64)
+    grad_coef, grad_intercept = -target_sums[:, :-1], -target_sums[:, -1]
+    weight, bias = xp.astype(coef, dtype), xp.astype(intercept, dtype)
+    for rows in row_blocks(X.shape[0], coef.shape[0]):
+        block, m = block_of(X, rows), xp.astype(mass[rows], dtype)
+        # One row a class: reductions over classes then run along contiguous memory.
+        z = (block @ weight.T).T if hasattr(X, "tocsr") else weight @ block.T
+        z = z + xp.expand_dims(bias, axis=-1)
+        peak = xp.max(z, axis=0)
+        proba = xp.exp(z - peak)
+        total = xp.sum(proba, axis=0)
+        loss += float(xp.sum(m * (xp.log(total) + peak), dtype=xp.float64))
+        pull = proba * (m / total)
+        pulled = (block.T @ pull.T).T if hasattr(X, "tocsr") else pull @ block
+        grad_coef = grad_coef + xp.astype(pulled, xp.float64)
+        grad_intercept = grad_intercept + xp.sum(pull, axis=1, dtype=xp.float64)
     return loss, grad_coef, grad_intercept
 
 

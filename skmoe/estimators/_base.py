@@ -339,7 +339,7 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         return attributes
 
     def _warn_of(self, result) -> None:
-        if result.converged:
+        if result.converged or result.n_iter < self.max_iter:  # a callback stopped it
             return
         gain = result.passes[-1].gain
         warnings.warn(
