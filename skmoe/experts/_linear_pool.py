@@ -18,6 +18,11 @@ from ._base import ExpertPool, share
 MAX_FEATURES = 4096
 """Above this many features a Gram matrix costs more than an iterative solver."""
 
+GATHER_RATIO = 16
+"""Up to this many experts for each entry of a row, the product of all experts costs
+less than sorting the rows by expert (0.03 against 0.08 µs a row at 8 experts of 8
+features and two entries, 0.06 against 0.10 at 32 of 20, 0.75 against 0.21 at 256)."""
+
 
 class LinearPool(ExpertPool):
     """Ridge and LinearRegression experts with the answer that clones would give.
@@ -90,13 +95,25 @@ class LinearPool(ExpertPool):
         xp, ops = namespace(X), select(X)
         coef = xp.asarray(self.coef, dtype=X.dtype)
         intercept = xp.asarray(self.intercept, dtype=X.dtype)
-        if routing.dense:
-            n_experts, q, d = self.coef.shape
-            flat = X @ xp.reshape(coef, (n_experts * q, d)).T
-            return xp.reshape(flat, (-1, n_experts, q)) + intercept
-        return routing.dispatch(
-            lambda k, rows: ops.take_rows(X, rows) @ coef[k, ...].T + intercept[k, ...]
-        )
+        n_experts, q, d = self.coef.shape
+        width = routing.shape[1]
+        if n_experts > GATHER_RATIO * width:
+            return routing.dispatch(
+                lambda k, rows: (
+                    ops.take_rows(X, rows) @ coef[k, ...].T + intercept[k, ...]
+                )
+            )
+        # Few experts: all their answers, block by block, cost less than sorting rows.
+        table, parts = xp.reshape(coef, (n_experts * q, d)).T, []
+        for rows in ops.row_blocks(X.shape[0], n_experts * q):
+            flat = ops.block_of(X, rows) @ table
+            answers = xp.reshape(flat, (-1, n_experts, q)) + intercept
+            if not routing.dense:
+                kept = routing.indices[rows, :][:, :, None]
+                answers = xp.take_along_axis(answers, xp.maximum(kept, 0), axis=1)
+                answers = xp.where(kept < 0, xp.zeros_like(answers), answers)
+            parts.append(answers)
+        return xp.concat(parts, axis=0)
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the coefficients of ``other`` where ``take`` is True."""

@@ -71,10 +71,10 @@ class SoftmaxGate(BaseGate):
     >>> responsibilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.3, 0.7], [0.1, 0.9]])
     >>> gate = SoftmaxGate(alpha=0).fit(X, responsibilities)
     >>> np.exp(gate.log_proba(X)).round(2)
-    array([[0.9, 0.1],
-           [0.74, 0.26],
-           [0.26, 0.74],
-           [0.1, 0.9]])
+    array([[0.88, 0.12],
+           [0.73, 0.27],
+           [0.27, 0.73],
+           [0.12, 0.88]])
     """
 
     _parameter_constraints: dict = {
