@@ -236,7 +236,7 @@ def test_other_columns_at_predict():
         ({"init": []}, "init must be 'auto', one of ['kmeans', ... got []"),
         ({"cross_fit": 1}, "'cross_fit' ... int in the range [2, inf) ... Got 1"),
         ({"cross_fit": "all"}, "cross_fit must be 'auto', a number ... got 'all'"),
-        ({"gate": "soft"}, "'gate' ... 'softmax'} or an object ... Got 'soft'"),
+        ({"gate": "soft"}, "'gate' ... 'softmax' ... or an object ... Got 'soft'"),
         ({"gate": LogisticRegression()}, "gate must be ... which has no log_proba"),
         (
             {"gate": make_pipeline(StandardScaler(), LogisticRegression())},

@@ -54,6 +54,7 @@ class EstimatorPool(ExpertPool):
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Fit one clone an expert on its share; an empty share means all rows."""
+        self.n_outputs = y.shape[1] if self.classes is None else len(self.classes)
         self.fitted = self._fit_experts(X, y, routing, [None] * self.n_experts)
         return self
 
@@ -106,11 +107,13 @@ class EstimatorPool(ExpertPool):
             label = y if rows is None else y[rows]
             return np.log(np.take_along_axis(proba, label[:, None], axis=1))
 
-        return routing.dispatch(of_label)
+        return routing.dispatch(of_label, n_outputs=1)
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's prediction or class probabilities."""
-        return routing.dispatch(lambda k, r: self._predict_one(k, take_rows(X, r)))
+        return routing.dispatch(
+            lambda k, rows: self._predict_one(k, take_rows(X, rows)), self.n_outputs
+        )
 
     def _predict_one(self, k: int, X: Array) -> np.ndarray:
         expert = self.fitted[k]

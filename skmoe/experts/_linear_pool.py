@@ -101,7 +101,8 @@ class LinearPool(ExpertPool):
             return routing.dispatch(
                 lambda k, rows: (
                     ops.take_rows(X, rows) @ coef[k, ...].T + intercept[k, ...]
-                )
+                ),
+                n_outputs=q,
             )
         # Few experts: all their answers, block by block, cost less than sorting rows.
         table, parts = xp.reshape(coef, (n_experts * q, d)).T, []

@@ -156,13 +156,14 @@ class LogisticPool(ExpertPool):
                 log_proba, ops.take_rows(y, rows)[:, None], axis=1
             )
 
-        return routing.dispatch(of_label)
+        return routing.dispatch(of_label, n_outputs=1)
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return the class probabilities at each entry, (n, m, C)."""
         ops = select(X)
         return routing.dispatch(
-            lambda k, rows: np.exp(self._log_proba(k, ops.take_rows(X, rows)))
+            lambda k, rows: np.exp(self._log_proba(k, ops.take_rows(X, rows))),
+            n_outputs=self.coef.shape[1],
         )
 
     def swap(self, other: Self, take: np.ndarray) -> Self:

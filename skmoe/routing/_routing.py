@@ -121,7 +121,9 @@ class Routing:
         for expert in range(self.n_experts):
             yield expert, *self.segment(expert)
 
-    def dispatch(self, answer: Callable[[int, Array | None], Array]) -> Array:
+    def dispatch(
+        self, answer: Callable[[int, Array | None], Array], n_outputs: int
+    ) -> Array:
         """Ask each expert about its own rows; return the answers entry by entry.
 
         Parameters
@@ -129,6 +131,8 @@ class Routing:
         answer : callable
             ``answer(expert, rows) -> (n_rows_of_expert, q)``; called once for each
             expert that has rows. ``rows`` None stands for all rows.
+        n_outputs : int
+            q, the number of columns of an answer.
 
         Returns
         -------
@@ -143,10 +147,9 @@ class Routing:
             answer(k, row_of[a:b]) for k, (a, b) in enumerate(pairwise(bounds)) if b > a
         ]
         if bounds[0] or not parts:
-            width = parts[0].shape[1] if parts else 1
             like = parts[0] if parts else self.weights
             blank = namespace(like).zeros(
-                (bounds[0], width), dtype=like.dtype, device=device_of(like)
+                (bounds[0], n_outputs), dtype=like.dtype, device=device_of(like)
             )
             parts.insert(0, blank)
         return select(order).spread(parts, order, self.shape)
