@@ -246,6 +246,13 @@ def test_starts_leave_no_expert_empty(kind, width):
     assert (start.load() > 0).all()
 
 
+@pytest.mark.parametrize("kind", sorted(STARTS))
+def test_a_single_expert_gets_every_row(kind):
+    problem, pool = regression(Ridge(), n_experts=1)
+    start = initial(problem, kind, 0, 0)
+    np.testing.assert_array_equal(start.to_csr().toarray(), 1.0)
+
+
 # ---------------------------------------------------------------- identities
 def test_one_expert_is_its_learner():
     problem, pool = regression(Ridge(alpha=2.0), n_experts=1, prior=0.0)

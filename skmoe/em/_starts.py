@@ -50,6 +50,8 @@ def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
     Routing
         One entry a row, or ``problem.width`` for the smooth ``random`` start.
     """
+    if problem.n_experts == 1:
+        return Routing.from_labels(np.zeros(len(problem.y), dtype=np.intp), 1)
     random = np.random.RandomState(seed)
     features = numeric(problem.X_gate)
     return STARTS[kind](problem, features, targets(problem), number, random)
@@ -96,7 +98,7 @@ def _tree(problem, features, targets, number, random) -> Routing:
         features = features.toarray()
     y = problem.y if problem.y.ndim == 2 else targets
     tree = DecisionTreeRegressor(
-        max_leaf_nodes=max(2, problem.n_experts),
+        max_leaf_nodes=problem.n_experts,
         splitter="best" if number == 0 else "random",
         random_state=random.randint(2**31 - 1),
     )
@@ -148,12 +150,13 @@ def _random(problem, features, targets, number, random) -> Routing:
     k, d = problem.n_experts, X.shape[1]
     phase = X @ random.standard_normal((d, k)) / np.sqrt(max(1, d))
     phase = phase + targets @ random.standard_normal((targets.shape[1], k))
+    phase -= np.average(phase, axis=0, weights=problem.sample_weight)
     frequency = random.choice(FREQUENCIES)
     if frequency > 0:
         shift = random.uniform(0, 2 * np.pi, size=k)
         logits = STEEPNESS * np.sin(frequency * phase + shift)
     else:
-        logits = phase - np.average(phase, axis=0, weights=problem.sample_weight)
+        logits = phase
     ops = select(logits)
     if problem.dense:
         return Routing.from_dense(ops.normalise(logits)[0])
@@ -209,7 +212,7 @@ def _smoothed(labels: np.ndarray, problem: Problem) -> Routing:
     A gate fitted to hard labels may separate them; it would never let go of them.
     """
     n_experts, width = problem.n_experts, problem.width
-    if width == 1 or n_experts == 1:
+    if width == 1:
         return Routing.from_labels(labels, n_experts)
     weights = np.full((len(labels), width), SMOOTHING / (width - 1))
     if problem.dense:
