@@ -54,7 +54,7 @@ TREES = [
         **QUICK,
     ),
     MoEClassifier(
-        [LogisticRegression(), DecisionTreeClassifier(**CLASS_TREE)],
+        [LogisticRegression(max_iter=1000), DecisionTreeClassifier(**CLASS_TREE)],
         n_experts=2,
         **QUICK,
     ),

@@ -248,7 +248,7 @@ def test_starts_leave_no_expert_empty(kind, width):
 
 @pytest.mark.parametrize("kind", sorted(STARTS))
 def test_a_single_expert_gets_every_row(kind):
-    problem, pool = regression(Ridge(), n_experts=1)
+    problem, _ = regression(Ridge(), n_experts=1)
     start = initial(problem, kind, 0, 0)
     np.testing.assert_array_equal(start.to_csr().toarray(), 1.0)
 
