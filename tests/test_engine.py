@@ -220,6 +220,24 @@ def test_integer_weights_equal_repeated_rows(kind, width):
     np.testing.assert_allclose(one, two, atol=1e-8)
 
 
+class Clone(Ridge):
+    """A ridge that the grouped pool does not know: its clones have slack."""
+
+
+def test_integer_weights_equal_repeated_rows_where_refits_may_be_rejected():
+    base, pool = regression(Clone(alpha=30.0), width=4, max_iter=20)
+    assert pool.slack > 0
+    random = np.random.RandomState(0)
+    times = random.randint(1, 4, len(base.y))
+    weighted = replace(base, sample_weight=times.astype(float))
+    rows = random.permutation(np.repeat(np.arange(len(base.y)), times))
+    X, y = base.X[rows], base.y[rows]
+    repeated = replace(base, X=X, X_gate=X, y=y, sample_weight=np.ones(len(y)))
+    one, _ = bounds(weighted, SoftmaxGate(), pool)
+    two, _ = bounds(repeated, SoftmaxGate(), pool)
+    np.testing.assert_allclose(one, two, atol=1e-8)
+
+
 @pytest.mark.parametrize("kind", sorted(STARTS))
 def test_starts_depend_on_content_not_on_order(kind):
     problem, _ = regression(Ridge(), width=4)
@@ -367,6 +385,16 @@ def test_folds_are_balanced_and_keep_equal_rows_together():
     twice = replace(problem, X=X, X_gate=X, y=y, sample_weight=np.ones(len(y)))
     doubled = content_folds(twice, 3, 0)
     np.testing.assert_array_equal(doubled[::2], doubled[1::2])
+
+
+def test_rounding_does_not_part_equal_rows():
+    random = np.random.RandomState(0)
+    X = random.standard_normal((1003, 20))
+    rows = np.repeat(np.arange(1003), random.randint(1, 4, 1003))
+    X, y = X[rows], (X @ random.standard_normal(20))[rows][:, None]
+    problem = Problem(X, X, y, np.ones(len(y)), 2, 2, 1, 0.0)
+    folds = content_folds(problem, 3, 0)
+    assert all(np.ptp(folds[rows == i]) == 0 for i in range(1003))
 
 
 def test_cross_fitted_answers_come_from_models_blind_to_the_fold():

@@ -23,7 +23,7 @@ from ..backends import Array, namespace
 from ..experts import ExpertPool, take_rows
 from ..routing import Routing
 from ._problem import Problem
-from ._starts import numeric, targets
+from ._starts import numeric, ranks, targets
 
 
 class CrossFitPool(ExpertPool):
@@ -124,6 +124,5 @@ def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
     folds = np.empty(len(score), dtype=np.intp)
     for label in np.unique(labels):
         rows = labels == label
-        _, rank = np.unique(score[rows], return_inverse=True)
-        folds[rows] = rank % n_folds
+        folds[rows] = ranks(score[rows]) % n_folds
     return np.unique(folds, return_inverse=True)[1]

@@ -143,8 +143,11 @@ def _gains(mass: Routing, new: Array, old: Array) -> tuple[np.ndarray, np.ndarra
     counted = mass.weights > 0
     difference = xp.where(counted, new, 0) - xp.where(counted, old, 0)
     change = mass.weights * difference
+    # The weight of a row counts rows, so it stands once in the square.
+    row_mass = xp.sum(mass.weights, axis=1, keepdims=True)
+    square = change * change / xp.where(row_mass > 0, row_mass, 1.0)
     gain = mass.sum_by_expert(change)
-    return gain, np.sqrt(mass.sum_by_expert(change * change))
+    return gain, np.sqrt(mass.sum_by_expert(square))
 
 
 # ------------------------------------------------------------------- E-step

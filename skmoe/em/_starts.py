@@ -178,10 +178,16 @@ STEEPNESS = 3.0
 
 
 # ------------------------------------------------------------------ helpers
+def ranks(score: np.ndarray) -> np.ndarray:
+    """Return the rank of each row's score; scores equal but for rounding share one."""
+    spread = float(np.max(np.abs(score), initial=0.0)) or 1.0
+    return np.unique(np.round(score / spread, 10), return_inverse=True)[1]
+
+
 def _slices(score: np.ndarray, weight: np.ndarray, k: int) -> np.ndarray:
     """Cut rows into k slices of about equal weight along a score."""
-    values, where = np.unique(score, return_inverse=True)
-    mass = np.bincount(where, weight, minlength=len(values))
+    where = ranks(score)
+    mass = np.bincount(where, weight)
     middle = (np.cumsum(mass) - mass / 2) / mass.sum()
     return np.minimum((middle * k).astype(np.intp), k - 1)[where]
 

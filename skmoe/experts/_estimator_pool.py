@@ -117,11 +117,18 @@ class EstimatorPool(ExpertPool):
 
     def _predict_one(self, k: int, X: Array) -> np.ndarray:
         expert = self.fitted[k]
+        try:
+            known = np.asarray(
+                expert.predict(X) if self.classes is None else expert.predict_proba(X)
+            )
+        except Exception as error:
+            raise RuntimeError(
+                f"Expert {k} ({self.learners[k]!r}) failed to predict: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         if self.classes is None:
-            answer = np.asarray(expert.predict(X))
-            answer = answer.reshape(answer.shape[0], -1)
+            answer = known.reshape(known.shape[0], -1)
         else:
-            known = expert.predict_proba(X)
             answer = np.zeros((known.shape[0], len(self.classes)), dtype=known.dtype)
             answer[:, np.searchsorted(self.classes, expert.classes_)] = known
         if not np.isfinite(answer).all():
