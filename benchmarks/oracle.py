@@ -56,7 +56,8 @@ def view(columns: list[str], wanted: list[str], last):
 def model(case: dict, columns: list[str], options: dict):
     gate = ConstantGate() if case["gate"] == "constant" else SoftmaxGate(alpha=0)
     gate = view(columns, case["gate_features"], gate)
-    common = {"n_experts": case["k"], "top_k": None, "gate": gate, **options}
+    plain = {"n_experts": case["k"], "top_k": None, "cross_fit": None}
+    common = {**plain, "gate": gate, **options}
     if case["family"] == "gaussian":
         expert = view(columns, case["expert_features"], LinearRegression())
         return MoERegressor(expert, scale_prior=0, **common)
