@@ -10,31 +10,19 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state, get_tags
-from sklearn.utils.validation import (
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils import check_random_state
 
 from .._sklearn_compat import (
     CallbackSupportMixin,
     HasMethods,
     Interval,
     StrOptions,
-    _check_feature_names,
-    _check_n_features,
-    _check_sample_weight,
     _fit_context,
-    _num_samples,
-    _safe_indexing,
     with_callbacks,
 )
-from ..backends import Array, namespace, select
+from ..backends import Array
 from ..em import (
     PORTFOLIO,
     STARTS,
@@ -48,12 +36,9 @@ from ..em import (
     run,
 )
 from ..experts import ExpertPool, make_pool
-from ..routing import Routing
 from . import _parts as parts
-
-TRAINING_WIDTH = 2
-"""Training keeps this many times top_k experts a row: the rows that an expert will
-serve tomorrow are not only those that it serves today."""
+from ._inference import RoutedMixin
+from ._validation import CheckedMixin
 
 AUTO_FOLDS = 3
 """Folds of cross_fit="auto": more cost more and change little."""
@@ -75,7 +60,9 @@ def all_or_nothing(fit):
     return fit_or_restore
 
 
-class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class BaseMoE(
+    CheckedMixin, RoutedMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
+):
     """Base class of `MoEClassifier` and `MoERegressor`."""
 
     _parameter_constraints: dict = {
@@ -387,268 +374,3 @@ class BaseMoE(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         for name in ("learners", "likelihood", "seeds", "n_jobs"):
             setattr(warm, name, getattr(pool, name))
         return warm
-
-    # -------------------------------------------------------------- validation
-    @property
-    def _classifies(self) -> bool:
-        return False
-
-    @property
-    def _listed_experts(self) -> list:
-        if isinstance(self.expert, (list, tuple)):
-            return list(self.expert)
-        return [self._default_expert() if self.expert is None else self.expert]
-
-    @property
-    def _experts_read_raw(self) -> bool:
-        """Whether X reaches the experts as the user gave it: one is a Pipeline."""
-        return any(isinstance(expert, Pipeline) for expert in self._listed_experts)
-
-    @property
-    def _needs_array(self) -> bool:
-        """Whether some part reads the validated array."""
-        return not (self._experts_read_raw and isinstance(self.gate, Pipeline))
-
-    def _check_training(self, X, y, sample_weight) -> tuple:
-        """Return (X as given, X as an array or None, y, row weights)."""
-        if y is None:
-            raise ValueError(
-                f"This {type(self).__name__} estimator requires y to be passed, but "
-                "the target y is None."
-            )
-        raw, X = self._check_X(
-            X, reset=not (self.warm_start and hasattr(self, "gate_"))
-        )
-        y = self._check_target(y)
-        check_consistent_length(raw, y)
-        weight = _check_sample_weight(
-            sample_weight, raw, dtype=np.float64, ensure_non_negative=True
-        )
-        used = np.flatnonzero(weight > 0)
-        if len(used) < len(weight):
-            raw, y, weight = _safe_indexing(raw, used), y[used], weight[used]
-            X = None if X is None else X[used]
-        y, weight = self._encode_target(y, weight)
-        if X is not None and y.dtype.kind == "f":
-            y = y.astype(X.dtype, copy=False)
-        if len(weight) < self.n_experts:
-            raise ValueError(
-                f"n_experts={self.n_experts} needs at least as many rows of positive "
-                f"weight; got n_samples={len(weight)}."
-            )
-        return raw, X, y, weight
-
-    def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
-        """Return (X as given, X as a float array or CSR if a part reads it)."""
-        tags = get_tags(self)
-        if self._needs_array:
-            array = validate_data(
-                self,
-                X,
-                reset=reset,
-                accept_sparse="csr" if tags.input_tags.sparse else False,
-                dtype=[np.float64, np.float32],
-                ensure_all_finite="allow-nan" if tags.input_tags.allow_nan else True,
-            )
-            array = parts.small_indices(array)
-            return (X if self._has_columns(X) else array), array
-        if not hasattr(X, "shape"):
-            X = np.asarray(X)
-        if len(X.shape) != 2:
-            raise ValueError(
-                f"Expected 2D array, got {len(X.shape)}D array instead. Reshape your "
-                "data with X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if "
-                "it is one row."
-            )
-        X = parts.small_indices(X.tocsr()) if sparse.issparse(X) else X
-        _check_feature_names(self, X, reset=reset)
-        _check_n_features(self, X, reset=reset)
-        _num_samples(X)
-        return X, None
-
-    @staticmethod
-    def _has_columns(X) -> bool:
-        return hasattr(X, "columns") or hasattr(X, "__dataframe__")
-
-    def _training_width(self) -> int:
-        if self.top_k is None:
-            return self.n_experts
-        return min(TRAINING_WIDTH * self.top_k, self.n_experts)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        gate = (
-            parts.GATES[self.gate]() if self.gate in tuple(parts.GATES) else self.gate
-        )
-        reads = [get_tags(part).input_tags for part in (gate, *self._listed_experts)]
-        tags.input_tags.sparse = all(read.sparse for read in reads)
-        tags.input_tags.allow_nan = all(read.allow_nan for read in reads)
-        return tags
-
-    # ----------------------------------------------------------------- routing
-    def _views(self, X) -> tuple[Array, Any]:
-        """Return what gate and experts see of new rows."""
-        check_is_fitted(self)
-        raw, X = self._check_X(X, reset=False)
-        before, _ = parts.split_gate(self.gate_)
-        X_expert = raw if self._experts_read_raw else X
-        return parts.gate_input(before, X, raw), X_expert
-
-    def _route(self, X) -> tuple[Routing, Any]:
-        """Return the routing of new rows, and what the experts see of them."""
-        X_gate, X_expert = self._views(X)
-        _, gate = parts.split_gate(self.gate_)
-        return gate.route(X_gate, self.top_k), X_expert
-
-    def _combine(self, X) -> Array:
-        """Return the mixture's mean or class probabilities, (n_samples, q)."""
-        routing, X_expert = self._route(X)
-        return routing.combine(self._pool.predict(X_expert, routing))
-
-    def gate_proba(self, X):
-        """Return the gate's probability of each expert.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_experts)
-            p(k | x) before any truncation; rows sum to one.
-        """
-        X_gate, _ = self._views(X)
-        _, gate = parts.split_gate(self.gate_)
-        log_proba = gate.log_proba(X_gate)
-        return namespace(log_proba).exp(log_proba)
-
-    def route(self, X):
-        """Return the weights that predict uses.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_experts)
-            At most ``top_k`` weights a row, summing to one.
-        """
-        return self._route(X)[0].to_csr()
-
-    def apply(self, X):
-        """Return the experts that serve each row, best first.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, min(top_k, n_experts))
-            Positions in ``experts_``.
-        """
-        routing, _ = self._route(X)
-        if not routing.dense:
-            return routing.indices
-        return select(routing.weights).top_k(routing.weights, routing.n_experts)[1]
-
-    # -------------------------------------------------------------- likelihood
-    def _log_joint(self, X, y, width: int | None) -> tuple[Array, Routing]:
-        X_gate, X_expert = self._views(X)
-        _, gate = parts.split_gate(self.gate_)
-        routing = gate.route(X_gate, width)
-        y = self._read_target(y)
-        check_consistent_length(X_expert, y)
-        log_lik = self._pool.log_likelihood(X_expert, y, routing)
-        log_gate = select(log_lik).log_softmax(gate.log_proba_at(X_gate, routing))
-        return log_gate + log_lik, routing
-
-    def score_samples(self, X, y=None):
-        """Return log p(y | x) of each row, under the routing that predict uses.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Targets. None stands for the mixture's own prediction, so the answer says
-            how sure it is of each row.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Natural logarithms; densities for a regressor.
-        """
-        y = self.predict(X) if y is None else y
-        log_joint, _ = self._log_joint(X, y, self.top_k)
-        return select(log_joint).logsumexp(log_joint)
-
-    def responsibilities(self, X, y):
-        """Return p(k | x, y), the posterior of each expert given the target.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_experts)
-            At most ``top_k`` entries a row, the best of the gate's candidates,
-            renormalised to sum to one.
-        """
-        log_joint, routing = self._log_joint(X, y, self._training_width())
-        ops = select(log_joint)
-        if self.top_k is None or self.top_k >= routing.shape[1]:
-            return routing.with_weights(ops.normalise(log_joint)[0]).to_csr()
-        best, kept = ops.top_k(log_joint, self.top_k)
-        indices = namespace(kept).take_along_axis(routing.indices, kept, axis=1)
-        return Routing(indices, ops.normalise(best)[0], routing.n_experts).to_csr()
-
-    def _n_parameters(self) -> int:
-        _, gate = parts.split_gate(self.gate_)
-        return gate.n_parameters + self._pool.n_parameters
-
-    def aic(self, X, y):
-        """Return Akaike's information criterion; lower is better.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
-
-        Returns
-        -------
-        float
-            ``-2 log L + 2 p``. Experts must be linear or trees, whose free
-            parameters can be counted; others raise TypeError.
-        """
-        log_likelihood = float(np.sum(self.score_samples(X, y)))
-        return -2.0 * log_likelihood + 2.0 * self._n_parameters()
-
-    def bic(self, X, y):
-        """Return the Bayesian information criterion; lower is better.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
-
-        Returns
-        -------
-        float
-            ``-2 log L + p log n``. Experts must be linear or trees, whose free
-            parameters can be counted; others raise TypeError.
-        """
-        scores = self.score_samples(X, y)
-        return float(-2.0 * np.sum(scores) + self._n_parameters() * np.log(len(scores)))

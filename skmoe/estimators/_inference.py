@@ -1,0 +1,188 @@
+"""What a fitted mixture answers: routing, likelihood and what follows from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from ..backends import Array, namespace, select
+from ..routing import Routing
+from . import _parts as parts
+
+
+class RoutedMixin:
+    """Methods of a fitted mixture, read from ``gate_`` and the pool alone.
+
+    The class that mixes this in gives `_check_X`, `_read_target`, `predict`, `top_k`,
+    `_experts_read_raw` and `_training_width`.
+    """
+
+    # ----------------------------------------------------------------- routing
+    def _views(self, X) -> tuple[Array, Any]:
+        """Return what gate and experts see of new rows."""
+        check_is_fitted(self)
+        raw, X = self._check_X(X, reset=False)
+        before, _ = parts.split_gate(self.gate_)
+        X_expert = raw if self._experts_read_raw else X
+        return parts.gate_input(before, X, raw), X_expert
+
+    def _route(self, X) -> tuple[Routing, Any]:
+        """Return the routing of new rows, and what the experts see of them."""
+        X_gate, X_expert = self._views(X)
+        _, gate = parts.split_gate(self.gate_)
+        return gate.route(X_gate, self.top_k), X_expert
+
+    def _combine(self, X) -> Array:
+        """Return the mixture's mean or class probabilities, (n_samples, q)."""
+        routing, X_expert = self._route(X)
+        return routing.combine(self._pool.predict(X_expert, routing))
+
+    def gate_proba(self, X):
+        """Return the gate's probability of each expert.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_experts)
+            p(k | x) before any truncation; rows sum to one.
+        """
+        X_gate, _ = self._views(X)
+        _, gate = parts.split_gate(self.gate_)
+        log_proba = gate.log_proba(X_gate)
+        return namespace(log_proba).exp(log_proba)
+
+    def route(self, X):
+        """Return the weights that predict uses.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_experts)
+            At most ``top_k`` weights a row, summing to one.
+        """
+        return self._route(X)[0].to_csr()
+
+    def apply(self, X):
+        """Return the experts that serve each row, best first.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, min(top_k, n_experts))
+            Positions in ``experts_``.
+        """
+        routing, _ = self._route(X)
+        if not routing.dense:
+            return routing.indices
+        return select(routing.weights).top_k(routing.weights, routing.n_experts)[1]
+
+    # -------------------------------------------------------------- likelihood
+    def _log_joint(self, X, y, width: int | None) -> tuple[Array, Routing]:
+        X_gate, X_expert = self._views(X)
+        _, gate = parts.split_gate(self.gate_)
+        routing = gate.route(X_gate, width)
+        y = self._read_target(y)
+        check_consistent_length(X_expert, y)
+        log_lik = self._pool.log_likelihood(X_expert, y, routing)
+        log_gate = select(log_lik).log_softmax(gate.log_proba_at(X_gate, routing))
+        return log_gate + log_lik, routing
+
+    def score_samples(self, X, y=None):
+        """Return log p(y | x) of each row, under the routing that predict uses.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Targets. None stands for the mixture's own prediction, so the answer says
+            how sure it is of each row.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Natural logarithms; densities for a regressor.
+        """
+        y = self.predict(X) if y is None else y
+        log_joint, _ = self._log_joint(X, y, self.top_k)
+        return select(log_joint).logsumexp(log_joint)
+
+    def responsibilities(self, X, y):
+        """Return p(k | x, y), the posterior of each expert given the target.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_experts)
+            At most ``top_k`` entries a row, the best of the gate's candidates,
+            renormalised to sum to one.
+        """
+        log_joint, routing = self._log_joint(X, y, self._training_width())
+        ops = select(log_joint)
+        if self.top_k is None or self.top_k >= routing.shape[1]:
+            return routing.with_weights(ops.normalise(log_joint)[0]).to_csr()
+        best, kept = ops.top_k(log_joint, self.top_k)
+        indices = namespace(kept).take_along_axis(routing.indices, kept, axis=1)
+        return Routing(indices, ops.normalise(best)[0], routing.n_experts).to_csr()
+
+    def _n_parameters(self) -> int:
+        _, gate = parts.split_gate(self.gate_)
+        return gate.n_parameters + self._pool.n_parameters
+
+    def aic(self, X, y):
+        """Return Akaike's information criterion; lower is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        float
+            ``-2 log L + 2 p``. Experts must be linear or trees, whose free
+            parameters can be counted; others raise TypeError.
+        """
+        log_likelihood = float(np.sum(self.score_samples(X, y)))
+        return -2.0 * log_likelihood + 2.0 * self._n_parameters()
+
+    def bic(self, X, y):
+        """Return the Bayesian information criterion; lower is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        float
+            ``-2 log L + p log n``. Experts must be linear or trees, whose free
+            parameters can be counted; others raise TypeError.
+        """
+        scores = self.score_samples(X, y)
+        return float(-2.0 * np.sum(scores) + self._n_parameters() * np.log(len(scores)))

@@ -1,0 +1,126 @@
+"""What reaches the parts of a mixture, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_consistent_length, validate_data
+
+from .._sklearn_compat import (
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    _num_samples,
+    _safe_indexing,
+)
+from ..backends import Array
+from . import _parts as parts
+
+TRAINING_WIDTH = 2
+"""Training keeps this many times top_k experts a row: the rows that an expert will
+serve tomorrow are not only those that it serves today."""
+
+
+class CheckedMixin:
+    """Validation of X, y and weights, by what the gate and the experts can take."""
+
+    # -------------------------------------------------------------- validation
+    @property
+    def _classifies(self) -> bool:
+        return False
+
+    @property
+    def _listed_experts(self) -> list:
+        if isinstance(self.expert, (list, tuple)):
+            return list(self.expert)
+        return [self._default_expert() if self.expert is None else self.expert]
+
+    @property
+    def _experts_read_raw(self) -> bool:
+        """Whether X reaches the experts as the user gave it: one is a Pipeline."""
+        return any(isinstance(expert, Pipeline) for expert in self._listed_experts)
+
+    @property
+    def _needs_array(self) -> bool:
+        """Whether some part reads the validated array."""
+        return not (self._experts_read_raw and isinstance(self.gate, Pipeline))
+
+    def _check_training(self, X, y, sample_weight) -> tuple:
+        """Return (X as given, X as an array or None, y, row weights)."""
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but "
+                "the target y is None."
+            )
+        raw, X = self._check_X(
+            X, reset=not (self.warm_start and hasattr(self, "gate_"))
+        )
+        y = self._check_target(y)
+        check_consistent_length(raw, y)
+        weight = _check_sample_weight(
+            sample_weight, raw, dtype=np.float64, ensure_non_negative=True
+        )
+        used = np.flatnonzero(weight > 0)
+        if len(used) < len(weight):
+            raw, y, weight = _safe_indexing(raw, used), y[used], weight[used]
+            X = None if X is None else X[used]
+        y, weight = self._encode_target(y, weight)
+        if X is not None and y.dtype.kind == "f":
+            y = y.astype(X.dtype, copy=False)
+        if len(weight) < self.n_experts:
+            raise ValueError(
+                f"n_experts={self.n_experts} needs at least as many rows of positive "
+                f"weight; got n_samples={len(weight)}."
+            )
+        return raw, X, y, weight
+
+    def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
+        """Return (X as given, X as a float array or CSR if a part reads it)."""
+        tags = get_tags(self)
+        if self._needs_array:
+            array = validate_data(
+                self,
+                X,
+                reset=reset,
+                accept_sparse="csr" if tags.input_tags.sparse else False,
+                dtype=[np.float64, np.float32],
+                ensure_all_finite="allow-nan" if tags.input_tags.allow_nan else True,
+            )
+            array = parts.small_indices(array)
+            return (X if self._has_columns(X) else array), array
+        if not hasattr(X, "shape"):
+            X = np.asarray(X)
+        if len(X.shape) != 2:
+            raise ValueError(
+                f"Expected 2D array, got {len(X.shape)}D array instead. Reshape your "
+                "data with X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if "
+                "it is one row."
+            )
+        X = parts.small_indices(X.tocsr()) if sparse.issparse(X) else X
+        _check_feature_names(self, X, reset=reset)
+        _check_n_features(self, X, reset=reset)
+        _num_samples(X)
+        return X, None
+
+    @staticmethod
+    def _has_columns(X) -> bool:
+        return hasattr(X, "columns") or hasattr(X, "__dataframe__")
+
+    def _training_width(self) -> int:
+        if self.top_k is None:
+            return self.n_experts
+        return min(TRAINING_WIDTH * self.top_k, self.n_experts)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        gate = (
+            parts.GATES[self.gate]() if self.gate in tuple(parts.GATES) else self.gate
+        )
+        reads = [get_tags(part).input_tags for part in (gate, *self._listed_experts)]
+        tags.input_tags.sparse = all(read.sparse for read in reads)
+        tags.input_tags.allow_nan = all(read.allow_nan for read in reads)
+        return tags
