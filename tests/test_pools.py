@@ -863,3 +863,14 @@ def test_a_registered_pool_comes_first(monkeypatch):
     options = {"n_features": 2, "likelihood": gaussian()}
     assert type(make_pool([Ridge(alpha=7)], **options)) is Mine
     assert type(make_pool([Ridge(alpha=7), Ridge()], **options)) is LinearPool
+
+
+def test_an_expert_that_cannot_predict_is_named(X, Y):
+    """Two neighbours cannot be found among one row; scikit-learn's error stays."""
+    routing = Routing.from_labels(np.array([0] * (N - 1) + [1]), 2)
+    made = EstimatorPool(
+        [KNeighborsRegressor(2)] * 2, likelihood=Gaussian(0.0, np.zeros(1))
+    ).fit(X, Y[:, :1], routing)
+    with pytest.raises(ValueError, match="n_neighbors") as caught:
+        made.predict(X, Routing.from_dense(np.full((N, 2), 0.5)))
+    assert "Raised by expert 1, KNeighborsRegressor" in caught.value.__notes__[0]

@@ -122,10 +122,8 @@ class EstimatorPool(ExpertPool):
                 expert.predict(X) if self.classes is None else expert.predict_proba(X)
             )
         except Exception as error:
-            raise RuntimeError(
-                f"Expert {k} ({self.learners[k]!r}) failed to predict: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            error.add_note(f"Raised by expert {k}, {self.learners[k]!r}.")
+            raise
         if self.classes is None:
             answer = known.reshape(known.shape[0], -1)
         else:
