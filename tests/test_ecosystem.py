@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import sklearn
 from scipy import sparse
 from sklearn import config_context, set_config
 from sklearn.base import clone
@@ -19,6 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils import estimator_html_repr
+from sklearn.utils.fixes import parse_version
 
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.gates import SoftmaxGate
@@ -53,6 +55,9 @@ MODELS = {
     ),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
+
+
+sklearn_version = parse_version(sklearn.__version__)
 
 
 def fitted(name):
@@ -192,6 +197,8 @@ def pandas_frame(**columns):
 
 
 def polars_frame(**columns):
+    if sklearn_version < parse_version("1.9"):
+        pytest.skip("scikit-learn 1.8 does not read the names of polars 2 frames")
     return pl.DataFrame(columns)
 
 

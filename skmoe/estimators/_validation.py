@@ -65,6 +65,10 @@ class CheckedMixin:
             sample_weight, raw, dtype=np.float64, ensure_non_negative=True
         )
         used = np.flatnonzero(weight > 0)
+        if not used.size:
+            raise ValueError(
+                "Sample weights must contain at least one non-zero number."
+            )
         if len(used) < len(weight):
             raw, y, weight = _safe_indexing(raw, used), y[used], weight[used]
             X = None if X is None else X[used]
