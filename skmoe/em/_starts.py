@@ -148,20 +148,25 @@ def _random(problem, features, targets, number, random) -> Routing:
     """
     X = _standard(features, problem.sample_weight)
     k, d = problem.n_experts, X.shape[1]
-    phase = X @ random.standard_normal((d, k)) / np.sqrt(max(1, d))
-    phase = phase + targets @ random.standard_normal((targets.shape[1], k))
-    phase -= np.average(phase, axis=0, weights=problem.sample_weight)
+    directions = random.standard_normal((d, k)) / np.sqrt(max(1, d))
+    along = random.standard_normal((targets.shape[1], k))
     frequency = random.choice(FREQUENCIES)
-    if frequency > 0:
-        shift = random.uniform(0, 2 * np.pi, size=k)
-        logits = STEEPNESS * np.sin(frequency * phase + shift)
-    else:
-        logits = phase
-    ops = select(logits)
+    shift = random.uniform(0, 2 * np.pi, size=k)
+    weight = problem.sample_weight / problem.sample_weight.sum()
+    centre = (X.T @ weight) @ directions + (weight @ targets) @ along
+
+    ops, indices, weights = select(targets), [], []
+    for rows in ops.row_blocks(len(targets), k):
+        phase = ops.block_of(X, rows) @ directions + targets[rows] @ along - centre
+        wave = STEEPNESS * np.sin(frequency * phase + shift)
+        logits = wave if frequency > 0 else phase
+        if not problem.dense:
+            logits, best = ops.top_k(logits, problem.width)
+            indices.append(best)
+        weights.append(ops.normalise(logits)[0])
     if problem.dense:
-        return Routing.from_dense(ops.normalise(logits)[0])
-    best, indices = ops.top_k(logits, problem.width)
-    return Routing(indices, ops.normalise(best)[0], k)
+        return Routing.from_dense(np.concatenate(weights))
+    return Routing(np.concatenate(indices), np.concatenate(weights), k)
 
 
 STARTS: dict[str, Callable[..., Routing]] = {
