@@ -58,7 +58,7 @@ def rng():
 def blocks(request, monkeypatch):
     """Run a test as it is, and again with blocks of a few rows."""
     if request.param == "tiny blocks":
-        monkeypatch.setattr(_reference, "BLOCK_ELEMENTS", 10)
+        monkeypatch.setattr(_reference._rows, "BLOCK_ELEMENTS", 10)
 
 
 def logit_cases():
@@ -100,8 +100,28 @@ def test_row_blocks_cover_each_row_once(ops, blocks, n_rows, n_columns):
     slices = list(_reference.row_blocks(n_rows, n_columns))
     rows = [row for block in slices for row in range(n_rows)[block]]
     assert rows == list(range(n_rows))
-    limit = max(1, _reference.BLOCK_ELEMENTS // max(1, n_columns))
+    limit = max(1, _reference._rows.BLOCK_ELEMENTS // max(1, n_columns))
     assert all(block.stop - block.start <= limit for block in slices)
+
+
+# ------------------------------------------------------------------ candidates
+def test_novel_by_hand(ops, box):
+    known = np.array([[0, 2], [1, -1]])
+    more = np.array([[2, 1, 1, 3], [-1, 1, 3, 3]])
+    found = box.pull(ops.novel(box.put(known), box.put(more)))
+    assert_array_equal(found, [[-1, 1, -1, 3], [-1, -1, 3, -1]])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_novel_never_repeats_an_expert(ops, box, seed):
+    rng = np.random.default_rng(seed)
+    known = np.argsort(rng.random((7, 5)), axis=1)[:, :2]
+    more = rng.integers(-1, 5, size=(7, 4))
+    found = box.pull(ops.novel(box.put(known), box.put(more)))
+    for old, asked, new in zip(known, more, found, strict=True):
+        kept = [k for k in new if k >= 0]
+        assert len(kept) == len(set(kept))
+        assert set(kept) == {k for k in asked if k >= 0} - set(old)
 
 
 # --------------------------------------------------------------------- softmax

@@ -116,7 +116,7 @@ def test_csr_equals_dense(gate, X, resp, form):
 @pytest.fixture(params=["one block", "tiny blocks"])
 def blocks(request, monkeypatch):
     if request.param == "tiny blocks":
-        monkeypatch.setattr(_reference, "BLOCK_ELEMENTS", 7)
+        monkeypatch.setattr(_reference._rows, "BLOCK_ELEMENTS", 7)
 
 
 def test_log_proba_at_gathers(gate, X, resp, blocks):

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from skmoe.backends import to_host
-from skmoe.routing import Routing, gather, unite
+from skmoe.routing import Routing, gather
 
 
 @st.composite
@@ -136,11 +136,13 @@ def test_gather_by_hand():
     assert found[1, 0] == 5.0  # the value at -1 is the caller's to mask
 
 
-def test_unite_by_hand():
-    first = np.array([[0, 2], [1, -1]])
-    second = np.array([[2, 1, 1], [-1, 1, 3]])
-    found = unite(first, second, np.array([[3], [3]]))
-    assert_array_equal(found, [[0, 2, -1, 1, -1, 3], [1, -1, -1, -1, 3, -1]])
+def test_beside_by_hand():
+    left = Routing(np.array([[0], [1]]), np.array([[0.5], [0.25]]), 3)
+    right = Routing(np.array([[2, 1], [0, -1]]), np.array([[0.5, 1.0], [2.0, 0.0]]), 3)
+    both = left.beside(right)
+    assert_array_equal(both.indices, [[0, 2, 1], [1, 0, -1]])
+    assert_array_equal(both.weights, [[0.5, 0.5, 1.0], [0.25, 2.0, 0.0]])
+    assert both.n_experts == 3
 
 
 # -------------------------------------------------------------- over all shapes
@@ -249,24 +251,6 @@ def test_scaled_is_a_loop(routing):
     scaled = routing.scaled(like(routing, factor))
     assert_allclose(scaled.to_csr().toarray(), full(routing) * factor[:, None])
     assert_array_equal(to_host(scaled.indices), to_host(routing.indices))
-
-
-@given(routings(), st.integers(0, 2**32 - 1), st.integers(0, 3), st.integers(1, 3))
-def test_unite_never_repeats_an_expert(routing, seed, width, n_others):
-    rng = np.random.default_rng(seed)
-    n, n_experts = routing.shape[0], routing.n_experts
-    others = [rng.integers(-1, n_experts, size=(n, width)) for _ in range(n_others)]
-    joined = to_host(
-        unite(routing.indices, *(like(routing, other) for other in others))
-    )
-    first = to_host(routing.indices)
-    assert joined.shape == (n, first.shape[1] + n_others * width)
-    assert_array_equal(joined[:, : first.shape[1]], first)
-    for i in range(n):
-        row = [k for k in joined[i] if k >= 0]
-        assert len(row) == len(set(row))
-        wanted = {k for block in (first, *others) for k in block[i] if k >= 0}
-        assert set(row) == wanted
 
 
 @given(routings())

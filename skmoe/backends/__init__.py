@@ -9,22 +9,81 @@ from the reference; an unsupported dtype or container falls back to it.
 
 To add a backend you must
 
-1. write a module whose public functions are a subset of the reference's, with
-   equal signatures;
+1. write a module that has all of the reference's functions, its own ones with equal
+   signatures;
 2. agree with the reference on random, tied, extreme and empty inputs (float64 to
    1e-10 relative, float32 to 1e-5); for ``top_k`` the *values* must agree;
 3. never move an array to another device and never change its container;
 4. name it in `select`, which is the only place that knows which backends exist.
 """
 
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
+
+import numpy as np
 
 from . import _reference
 from ._compat import Array, device_of, namespace, to_host
+from ._threads import at_most, one_blas_thread
 
-__all__ = ["Array", "device_of", "namespace", "select", "to_host"]
+__all__ = [
+    "BACKENDS",
+    "Array",
+    "at_most",
+    "device_of",
+    "namespace",
+    "one_blas_thread",
+    "select",
+    "to_host",
+    "using",
+]
+
+BACKENDS = ("auto", "numpy", "numba", "cupy")
+
+NUMBA_FROM = 1 << 17
+"""Elements (rows times features or experts) from which kernels repay their start."""
+
+_chosen: ContextVar[str] = ContextVar("skmoe_backend", default="auto")
+
+
+@contextmanager
+def using(backend: str, n_elements: int) -> Iterator[None]:
+    """Choose the backend of NumPy arrays for all operations inside.
+
+    Parameters
+    ----------
+    backend : {"auto", "numpy", "numba", "cupy"}
+        "auto" takes Numba if ``n_elements`` repays it.
+    n_elements : int
+        Rows times the features or experts of a row.
+    """
+    if backend == "auto":
+        backend = "numba" if n_elements >= NUMBA_FROM else "numpy"
+    token = _chosen.set(backend)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
 
 
 def select(*arrays: Array) -> ModuleType:
     """Return the backend module that serves these arrays."""
-    return _reference
+    if namespace(*arrays) is not np:
+        return _reference
+    backend = _chosen.get()
+    if backend == "auto":
+        largest = max((a.shape[0] * a.shape[-1] for a in arrays), default=0)
+        backend = "numba" if largest >= NUMBA_FROM else "numpy"
+    return _load_numba() if backend == "numba" else _reference
+
+
+@functools.cache
+def _load_numba() -> ModuleType:
+    from . import _numba as backend  # Numba takes half a second to import
+
+    return backend

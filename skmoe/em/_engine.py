@@ -32,10 +32,10 @@ from dataclasses import replace
 import numpy as np
 from sklearn.base import clone
 
-from ..backends import Array, namespace, select
+from ..backends import Array, device_of, namespace, select
 from ..experts import ExpertPool
 from ..gates import BaseGate
-from ..routing import Routing, unite
+from ..routing import Routing
 from ._problem import EMResult, PassInfo, Problem, State, Terms
 
 PATIENCE = 3
@@ -75,17 +75,12 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
 def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
     """Return the next state: both M-steps, then the E-step."""
     mass = state.resp.scaled(problem.sample_weight)
-    gate, log_gate, gate_accepted = update_gate(problem, state, mass)
+    gate, log_gate, extra, gate_accepted = update_gate(problem, state, mass)
     pool, values, log_lik, accepted = update_pool(problem, state, mass)
-    terms = Terms(log_gate, values, log_lik)
-    candidates = state.resp
-    if not problem.dense:
-        extra = explore(problem, gate, state.resp, state.n_pass)
-        terms = terms.join(evaluate(problem, gate, pool, extra))
-        indices = namespace(extra.indices).concat(
-            [state.resp.indices, extra.indices], axis=1
-        )
-        candidates = Routing(indices, terms.log_lik, problem.n_experts)
+    terms, candidates = Terms(log_gate, values, log_lik), state.resp
+    if extra is not None:
+        terms = terms.join(evaluate(problem, pool, extra))
+        candidates = state.resp.beside(extra)
     new = expect(problem, gate, pool, candidates, terms, state.n_pass + 1)
     gain = new.bound - state.bound
     return new, PassInfo(new.n_pass, new.bound, gain, gate_accepted, accepted)
@@ -94,14 +89,18 @@ def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
 # ------------------------------------------------------------------- M-step
 def update_gate(
     problem: Problem, state: State, mass: Routing
-) -> tuple[BaseGate, Array, bool]:
-    """Return the gate for these responsibilities, and its log probabilities."""
+) -> tuple[BaseGate, Array, Routing | None, bool]:
+    """Return the gate for these responsibilities, and what it says.
+
+    That is: its log probabilities at the support, and the new candidates of each row
+    with theirs (none in dense EM). The last item tells whether the gate is new.
+    """
     gate = state.gate.update(problem.X_gate, mass)
-    log_gate = gate.log_proba_at(problem.X_gate, state.resp)
+    log_gate, extra = survey(problem, gate, state)
     gain, _ = _gains(mass, log_gate, state.terms.log_gate)
     if gain.sum() >= 0:
-        return gate, log_gate, True
-    return state.gate, state.terms.log_gate, False
+        return gate, log_gate, extra, True
+    return state.gate, *survey(problem, state.gate, state), False
 
 
 def update_pool(
@@ -151,13 +150,38 @@ def _gains(mass: Routing, new: Array, old: Array) -> tuple[np.ndarray, np.ndarra
 
 
 # ------------------------------------------------------------------- E-step
-def evaluate(
-    problem: Problem, gate: BaseGate, pool: ExpertPool, routing: Routing
-) -> Terms:
-    """Return what gate and experts say at the entries of a routing."""
+def survey(
+    problem: Problem, gate: BaseGate, state: State
+) -> tuple[Array, Routing | None]:
+    """Return the gate's log probabilities at the support and at new candidates.
+
+    New candidates of a row are the gate's best and one explored expert: the partner,
+    drawn anew each pass, of the row's best expert. It depends on the row's content,
+    not on its place in the table. The weights of the routing are log probabilities.
+    """
+    resp, X, n_experts = state.resp, problem.X_gate, problem.n_experts
+    if problem.dense:
+        return gate.log_proba_at(X, resp), None
+    xp, m = namespace(resp.indices), resp.shape[1]
+    draw = np.random.RandomState((problem.seed + state.n_pass) % 2**32)
+    shift = 1 + draw.randint(max(1, n_experts - 1), size=n_experts)
+    partner = xp.asarray(
+        (np.arange(n_experts) + shift) % n_experts, device=device_of(resp.indices)
+    )
+    explored = xp.take(partner, resp.indices[:, 0])[:, None]
+    asked = xp.concat([resp.indices, explored], axis=1)
+    log_asked, best, log_best = gate.survey(X, asked, problem.width)
+    more = xp.concat([best, explored], axis=1)
+    extra = select(more).novel(resp.indices, more)
+    log_more = xp.concat([log_best, log_asked[:, m:]], axis=1)
+    return log_asked[:, :m], Routing(extra, log_more, n_experts)
+
+
+def evaluate(problem: Problem, pool: ExpertPool, routing: Routing) -> Terms:
+    """Return the terms of entries whose weights are the gate's log probabilities."""
     values = pool.evaluate(problem.X, problem.y, routing)
     log_lik = pool.log_density(problem.y, values, routing)
-    return Terms(gate.log_proba_at(problem.X_gate, routing), values, log_lik)
+    return Terms(routing.weights, values, log_lik)
 
 
 def expect(
@@ -170,35 +194,16 @@ def expect(
 ) -> State:
     """Return the state of a model: best candidates, responsibilities, bound."""
     log_joint = terms.log_gate + terms.log_lik
+    width = min(problem.width, candidates.shape[1])
+    kept, weights, norm = select(log_joint).truncate(log_joint, width)
     resp = candidates
-    if candidates.shape[1] > problem.width:
-        log_joint, kept = select(log_joint).top_k(log_joint, problem.width)
+    if width < candidates.shape[1]:
         terms = terms.take(kept)
         indices = namespace(kept).take_along_axis(candidates.indices, kept, axis=1)
-        resp = Routing(indices, log_joint, problem.n_experts)
-    weights, norm = select(log_joint).normalise(log_joint)
+        resp = Routing(indices, weights, problem.n_experts)
     weight = problem.sample_weight
     bound = float(np.sum(weight * norm, where=weight > 0) / np.sum(weight))
     return State(gate, pool, resp.with_weights(weights), terms, bound, n_pass)
-
-
-def explore(problem: Problem, gate: BaseGate, resp: Routing, n_pass: int) -> Routing:
-    """Return new candidates of each row: the gate's best, and one explored expert.
-
-    The explored expert is the partner, drawn anew each pass, of the row's best
-    expert. It depends on the row's content, not on its place in the table.
-    """
-    best = gate.route(problem.X_gate, problem.width)
-    xp = namespace(best.indices)
-    draw = np.random.RandomState((problem.seed + n_pass) % 2**32)
-    shift = 1 + draw.randint(max(1, problem.n_experts - 1), size=problem.n_experts)
-    partner = (np.arange(problem.n_experts) + shift) % problem.n_experts
-    explored = xp.take(xp.asarray(partner), best.indices[:, 0])
-    joined = unite(resp.indices, best.indices, xp.expand_dims(explored, axis=-1))
-    indices = joined[:, resp.shape[1] :]
-    return Routing(
-        indices, xp.zeros(indices.shape, dtype=best.weights.dtype), problem.n_experts
-    )
 
 
 # ------------------------------------------------------------------- starts
@@ -224,5 +229,6 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
 def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:
     """Return the state of a model that is already fitted."""
     support = gate.route(problem.X_gate, problem.width)
-    terms = evaluate(problem, gate, pool, support)
+    log_gate = gate.log_proba_at(problem.X_gate, support)
+    terms = evaluate(problem, pool, support.with_weights(log_gate))
     return expect(problem, gate, pool, support, terms)

@@ -37,7 +37,7 @@ class RoutedMixin:
     def _combine(self, X) -> Array:
         """Return the mixture's mean or class probabilities, (n_samples, q)."""
         routing, X_expert = self._route(X)
-        return routing.combine(self._pool.predict(X_expert, routing))
+        return self._pool.mix(X_expert, routing)
 
     def gate_proba(self, X):
         """Return the gate's probability of each expert.

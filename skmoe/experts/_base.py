@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from .._sklearn_compat import _safe_indexing
-from ..backends import Array, namespace
+from ..backends import Array
 from ..routing import Routing
 from ._likelihoods import Categorical, Gaussian
 
@@ -132,18 +132,11 @@ class ExpertPool(ABC):
 
         -inf at entries of -1.
         """
-        xp = namespace(values)
-        scale = None
-        if self.scale is not None:
-            safe = xp.where(routing.indices < 0, 0, routing.indices)
-            table = xp.asarray(self.scale, dtype=values.dtype)
-            shape = (*routing.shape, table.shape[1])
-            flat = xp.take(table, xp.reshape(safe, (-1,)), axis=0)
-            scale = xp.reshape(flat, shape)
-        density = self.likelihood.log_density(y, values, scale)
-        if routing.dense:
-            return density
-        return xp.where(routing.indices < 0, xp.full_like(density, -xp.inf), density)
+        return self.likelihood.log_density(y, values, self.scale, routing)
+
+    def mix(self, X: Array, routing: Routing) -> Array:
+        """Return the weighted sum of each row's answers, (n, q)."""
+        return routing.combine(self.predict(X, routing))
 
     def log_likelihood(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return log p(y | x, k) at each entry of the routing, (n, m)."""

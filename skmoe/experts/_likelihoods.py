@@ -1,7 +1,8 @@
 """Likelihoods: how an expert's answer becomes log p(y | x, k).
 
 Shapes: ``y`` (n, q); ``values`` (n, m, q), an expert's answer at each entry of a
-routing; ``scale`` (K, q), one σ an expert and output.
+routing; ``scale`` (K, q), one σ an expert and output. Densities are -inf at entries
+of -1.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backends import Array, namespace
+from ..backends import Array, namespace, select
 from ..routing import Routing
-
-LOG_2PI = float(np.log(2 * np.pi))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +44,12 @@ class Gaussian:
     prior: float
     floor: np.ndarray
 
-    def log_density(self, y: Array, values: Array, scale: Array) -> Array:
-        """Return log N(y; values, scale²) summed over outputs, (n, m).
-
-        ``scale`` is that of each entry, (n, m, q).
-        """
-        xp = namespace(values)
-        z = (xp.expand_dims(y, axis=1) - values) / scale
-        return -0.5 * xp.sum(z * z + LOG_2PI, axis=-1) - xp.sum(xp.log(scale), axis=-1)
+    def log_density(
+        self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
+    ) -> Array:
+        """Return log N(y; values, scale²) summed over outputs, (n, m)."""
+        indices = None if routing.dense else routing.indices
+        return select(values).normal_log_density(y, values, scale, indices)
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the scale of each expert and output, (K, q)."""
@@ -74,6 +71,12 @@ class Gaussian:
 class Categorical:
     """Class labels: the answer of an expert is log p(label) already."""
 
-    def log_density(self, y: Array, values: Array, scale: None) -> Array:
+    def log_density(
+        self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
+    ) -> Array:
         """Return the log probability of the label at each entry, (n, m)."""
-        return values[:, :, 0]
+        density = values[:, :, 0]
+        if routing.dense:
+            return density
+        xp = namespace(values)
+        return xp.where(routing.indices < 0, xp.full_like(density, -xp.inf), density)

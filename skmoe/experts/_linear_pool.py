@@ -11,17 +11,12 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LinearRegression, Ridge
 
-from ..backends import Array, namespace, select, to_host
+from ..backends import Array, select, to_host
 from ..routing import Routing
 from ._base import ExpertPool, share
 
 MAX_FEATURES = 4096
 """Above this many features a Gram matrix costs more than an iterative solver."""
-
-GATHER_RATIO = 16
-"""Up to this many experts for each entry of a row, the product of all experts costs
-less than sorting the rows by expert (0.03 against 0.08 µs a row at 8 experts of 8
-features and two entries, 0.06 against 0.10 at 32 of 20, 0.75 against 0.21 at 256)."""
 
 
 class LinearPool(ExpertPool):
@@ -76,8 +71,7 @@ class LinearPool(ExpertPool):
         self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
     ) -> None:
         ops, learner = select(X), self.learners[k]
-        x, t = ops.take_rows(X, rows), ops.take_rows(y, rows)
-        A, B, x_mean, y_mean = (to_host(a) for a in ops.gram(x, t, weights))
+        A, B, x_mean, y_mean = (to_host(a) for a in ops.gram(X, y, weights, rows))
         if not learner.fit_intercept:
             total = float(weights.sum())
             A = A + total * np.outer(x_mean, x_mean)
@@ -92,29 +86,15 @@ class LinearPool(ExpertPool):
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's prediction, (n, m, q)."""
-        xp, ops = namespace(X), select(X)
-        coef = xp.asarray(self.coef, dtype=X.dtype)
-        intercept = xp.asarray(self.intercept, dtype=X.dtype)
-        n_experts, q, d = self.coef.shape
-        width = routing.shape[1]
-        if n_experts > GATHER_RATIO * width:
-            return routing.dispatch(
-                lambda k, rows: (
-                    ops.take_rows(X, rows) @ coef[k, ...].T + intercept[k, ...]
-                ),
-                n_outputs=q,
-            )
-        # Few experts: all their answers, block by block, cost less than sorting rows.
-        table, parts = xp.reshape(coef, (n_experts * q, d)).T, []
-        for rows in ops.row_blocks(X.shape[0], n_experts * q):
-            flat = ops.block_of(X, rows) @ table
-            answers = xp.reshape(flat, (-1, n_experts, q)) + intercept
-            if not routing.dense:
-                kept = routing.indices[rows, :][:, :, None]
-                answers = xp.take_along_axis(answers, xp.maximum(kept, 0), axis=1)
-                answers = xp.where(kept < 0, xp.zeros_like(answers), answers)
-            parts.append(answers)
-        return xp.concat(parts, axis=0)
+        indices = None if routing.dense else routing.indices
+        return select(X).linear_at(X, indices, self.coef, self.intercept)
+
+    def mix(self, X: Array, routing: Routing) -> Array:
+        """Return the weighted sum of each row's predictions, (n, q)."""
+        indices = None if routing.dense else routing.indices
+        return select(X).linear_mix(
+            X, indices, routing.weights, self.coef, self.intercept
+        )
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the coefficients of ``other`` where ``take`` is True."""

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
-from ..backends import Array, namespace, select, to_host
+from ..backends import Array, select, to_host
 from ..routing import Routing
 from ..solvers import fit_softmax, softmax_start
 from ._base import PROBABILITY_FLOOR, ExpertPool, share
@@ -134,37 +134,52 @@ class LogisticPool(ExpertPool):
         learner = self.learners[k]
         return np.inf if learner.get_params().get("penalty") is None else learner.C
 
-    def _log_proba(self, k: int, X: Array) -> Array:
-        xp, met = namespace(X), self.met[k]
-        coef = xp.asarray(self.coef[k][met], dtype=X.dtype)
-        intercept = xp.asarray(self.intercept[k][met], dtype=X.dtype)
-        known = select(X).log_softmax(X @ coef.T + intercept)
-        if met.all():
-            return known
-        floor = PROBABILITY_FLOOR / len(met)
-        log_proba = xp.full((X.shape[0], len(met)), np.log(floor), dtype=known.dtype)
-        log_proba[:, met] = known + np.log1p(-floor * (~met).sum())
-        return log_proba
+    def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return intercepts that rule unmet classes out, their floor, what is left.
+
+        p(c | x, k) = left_k softmax_c + floor_kc.
+        """
+        floor = np.where(self.met, 0.0, PROBABILITY_FLOOR / self.met.shape[1])
+        intercept = np.where(self.met, self.intercept, -np.inf)
+        return intercept, floor, 1.0 - floor.sum(axis=1)
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return the log probability of each row's label at each entry."""
-        ops = select(X)
-
-        def of_label(k: int, rows: Array | None) -> Array:
-            log_proba = self._log_proba(k, ops.take_rows(X, rows))
-            return np.take_along_axis(
-                log_proba, ops.take_rows(y, rows)[:, None], axis=1
-            )
-
-        return routing.dispatch(of_label, n_outputs=1)
+        intercept, floor, left = self._tables()
+        indices = None if routing.dense else routing.indices
+        values = select(X).softmax_at(X, y, indices, self.coef, intercept)
+        if not self.met.all():
+            kept = np.maximum(routing.indices, 0)
+            floors = floor[kept, y[:, None]].astype(values.dtype)
+            known = values + np.log(left)[kept].astype(values.dtype)
+            absent = np.log(np.where(floors > 0, floors, 1.0))
+            values = np.where(floors > 0, absent, known)
+        return values[:, :, None]
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return the class probabilities at each entry, (n, m, C)."""
-        ops = select(X)
-        return routing.dispatch(
-            lambda k, rows: np.exp(self._log_proba(k, ops.take_rows(X, rows))),
-            n_outputs=self.coef.shape[1],
-        )
+        ops, (intercept, floor, left) = select(X), self._tables()
+        indices = None if routing.dense else routing.indices
+        logits = ops.linear_at(X, indices, self.coef, intercept)
+        proba = np.exp(ops.log_softmax(logits))
+        if not self.met.all():
+            kept = np.maximum(routing.indices, 0)
+            proba = proba * left[kept][:, :, None].astype(proba.dtype)
+            proba = proba + floor[kept].astype(proba.dtype)
+        absent = (routing.indices < 0)[:, :, None]
+        return proba if routing.dense else np.where(absent, 0.0, proba)
+
+    def mix(self, X: Array, routing: Routing) -> Array:
+        """Return the weighted sum of each row's class probabilities, (n, C)."""
+        intercept, floor, left = self._tables()
+        indices = None if routing.dense else routing.indices
+        weights = routing.weights
+        if self.met.all():
+            return select(X).softmax_mix(X, indices, weights, self.coef, intercept)
+        kept = np.maximum(routing.indices, 0)
+        known = weights * left[kept].astype(weights.dtype)
+        proba = select(X).softmax_mix(X, indices, known, self.coef, intercept)
+        return proba + routing.combine(floor[kept].astype(weights.dtype))
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the coefficients of ``other`` where ``take`` is True."""

@@ -142,6 +142,42 @@ class BaseGate(BaseEstimator, ABC):
             parts.append(xp.where(indices < 0, xp.full_like(found, -xp.inf), found))
         return xp.concat(parts, axis=0)
 
+    def survey(
+        self, X: Array, indices: Array, top_k: int
+    ) -> tuple[Array, Array, Array]:
+        """Return log p(k | x) at some entries, and the most probable experts.
+
+        Both come from one pass over X: all that a sparse E-step asks of the gate.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        indices : (n_samples, width) array of int
+            Experts to ask about, -1 for none.
+        top_k : int
+            How many of the best to return.
+
+        Returns
+        -------
+        log_at : (n_samples, width) array
+            Logarithms of the probabilities over all experts, -inf at -1.
+        best : (n_samples, top_k) array of int
+            The most probable experts, best first.
+        log_best : (n_samples, top_k) array
+            Their log probabilities.
+        """
+        xp, ops = namespace(indices), select(X)
+        found, best, log_best = [], [], []
+        for rows in ops.row_blocks(X.shape[0], self.n_experts_):
+            log_proba, wanted = self.log_proba(ops.block_of(X, rows)), indices[rows, :]
+            at = gather(log_proba, wanted)
+            found.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at))
+            top, experts = ops.top_k(log_proba, top_k)
+            best.append(experts)
+            log_best.append(top)
+        return xp.concat(found), xp.concat(best), xp.concat(log_best)
+
     def route(self, X: Array, top_k: int | None = None) -> Routing:
         """Send each row to its ``top_k`` most probable experts.
 

@@ -175,6 +175,54 @@ class SoftmaxGate(BaseGate):
         intercept = xp.asarray(self.intercept_, **where)
         return select(X).log_softmax(X @ coef.T + intercept)
 
+    def survey(
+        self, X: Array, indices: Array, top_k: int
+    ) -> tuple[Array, Array, Array]:
+        """Return log p(k | x) at some entries, and the most probable experts.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        indices : (n_samples, width) array of int
+            Experts to ask about, -1 for none.
+        top_k : int
+            How many of the best to return.
+
+        Returns
+        -------
+        log_at : (n_samples, width) array
+            Logarithms of the probabilities over all experts, -inf at -1.
+        best : (n_samples, top_k) array of int
+            The most probable experts, best first.
+        log_best : (n_samples, top_k) array
+            Their log probabilities.
+        """
+        return select(X).softmax_survey(X, self.coef_, self.intercept_, indices, top_k)
+
+    def route(self, X: Array, top_k: int | None = None) -> Routing:
+        """Send each row to its ``top_k`` most probable experts.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        top_k : int or None, default=None
+            Experts kept a row; None, or a number that reaches n_experts, keeps all.
+
+        Returns
+        -------
+        Routing
+            Best expert first; weights are the gate's probabilities, renormalised
+            over the experts that are kept.
+        """
+        if top_k is None or top_k >= self.n_experts_:
+            return super().route(X)
+        indices, weights = select(X).softmax_route(
+            X, self.coef_, self.intercept_, top_k
+        )
+        return Routing(indices, weights, self.n_experts_)
+
     @property
     def n_parameters(self) -> int:
         """Free parameters: (n_experts - 1) · (n_features + 1)."""

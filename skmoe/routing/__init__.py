@@ -1,5 +1,5 @@
 """Floor 1: the structure that flows through the house, and how it is made."""
 
-from ._routing import Routing, gather, unite
+from ._routing import Routing, gather
 
-__all__ = ["Routing", "gather", "unite"]
+__all__ = ["Routing", "gather"]

@@ -106,6 +106,15 @@ class Routing:
             self.dense,
         )
 
+    def beside(self, other: Routing) -> Routing:
+        """Return the routing with the entries of both, side by side."""
+        concat = namespace(self.indices).concat
+        return Routing(
+            concat([self.indices, other.indices], axis=1),
+            concat([self.weights, other.weights], axis=1),
+            self.n_experts,
+        )
+
     # ------------------------------------------------------- expert by expert
     def segment(self, expert: int) -> tuple[Array | None, Array]:
         """Return (rows, weights) of one expert; rows None stands for all rows."""
@@ -168,14 +177,11 @@ class Routing:
 
     def weighted_sums(self, X: Array) -> Array:
         """Return Σ_i w_ik [x_i, 1] for each expert, (n_experts, d + 1), in float64."""
-        xp, ops = namespace(X, self.weights), select(X)
+        ops = select(X, self.weights)
         if self.dense:
             return ops.column_sums(X, self.weights)
-        sums = [
-            ops.column_sums(ops.take_rows(X, rows), xp.expand_dims(w, axis=-1))
-            for _, rows, w in self.segments()
-        ]
-        return xp.concat(sums, axis=0)
+        order, _, bounds = self.expert_major
+        return ops.segment_sums(X, self.weights, order, np.asarray(bounds))
 
     def load(self) -> np.ndarray:
         """Return how many rows each expert has, (n_experts,)."""
@@ -203,17 +209,3 @@ def gather(values: Array, indices: Array) -> Array:
     xp = namespace(values)
     safe = xp.where(indices < 0, xp.zeros_like(indices), indices)
     return xp.take_along_axis(values, safe, axis=-1)
-
-
-def unite(first: Array, *others: Array) -> Array:
-    """Join index arrays column-wise; an expert that a row already has becomes -1."""
-    xp = namespace(first)
-    columns = [first[:, j] for j in range(first.shape[1])]
-    for other in others:
-        for j in range(other.shape[1]):
-            column = other[:, j]
-            for earlier in columns:
-                same = earlier == column
-                column = xp.where(same, xp.full_like(column, -1), column)
-            columns.append(column)
-    return xp.stack(columns, axis=-1)

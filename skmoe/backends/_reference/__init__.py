@@ -1,0 +1,65 @@
+"""The plain backend: the specification of each operation, in the array API.
+
+Shapes and names, used throughout the library
+---------------------------------------------
+``n`` rows, ``d`` features, ``K`` experts, ``m`` entries a row, ``q`` outputs.
+
+=============  ==========  =====================================================
+name           shape       meaning
+=============  ==========  =====================================================
+``X``          (n, d)      features, dense or (where said) scipy CSR
+``indices``    (n, m)      expert of each entry, -1 where a row has no entry
+``weights``    (n, m)      weight of each entry: gate mass or responsibility
+``order``      (n·m,)      entries (flat positions) sorted by expert, stable
+``offsets``    (K+1,)      expert k owns ``order[offsets[k]:offsets[k+1]]``
+``coef``       (K, d)      one row of coefficients an expert; (K, q, d) for q outputs
+``intercept``  (K,)        one intercept an expert; (K, q) for q outputs
+=============  ==========  =====================================================
+
+Only functions of the array API standard are used, so the same text runs on
+NumPy, ``array_api_strict``, PyTorch and CuPy. Sums that a caller compares (the
+bound, Gram matrices, gradients) are accumulated in float64 whatever the input.
+"""
+
+from ._entries import combine, expert_major, novel, spread, sum_by_expert
+from ._experts import (
+    LOG_2PI,
+    linear_at,
+    linear_mix,
+    normal_log_density,
+    softmax_at,
+    softmax_mix,
+)
+from ._gate import softmax_loss, softmax_route, softmax_survey
+from ._moments import column_sums, gram, segment_sums, weighted_moments
+from ._rows import block_of, row_blocks, take_rows
+from ._softmax import log_softmax, logsumexp, normalise, top_k, truncate
+
+__all__ = [
+    "LOG_2PI",
+    "block_of",
+    "column_sums",
+    "combine",
+    "expert_major",
+    "gram",
+    "linear_at",
+    "linear_mix",
+    "log_softmax",
+    "logsumexp",
+    "normal_log_density",
+    "normalise",
+    "novel",
+    "row_blocks",
+    "segment_sums",
+    "softmax_at",
+    "softmax_loss",
+    "softmax_mix",
+    "softmax_route",
+    "softmax_survey",
+    "spread",
+    "sum_by_expert",
+    "take_rows",
+    "top_k",
+    "truncate",
+    "weighted_moments",
+]

@@ -1,0 +1,116 @@
+"""Weighted sums, moments and normal equations of X, accumulated in float64."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from .._compat import Array, device_of, namespace
+from ._rows import row_blocks, take_rows
+
+
+def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
+    """Return the weighted mean and variance of each column, in float64.
+
+    Variances are taken about the mean in a second pass, so large offsets do not
+    cancel. ``X`` may be CSR; it is not densified.
+    """
+    xp = namespace(X, weights)
+    w = xp.astype(weights, xp.float64)
+    total = xp.sum(w)
+    if hasattr(X, "tocsr"):
+        mean = (X.T @ w) / total
+        squares, present = X.astype(xp.float64), X.astype(xp.float64)
+        squares.data = (squares.data - mean[X.indices]) ** 2
+        present.data = xp.ones_like(present.data)
+        absent = xp.maximum(total - present.T @ w, 0.0)
+        return mean, (squares.T @ w + absent * mean**2) / total
+    mean = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
+    var = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
+    for rows in row_blocks(*X.shape):
+        mean = mean + w[rows] @ xp.astype(X[rows, :], xp.float64)
+    mean = mean / total
+    for rows in row_blocks(*X.shape):
+        var = var + w[rows] @ (xp.astype(X[rows, :], xp.float64) - mean) ** 2
+    return mean, var / total
+
+
+def column_sums(X: Array, weights: Array) -> Array:
+    """Return Σ_i w_ik [x_i, 1] for each column k of the weights, (K, d + 1)."""
+    xp = namespace(X, weights)
+    shape = (X.shape[1] + 1, weights.shape[1])
+    total = xp.zeros(shape, dtype=xp.float64, device=device_of(weights))
+    for rows in row_blocks(X.shape[0], X.shape[1] + weights.shape[1]):
+        w = xp.astype(weights[rows, :], xp.float64)
+        block = X[rows] if hasattr(X, "tocsr") else xp.astype(X[rows, :], xp.float64)
+        mass = xp.expand_dims(xp.sum(w, axis=0), axis=0)
+        total = total + xp.concat([block.T @ w, mass], axis=0)
+    return total.T
+
+
+def segment_sums(X: Array, weights: Array, order: Array, offsets: Array) -> Array:
+    """Return Σ w [x, 1] over the entries of each expert, (K, d + 1).
+
+    ``weights`` (n, m) holds an entry's weight; ``order`` and ``offsets`` are those of
+    `expert_major`.
+    """
+    xp = namespace(X, weights)
+    flat, row_of = xp.reshape(weights, (-1,)), order // weights.shape[1]
+    bounds = [int(offsets[k]) for k in range(offsets.shape[0])]
+    sums = [
+        column_sums(
+            take_rows(X, row_of[a:b]),
+            xp.expand_dims(xp.take(flat, order[a:b]), axis=-1),
+        )
+        for a, b in pairwise(bounds)
+    ]
+    return xp.concat(sums, axis=0)
+
+
+def gram(
+    X: Array, Y: Array, weights: Array, rows: Array | None = None
+) -> tuple[Array, Array, Array, Array]:
+    """Return the centred normal equations of one weighted least-squares fit.
+
+    Parameters
+    ----------
+    X : (n, d) array or scipy CSR
+    Y : (n, q) array
+    weights : (n,) array, or one weight for each of ``rows``
+    rows : (n_k,) array of int or None
+        The rows to fit; None is all.
+
+    Returns
+    -------
+    A : (d, d) array
+        Σ w (x - x̄)(x - x̄)ᵀ.
+    B : (d, q) array
+        Σ w (x - x̄)(y - ȳ)ᵀ.
+    x_mean, y_mean : (d,) and (q,) arrays
+        Weighted means; zero when all weights are.
+    """
+    xp = namespace(X, Y, weights)
+    X, Y = take_rows(X, rows), take_rows(Y, rows)
+    w = xp.astype(weights, xp.float64)
+    total = float(xp.sum(w)) or 1.0
+    y = xp.astype(Y, xp.float64)
+    y_mean = (w @ y) / total
+    wy = xp.expand_dims(w, axis=-1) * (y - y_mean)
+    if hasattr(X, "tocsr"):
+        x_mean = (X.T @ w) / total
+        A = (X.multiply(w[:, None]).T @ X).toarray() - total * xp.linalg.outer(
+            x_mean, x_mean
+        )
+        B = X.T @ wy - xp.linalg.outer(x_mean, xp.sum(wy, axis=0))
+        return A, B, x_mean, y_mean
+    d = X.shape[1]
+    x_mean = xp.zeros(d, dtype=xp.float64, device=device_of(w))
+    for rows in row_blocks(*X.shape):
+        x_mean = x_mean + w[rows] @ xp.astype(X[rows, :], xp.float64)
+    x_mean = x_mean / total
+    A = xp.zeros((d, d), dtype=xp.float64, device=device_of(w))
+    B = xp.zeros((d, y.shape[1]), dtype=xp.float64, device=device_of(w))
+    for rows in row_blocks(*X.shape):
+        centred = xp.astype(X[rows, :], xp.float64) - x_mean
+        A = A + (centred * xp.expand_dims(w[rows], axis=-1)).T @ centred
+        B = B + centred.T @ wy[rows, :]
+    return A, B, x_mean, y_mean

@@ -1,0 +1,88 @@
+"""Softmax, its logarithm, and what is kept of it."""
+
+from __future__ import annotations
+
+from .._compat import Array, device_of, namespace
+
+
+def _peak(values: Array) -> Array:
+    """Return each row's largest value, 0 where it is -inf, with the axis kept."""
+    xp = namespace(values)
+    top = xp.max(values, axis=-1, keepdims=True)
+    return xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+
+
+def logsumexp(values: Array) -> Array:
+    """Return log Σ exp over the last axis; a row of -inf gives -inf, NaN gives NaN."""
+    xp = namespace(values)
+    peak = _peak(values)
+    total = xp.sum(xp.exp(values - peak), axis=-1)
+    # A row with a finite value has total >= 1; only a row of -inf has none.
+    dead = total == 0
+    log_total = xp.log(xp.where(dead, xp.ones_like(total), total))
+    none = xp.full_like(total, -xp.inf)
+    return xp.where(dead, none, log_total + xp.squeeze(peak, axis=-1))
+
+
+def log_softmax(logits: Array) -> Array:
+    """Return the logarithm of the softmax over the last axis."""
+    # Shifted first: logits - logsumexp(logits) would lose float32 digits at 700.
+    shifted = logits - _peak(logits)
+    return shifted - namespace(logits).expand_dims(logsumexp(shifted), axis=-1)
+
+
+def normalise(log_joint: Array) -> tuple[Array, Array]:
+    """Return (responsibilities, log normaliser) of the joint log density.
+
+    The E-step on a fixed support: ``r = exp(log_joint - logsumexp(log_joint))``.
+    Entries at -inf get exactly zero. A row whose entries are all -inf has no
+    density anywhere; it is shared equally and its normaliser is -inf. NaN stays NaN.
+    """
+    xp = namespace(log_joint)
+    density = xp.exp(log_joint - _peak(log_joint))
+    total = xp.sum(density, axis=-1, keepdims=True)
+    equal = xp.full_like(density, 1.0 / density.shape[-1])
+    dead = total == 0
+    resp = density / xp.where(dead, xp.ones_like(total), total)
+    return xp.where(dead, equal, resp), logsumexp(log_joint)
+
+
+def top_k(scores: Array, k: int) -> tuple[Array, Array]:
+    """Return (values, indices) of the k best scores a row, best first.
+
+    Ties go to the lowest index.
+    """
+    xp = namespace(scores)
+    indices = xp.argsort(-scores, axis=-1, stable=True)[:, :k]
+    return xp.take_along_axis(scores, indices, axis=-1), indices
+
+
+def truncate(log_joint: Array, width: int) -> tuple[Array, Array, Array]:
+    """Return (kept, responsibilities, log normaliser): the E-step on candidates.
+
+    Parameters
+    ----------
+    log_joint : (n, m) array
+        log g_k + log p_k of the candidates of each row.
+    width : int
+        Candidates kept a row, at most m.
+
+    Returns
+    -------
+    kept : (n, width) array of int
+        Positions of the best candidates in the row, best first; with ``width``
+        equal to m all of them, in their order.
+    resp : (n, width) array
+        Their responsibilities; rows sum to one.
+    log_norm : (n,) array
+        log Σ exp of what is kept: the row's term of the bound.
+    """
+    xp = namespace(log_joint)
+    n, m = log_joint.shape
+    if width < m:
+        best, kept = top_k(log_joint, width)
+    else:
+        places = xp.arange(m, dtype=xp.int64, device=device_of(log_joint))
+        best, kept = log_joint, xp.broadcast_to(places, (n, m))
+    resp, log_norm = normalise(best)
+    return kept, resp, log_norm
