@@ -52,7 +52,9 @@ _chosen: ContextVar[str] = ContextVar("skmoe_backend", default="auto")
 
 
 @contextmanager
-def using(backend: str, n_elements: int) -> Iterator[None]:
+def using(
+    backend: str, n_elements: int, n_threads: int | None = None
+) -> Iterator[None]:
     """Choose the backend of NumPy arrays for all operations inside.
 
     Parameters
@@ -61,12 +63,15 @@ def using(backend: str, n_elements: int) -> Iterator[None]:
         "auto" takes Numba if ``n_elements`` repays it.
     n_elements : int
         Rows times the features or experts of a row.
+    n_threads : int or None
+        The most threads that an operation takes; None leaves it to BLAS's settings.
     """
     if backend == "auto":
         backend = "numba" if n_elements >= NUMBA_FROM else "numpy"
     token = _chosen.set(backend)
     try:
-        yield
+        with at_most(n_threads):
+            yield
     finally:
         _chosen.reset(token)
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from itertools import count
 from typing import Any
@@ -53,19 +54,17 @@ class _OneThread:
 one_blas_thread = _OneThread()
 """Context in which BLAS runs on one thread, safe to open from many threads."""
 
-_local = threading.local()
+_limit: ContextVar[int | None] = ContextVar("skmoe_threads", default=None)
 
 
 @contextmanager
 def at_most(n_threads: int | None) -> Iterator[None]:
     """Limit the threads of the operations inside; None leaves them as they are."""
-    before = getattr(_local, "limit", None)
-    if n_threads is not None:
-        _local.limit = n_threads
+    token = _limit.set(_limit.get() if n_threads is None else n_threads)
     try:
         yield
     finally:
-        _local.limit = before
+        _limit.reset(token)
 
 
 def n_threads() -> int:
@@ -77,8 +76,8 @@ def n_threads() -> int:
     if one_blas_thread.open or _in_joblib_thread():
         return 1
     counts = [library.num_threads for library in _controller().lib_controllers]
-    limit = getattr(_local, "limit", None)
-    return max(1, min([*counts, *([] if limit is None else [limit])], default=1))
+    limit = _limit.get()
+    return max(1, min(counts if limit is None else [*counts, limit], default=1))
 
 
 def _in_joblib_thread() -> bool:

@@ -22,7 +22,7 @@ from .._sklearn_compat import (
     _fit_context,
     with_callbacks,
 )
-from ..backends import Array
+from ..backends import BACKENDS, Array
 from ..em import (
     PORTFOLIO,
     STARTS,
@@ -81,6 +81,7 @@ class BaseMoE(
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "warm_start": ["boolean"],
+        "backend": [StrOptions(set(BACKENDS))],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -99,6 +100,7 @@ class BaseMoE(
         n_init=4,
         max_iter=100,
         tol=1e-4,
+        backend="auto",
         warm_start=False,
         n_jobs=None,
         random_state=None,
@@ -113,6 +115,7 @@ class BaseMoE(
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
+        self.backend = backend
         self.warm_start = warm_start
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -195,12 +198,15 @@ class BaseMoE(
             tol=self.tol,
             seed=int(seeds[self.n_experts]),
         )
-        pool = self._cross_fitted(pool, problem)
-        starts = self._starts(problem, gate, pool, seeds[self.n_experts + 1 :], warm)
-        results = self._run_all(problem, starts, before)
-        best = max(results, key=lambda result: result.lower_bound)
+        with self._computing(problem.X_gate):
+            pool = self._cross_fitted(pool, problem)
+            seeds = seeds[self.n_experts + 1 :]
+            starts = self._starts(problem, gate, pool, seeds, warm)
+            results = self._run_all(problem, starts, before)
+            best = max(results, key=lambda result: result.lower_bound)
+            attributes = self._attributes(best, problem, before)
 
-        for name, value in self._attributes(best, problem, before).items():
+        for name, value in attributes.items():
             setattr(self, name, value)
         self.lower_bound_ = best.lower_bound
         self.lower_bounds_ = np.array([info.bound for info in best.passes])

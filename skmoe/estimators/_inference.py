@@ -22,22 +22,27 @@ class RoutedMixin:
     # ----------------------------------------------------------------- routing
     def _views(self, X) -> tuple[Array, Any]:
         """Return what gate and experts see of new rows."""
-        check_is_fitted(self)
+        if not hasattr(self, "gate_"):
+            check_is_fitted(self)
         raw, X = self._check_X(X, reset=False)
         before, _ = parts.split_gate(self.gate_)
         X_expert = raw if self._experts_read_raw else X
         return parts.gate_input(before, X, raw), X_expert
 
-    def _route(self, X) -> tuple[Routing, Any]:
-        """Return the routing of new rows, and what the experts see of them."""
-        X_gate, X_expert = self._views(X)
+    def _route(self, X) -> Routing:
+        """Return the routing of new rows."""
+        X_gate, _ = self._views(X)
         _, gate = parts.split_gate(self.gate_)
-        return gate.route(X_gate, self.top_k), X_expert
+        with self._computing(X_gate):
+            return gate.route(X_gate, self.top_k)
 
     def _combine(self, X) -> Array:
         """Return the mixture's mean or class probabilities, (n_samples, q)."""
-        routing, X_expert = self._route(X)
-        return self._pool.mix(X_expert, routing)
+        X_gate, X_expert = self._views(X)
+        _, gate = parts.split_gate(self.gate_)
+        with self._computing(X_gate):
+            routing = gate.route(X_gate, self.top_k)
+            return self._pool.mix(X_expert, routing)
 
     def gate_proba(self, X):
         """Return the gate's probability of each expert.
@@ -54,7 +59,8 @@ class RoutedMixin:
         """
         X_gate, _ = self._views(X)
         _, gate = parts.split_gate(self.gate_)
-        log_proba = gate.log_proba(X_gate)
+        with self._computing(X_gate):
+            log_proba = gate.log_proba(X_gate)
         return namespace(log_proba).exp(log_proba)
 
     def route(self, X):
@@ -70,7 +76,7 @@ class RoutedMixin:
         scipy.sparse.csr_array of shape (n_samples, n_experts)
             At most ``top_k`` weights a row, summing to one.
         """
-        return self._route(X)[0].to_csr()
+        return self._route(X).to_csr()
 
     def apply(self, X):
         """Return the experts that serve each row, best first.
@@ -85,7 +91,7 @@ class RoutedMixin:
         ndarray of shape (n_samples, min(top_k, n_experts))
             Positions in ``experts_``.
         """
-        routing, _ = self._route(X)
+        routing = self._route(X)
         if not routing.dense:
             return routing.indices
         return select(routing.weights).top_k(routing.weights, routing.n_experts)[1]
@@ -94,11 +100,12 @@ class RoutedMixin:
     def _log_joint(self, X, y, width: int | None) -> tuple[Array, Routing]:
         X_gate, X_expert = self._views(X)
         _, gate = parts.split_gate(self.gate_)
-        routing = gate.route(X_gate, width)
         y = self._read_target(y)
         check_consistent_length(X_expert, y)
-        log_lik = self._pool.log_likelihood(X_expert, y, routing)
-        log_gate = select(log_lik).log_softmax(gate.log_proba_at(X_gate, routing))
+        with self._computing(X_gate):
+            routing = gate.route(X_gate, width)
+            log_lik = self._pool.log_likelihood(X_expert, y, routing)
+            log_gate = select(log_lik).log_softmax(gate.log_proba_at(X_gate, routing))
         return log_gate + log_lik, routing
 
     def score_samples(self, X, y=None):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+from joblib import effective_n_jobs
 from scipy import sparse
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
-from sklearn.utils.validation import check_consistent_length, validate_data
+from sklearn.utils.validation import check_array, check_consistent_length
 
 from .._sklearn_compat import (
     _check_feature_names,
@@ -17,7 +19,7 @@ from .._sklearn_compat import (
     _num_samples,
     _safe_indexing,
 )
-from ..backends import Array
+from ..backends import Array, using
 from . import _parts as parts
 
 TRAINING_WIDTH = 2
@@ -56,6 +58,8 @@ class CheckedMixin:
                 f"This {type(self).__name__} estimator requires y to be passed, but "
                 "the target y is None."
             )
+        tags = get_tags(self).input_tags
+        self._reads = {"sparse": tags.sparse, "allow_nan": tags.allow_nan}
         raw, X = self._check_X(
             X, reset=not (self.warm_start and hasattr(self, "gate_"))
         )
@@ -84,16 +88,20 @@ class CheckedMixin:
 
     def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
         """Return (X as given, X as a float array or CSR if a part reads it)."""
-        tags = get_tags(self)
         if self._needs_array:
-            array = validate_data(
-                self,
+            # As validate_data does, but for the tags of all parts, read once in fit;
+            # and an array has no names to check against none.
+            if reset or type(X) is not np.ndarray or hasattr(self, "feature_names_in_"):
+                _check_feature_names(self, X, reset=reset)
+            array = check_array(
                 X,
-                reset=reset,
-                accept_sparse="csr" if tags.input_tags.sparse else False,
+                accept_sparse="csr" if self._reads["sparse"] else False,
                 dtype=[np.float64, np.float32],
-                ensure_all_finite="allow-nan" if tags.input_tags.allow_nan else True,
+                ensure_all_finite="allow-nan" if self._reads["allow_nan"] else True,
+                input_name="X",
+                estimator=self,
             )
+            _check_n_features(self, array, reset=reset)
             array = parts.small_indices(array)
             return (X if self._has_columns(X) else array), array
         if not hasattr(X, "shape"):
@@ -109,6 +117,12 @@ class CheckedMixin:
         _check_n_features(self, X, reset=reset)
         _num_samples(X)
         return X, None
+
+    def _computing(self, X: Array) -> AbstractContextManager:
+        """Return the context that operations on these rows run in."""
+        n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
+        n_elements = X.shape[0] * max(X.shape[1], self.n_experts)
+        return using(self.backend, n_elements, n_threads)
 
     @staticmethod
     def _has_columns(X) -> bool:

@@ -134,52 +134,53 @@ class LogisticPool(ExpertPool):
         learner = self.learners[k]
         return np.inf if learner.get_params().get("penalty") is None else learner.C
 
-    def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return intercepts that rule unmet classes out, their floor, what is left.
+    def _known(self) -> np.ndarray:
+        """Return intercepts that rule out the classes that an expert did not meet."""
+        if self.met.all():
+            return self.intercept
+        return np.where(self.met, self.intercept, -np.inf)
 
-        p(c | x, k) = left_k softmax_c + floor_kc.
+    def _floors(self, routing: Routing, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the floor of each entry's classes (n, m, C), and what is left.
+
+        p(c | x, k) = left_k · softmax_c + floor_kc; the floor of met classes is 0.
         """
         floor = np.where(self.met, 0.0, PROBABILITY_FLOOR / self.met.shape[1])
-        intercept = np.where(self.met, self.intercept, -np.inf)
-        return intercept, floor, 1.0 - floor.sum(axis=1)
+        kept = np.maximum(routing.indices, 0)
+        left = 1.0 - floor.sum(axis=1)
+        return floor.astype(dtype)[kept], left.astype(dtype)[kept]
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return the log probability of each row's label at each entry."""
-        intercept, floor, left = self._tables()
         indices = None if routing.dense else routing.indices
-        values = select(X).softmax_at(X, y, indices, self.coef, intercept)
+        values = select(X).softmax_at(X, y, indices, self.coef, self._known())
         if not self.met.all():
-            kept = np.maximum(routing.indices, 0)
-            floors = floor[kept, y[:, None]].astype(values.dtype)
-            known = values + np.log(left)[kept].astype(values.dtype)
-            absent = np.log(np.where(floors > 0, floors, 1.0))
-            values = np.where(floors > 0, absent, known)
+            floor, left = self._floors(routing, values.dtype)
+            floor = np.take_along_axis(floor, y[:, None, None], axis=2)[:, :, 0]
+            unmet = floor > 0
+            floor = np.log(np.where(unmet, floor, 1.0))
+            values = np.where(unmet, floor, values + np.log(left))
         return values[:, :, None]
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return the class probabilities at each entry, (n, m, C)."""
-        ops, (intercept, floor, left) = select(X), self._tables()
-        indices = None if routing.dense else routing.indices
-        logits = ops.linear_at(X, indices, self.coef, intercept)
-        proba = np.exp(ops.log_softmax(logits))
+        ops, indices = select(X), None if routing.dense else routing.indices
+        proba = ops.softmax(ops.linear_at(X, indices, self.coef, self._known()))
         if not self.met.all():
-            kept = np.maximum(routing.indices, 0)
-            proba = proba * left[kept][:, :, None].astype(proba.dtype)
-            proba = proba + floor[kept].astype(proba.dtype)
+            floor, left = self._floors(routing, proba.dtype)
+            proba = proba * left[:, :, None] + floor
         absent = (routing.indices < 0)[:, :, None]
         return proba if routing.dense else np.where(absent, 0.0, proba)
 
     def mix(self, X: Array, routing: Routing) -> Array:
         """Return the weighted sum of each row's class probabilities, (n, C)."""
-        intercept, floor, left = self._tables()
-        indices = None if routing.dense else routing.indices
+        ops, indices = select(X), None if routing.dense else routing.indices
         weights = routing.weights
         if self.met.all():
-            return select(X).softmax_mix(X, indices, weights, self.coef, intercept)
-        kept = np.maximum(routing.indices, 0)
-        known = weights * left[kept].astype(weights.dtype)
-        proba = select(X).softmax_mix(X, indices, known, self.coef, intercept)
-        return proba + routing.combine(floor[kept].astype(weights.dtype))
+            return ops.softmax_mix(X, indices, weights, self.coef, self.intercept)
+        floor, left = self._floors(routing, weights.dtype)
+        known = ops.softmax_mix(X, indices, weights * left, self.coef, self._known())
+        return known + routing.combine(floor)
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the coefficients of ``other`` where ``take`` is True."""

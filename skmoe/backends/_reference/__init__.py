@@ -33,7 +33,7 @@ from ._experts import (
 from ._gate import softmax_loss, softmax_route, softmax_survey
 from ._moments import column_sums, gram, segment_sums, weighted_moments
 from ._rows import block_of, row_blocks, take_rows
-from ._softmax import log_softmax, logsumexp, normalise, top_k, truncate
+from ._softmax import log_softmax, logsumexp, normalise, softmax, top_k, truncate
 
 __all__ = [
     "LOG_2PI",
@@ -51,6 +51,7 @@ __all__ = [
     "novel",
     "row_blocks",
     "segment_sums",
+    "softmax",
     "softmax_at",
     "softmax_loss",
     "softmax_mix",

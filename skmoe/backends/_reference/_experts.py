@@ -19,6 +19,9 @@ PRODUCT_RATIO = 16
 """Up to this many experts for each entry of a row the product with all of them costs
 less than gathering the coefficients of some."""
 
+GATHER_ROWS = 8
+"""Up to this many rows gathering costs less whatever the number of experts."""
+
 
 def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) -> Array:
     """Return coef_k x + intercept_k at each entry, (n, m, q); 0 at entries of -1."""
@@ -64,11 +67,12 @@ def softmax_mix(
     xp = namespace(X)
     parts, start = [], 0
     for block, kept, coef_, intercept_ in _blocks(X, indices, coef, intercept):
-        values = xp.exp(log_softmax(_linear_block(block, kept, coef_, intercept_)))
-        stop = start + values.shape[0]
-        own = weights[start:stop, :]
-        own = own if kept is None else xp.where(kept < 0, xp.zeros_like(own), own)
-        parts.append(combine(own, values))
+        logits = _linear_block(block, kept, coef_, intercept_)
+        density = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
+        stop = start + density.shape[0]
+        own = weights[start:stop, :] / xp.sum(density, axis=-1)
+        own = own if kept is None else xp.where(kept < 0, 0.0, own)
+        parts.append(combine(own, density))
         start = stop
     return xp.concat(parts, axis=0)
 
@@ -88,7 +92,8 @@ def _blocks(X: Array, indices: Array | None, coef: Array, intercept: Array):
 
 
 def _product(X: Array, indices: Array, n_experts: int) -> bool:
-    few = n_experts <= PRODUCT_RATIO * indices.shape[1]
+    n_rows, m = indices.shape
+    few = n_experts <= PRODUCT_RATIO * m and n_rows > GATHER_ROWS
     return few or hasattr(X, "tocsr")
 
 
@@ -102,16 +107,15 @@ def _linear_block(
         values = xp.reshape(X @ table.T, (-1, n_experts, q)) + intercept
         if indices is None:
             return values
-        kept = xp.expand_dims(xp.maximum(indices, xp.zeros_like(indices)), axis=-1)
+        kept = xp.expand_dims(xp.maximum(indices, 0), axis=-1)
         kept = xp.broadcast_to(kept, (*indices.shape, q))
         values = xp.take_along_axis(values, kept, axis=1)
     else:
-        flat = xp.reshape(xp.maximum(indices, xp.zeros_like(indices)), (-1,))
+        flat = xp.reshape(xp.maximum(indices, 0), (-1,))
         own = xp.reshape(xp.take(coef, flat, axis=0), (*indices.shape, q, d))
         bias = xp.reshape(xp.take(intercept, flat, axis=0), (*indices.shape, q))
         values = xp.sum(own * xp.reshape(X, (-1, 1, 1, d)), axis=-1) + bias
-    absent = xp.expand_dims(indices < 0, axis=-1)
-    return xp.where(absent, xp.zeros_like(values), values)
+    return xp.where(xp.reshape(indices < 0, (*indices.shape, 1)), 0.0, values)
 
 
 def normal_log_density(
@@ -127,7 +131,7 @@ def normal_log_density(
     if indices is None:
         z = (xp.expand_dims(y, axis=1) - values) / table
         return log_table - 0.5 * xp.sum(z * z, axis=-1)
-    flat = xp.reshape(xp.maximum(indices, xp.zeros_like(indices)), (-1,))
+    flat = xp.reshape(xp.maximum(indices, 0), (-1,))
     own = xp.reshape(xp.take(table, flat, axis=0), values.shape)
     z = (xp.expand_dims(y, axis=1) - values) / own
     peak = xp.reshape(xp.take(log_table, flat), indices.shape)

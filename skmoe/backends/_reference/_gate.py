@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from .._compat import Array, device_of, namespace
 from ._rows import block_of, row_blocks
-from ._softmax import _peak, logsumexp, normalise, top_k
+from ._softmax import _peak, logsumexp, softmax, top_k
 
 
 def _logits(X: Array, coef: Array, intercept: Array) -> Iterator[tuple[slice, Array]]:
@@ -33,7 +33,7 @@ def softmax_route(
     for _, logits in _logits(X, coef, intercept):
         best, experts = top_k(logits, k)
         indices.append(experts)
-        weights.append(normalise(best)[0])
+        weights.append(softmax(best))
     return xp.concat(indices, axis=0), xp.concat(weights, axis=0)
 
 

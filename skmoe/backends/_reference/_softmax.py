@@ -38,13 +38,17 @@ def normalise(log_joint: Array) -> tuple[Array, Array]:
     Entries at -inf get exactly zero. A row whose entries are all -inf has no
     density anywhere; it is shared equally and its normaliser is -inf. NaN stays NaN.
     """
-    xp = namespace(log_joint)
-    density = xp.exp(log_joint - _peak(log_joint))
+    return softmax(log_joint), logsumexp(log_joint)
+
+
+def softmax(values: Array) -> Array:
+    """Return exp(values) shared over the last axis; a row of -inf equally."""
+    xp = namespace(values)
+    density = xp.exp(values - _peak(values))
     total = xp.sum(density, axis=-1, keepdims=True)
-    equal = xp.full_like(density, 1.0 / density.shape[-1])
     dead = total == 0
-    resp = density / xp.where(dead, xp.ones_like(total), total)
-    return xp.where(dead, equal, resp), logsumexp(log_joint)
+    density = xp.where(dead, 1.0 / density.shape[-1], density)
+    return density / xp.where(dead, 1.0, total)
 
 
 def top_k(scores: Array, k: int) -> tuple[Array, Array]:
