@@ -1,12 +1,18 @@
-"""Serial kernels on one block, compiled by Numba; they hold no GIL.
+"""Serial kernels over a run of rows, compiled by Numba; they hold no GIL.
 
-Layout: blocks of logits are expert-major, (K, B), so that the loop over the rows of a
-block is the inner one and runs in vector registers, without reductions across a
-register. All kernels stand in this file: Numba's cache does not see changes in a
-function of another module that a kernel calls.
+A run is worked off in blocks whose logits stay in cache. Blocks of logits are
+expert-major, (K, B): the loop over the rows of a block is the inner one and runs in
+vector registers, without reductions across a register. Products are BLAS's, called
+from inside the kernel, so that no thread comes back to the interpreter before its run
+is done.
+
+``rows`` is ``(X,)`` for a dense matrix and ``(data, columns, indptr)`` for CSR; the
+functions `dot`, `product`, `add_row` and `add_products` know the difference, the
+kernels do not.
 
 No `fastmath`: it lets the compiler drop NaN and infinities. Dot products may be summed
-in any order (`reassoc`, `contract`, `nsz`), which keeps both.
+in any order (`reassoc`, `contract`, `nsz`), which keeps both. All kernels stand in this
+file: Numba's cache does not see changes in another module that a kernel calls.
 """
 
 from __future__ import annotations
@@ -15,7 +21,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
+
+ANY_ORDER = {"reassoc", "contract", "nsz"}
 
 
 def kernel(function=None, *, any_order=False):
@@ -25,7 +34,7 @@ def kernel(function=None, *, any_order=False):
     options: dict[str, Any] = {
         "nogil": True,
         "error_model": "numpy",
-        "fastmath": {"reassoc", "contract", "nsz"} if any_order else False,
+        "fastmath": ANY_ORDER if any_order else False,
     }
     try:
         return njit(cache=True, **options)(function)
@@ -33,7 +42,149 @@ def kernel(function=None, *, any_order=False):
         return njit(**options)(function)
 
 
-# ----------------------------------------------------------- best of a block
+# --------------------------------------------------------------- exponential
+# math.exp is a call, which keeps a loop out of vector registers; these are not. Of
+# arguments up to 0 only: x = k log 2 + r, exp x = 2^k p(r), 2^k made from its bits.
+@njit(inline="always")
+def _exp64(x):
+    k = math.floor(x * 1.4426950408889634 + 0.5)
+    r = (x - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10
+    p = 1.0 / 6227020800.0  # Taylor: the 14th term is below 1e-17
+    for factorial in (
+        479001600.0, 39916800.0, 3628800.0, 362880.0, 40320.0, 5040.0, 720.0, 120.0,
+        24.0, 6.0, 2.0, 1.0, 1.0,
+    ):  # fmt: skip
+        p = p * r + 1.0 / factorial
+    bits = np.int64((np.int64(np.int32(k)) + np.int64(1023)) << np.int64(52))
+    return 0.0 if x < -708.0 else p * bits.view(np.float64)
+
+
+@njit(inline="always")
+def _exp32(x):
+    one = np.float32(1.0)
+    k = np.float32(math.floor(x * np.float32(1.44269504) + np.float32(0.5)))
+    r = (x - k * np.float32(0.693359375)) + k * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)  # Cephes expf, S. L. Moshier
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + one
+    bits = np.int32((np.int32(k) + np.int32(127)) << np.int32(23))
+    return np.float32(0.0) if x < np.float32(-87.0) else p * bits.view(np.float32)
+
+
+def exp(x):
+    """Return exp x for x <= 0, 0 for -inf; NaN stays."""
+
+
+@overload(exp, inline="always")
+def _exp(x):
+    return (lambda x: _exp32(x)) if x == types.float32 else (lambda x: _exp64(x))
+
+
+# ----------------------------------------------------------------- rows of X
+def dot(rows, i, c):
+    """Return the product of row i with the vector c."""
+
+
+@overload(dot, jit_options={"fastmath": ANY_ORDER})
+def _dot(rows, i, c):
+    if len(rows) == 1:
+
+        def dense(rows, i, c):
+            total = c.dtype.type(0.0)
+            for f in range(c.shape[0]):
+                total += c[f] * rows[0][i, f]
+            return total
+
+        return dense
+
+    def csr(rows, i, c):
+        data, columns, indptr = rows
+        total = c.dtype.type(0.0)
+        for s in range(indptr[i], indptr[i + 1]):
+            total += c[columns[s]] * data[s]
+        return total
+
+    return csr
+
+
+def product(rows, start, stop, coef, logits, spare):
+    """Write coef @ X[start:stop].T, (K, B); ``spare`` has its size."""
+
+
+@overload(product)
+def _product(rows, start, stop, coef, logits, spare):
+    if len(rows) == 1:
+        return lambda rows, start, stop, coef, logits, spare: np.dot(
+            coef, rows[0][start:stop].T, logits
+        )
+
+    def csr(rows, start, stop, coef, logits, spare):
+        data, columns, indptr = rows
+        n_experts, n_rows = logits.shape
+        for i in range(n_rows):
+            total = spare[:n_experts]
+            total[:] = 0.0
+            for s in range(indptr[start + i], indptr[start + i + 1]):
+                value, column = data[s], columns[s]
+                for e in range(n_experts):
+                    total[e] += value * coef[e, column]
+            for e in range(n_experts):
+                logits[e, i] = total[e]
+
+    return csr
+
+
+def add_row(rows, i, weight, out):
+    """Add weight · row i to ``out``, in float64."""
+
+
+@overload(add_row)
+def _add_row(rows, i, weight, out):
+    if len(rows) == 1:
+
+        def dense(rows, i, weight, out):
+            for f in range(rows[0].shape[1]):
+                out[f] += weight * rows[0][i, f]
+
+        return dense
+
+    def csr(rows, i, weight, out):
+        data, columns, indptr = rows
+        for s in range(indptr[i], indptr[i + 1]):
+            out[columns[s]] += weight * data[s]
+
+    return csr
+
+
+def add_products(rows, start, stop, density, out, spare):
+    """Add density @ X[start:stop], (K, d), to ``out``, in float64."""
+
+
+@overload(add_products)
+def _add_products(rows, start, stop, density, out, spare):
+    if len(rows) == 1:
+
+        def dense(rows, start, stop, density, out, spare):
+            np.dot(density, rows[0][start:stop], spare)
+            for e in range(out.shape[0]):
+                for f in range(out.shape[1]):
+                    out[e, f] += spare[e, f]
+
+        return dense
+
+    def csr(rows, start, stop, density, out, spare):
+        for i in range(stop - start):
+            for e in range(out.shape[0]):
+                add_row(rows, start + i, np.float64(density[e, i]), out[e])
+
+    return csr
+
+
+# ------------------------------------------------------------ best of a block
 @njit(inline="always")
 def _insert(value, expert, v0, v1, e0, e1):
     """Return the best two of a sorted pair and one more; ties keep the earlier."""
@@ -64,24 +215,20 @@ def best_of_block(logits, values, experts):
         for e in range(0, unrolled, 4):
             # Four experts a sweep: the running best stays in registers.
             za, zb, zc, zd = logits[e], logits[e + 1], logits[e + 2], logits[e + 3]
-            ea, eb, ec, ed = (
-                np.int32(e),
-                np.int32(e + 1),
-                np.int32(e + 2),
-                np.int32(e + 3),
-            )
+            first, second = np.int32(e), np.int32(e + 1)
+            third, fourth = np.int32(e + 2), np.int32(e + 3)
             for i in range(n_rows):
                 a, b, p, q = v0[i], v1[i], e0[i], e1[i]
-                a, b, p, q = _insert(za[i], ea, a, b, p, q)
-                a, b, p, q = _insert(zb[i], eb, a, b, p, q)
-                a, b, p, q = _insert(zc[i], ec, a, b, p, q)
-                a, b, p, q = _insert(zd[i], ed, a, b, p, q)
+                a, b, p, q = _insert(za[i], first, a, b, p, q)
+                a, b, p, q = _insert(zb[i], second, a, b, p, q)
+                a, b, p, q = _insert(zc[i], third, a, b, p, q)
+                a, b, p, q = _insert(zd[i], fourth, a, b, p, q)
                 v0[i], v1[i], e0[i], e1[i] = a, b, p, q
         for e in range(unrolled, n_experts):
-            z, expert = logits[e], np.int32(e)
+            z, expert_id = logits[e], np.int32(e)
             for i in range(n_rows):
                 a, b, p, q = v0[i], v1[i], e0[i], e1[i]
-                a, b, p, q = _insert(z[i], expert, a, b, p, q)
+                a, b, p, q = _insert(z[i], expert_id, a, b, p, q)
                 v0[i], v1[i], e0[i], e1[i] = a, b, p, q
     else:
         value, expert = values[k], experts[k]  # what is still to be placed
@@ -107,317 +254,272 @@ def best_of_block(logits, values, experts):
 @kernel
 def _fill(logits, values, experts, k, i):
     """Give the places that only -inf or NaN is left for to the first experts left."""
-    e = 0
-    for j in range(k):
-        if experts[j, i] >= 0:
-            continue
-        taken = True
-        while taken:
-            taken = False
-            for other in range(k):
-                taken = taken or experts[other, i] == e
-            e += 1
-        experts[j, i] = e - 1
-        values[j, i] = logits[e - 1, i]
+    n_experts = logits.shape[0]
+    for last in (False, True):  # NaN comes last
+        for e in range(n_experts):
+            taken = math.isnan(logits[e, i]) != last
+            place = k
+            for j in range(k - 1, -1, -1):
+                taken = taken or experts[j, i] == e
+                place = j if experts[j, i] < 0 else place
+            if not taken and place < k:
+                experts[place, i] = e
+                values[place, i] = logits[e, i]
 
 
 @kernel
-def add_bias(logits, bias):
-    """Add an expert's intercept to its row of (K, B) logits."""
+def _biased(rows, start, stop, coef, bias, logits, spare):
+    product(rows, start, stop, coef, logits, spare)
     for e in range(logits.shape[0]):
         for i in range(logits.shape[1]):
             logits[e, i] += bias[e]
 
 
 @kernel
-def soften(values, experts, weights, indices):
-    """Write the softmax of the k best (k + 1, B) of a block, row-major (B, k)."""
-    n_rows, k = weights.shape
-    for i in range(n_rows):
-        peak = values[0, i]
-        total = peak - peak  # zero, or NaN where no value is finite
-        for j in range(k):
-            indices[i, j] = experts[j, i]
-            weight = math.exp(values[j, i] - peak)
-            weights[i, j] = weight
-            total += weight
-        if peak == -np.inf:
-            weights[i] = 1.0 / k
-        else:
+def _soften(values):
+    """Turn the k best of each column into their softmax; the last row is scratch."""
+    k, n_rows = values.shape[0] - 1, values.shape[1]
+    peak, total = values[0].copy(), values[k]
+    total[:] = 0.0
+    for j in range(k):
+        for i in range(n_rows):
+            values[j, i] = exp(values[j, i] - peak[i])
+            total[i] += values[j, i]
+    for j in range(k):
+        for i in range(n_rows):
+            # Shared equally where no value is above -inf.
+            values[j, i] = 1.0 / k if peak[i] == -np.inf else values[j, i] / total[i]
+
+
+# --------------------------------------------------------------------- gate
+@kernel
+def softmax_route(rows, first, last, coef, bias, size, indices, weights):
+    """Write each row's k best experts and the softmax over them."""
+    n_experts, k = coef.shape[0], indices.shape[1]
+    buffer = np.empty((2, n_experts * size), dtype=coef.dtype)
+    value_buffer = np.empty((k + 1) * size, dtype=coef.dtype)
+    expert_buffer = np.empty((k + 1) * size, dtype=np.int32)
+    for start in range(first, last, size):
+        b = min(size, last - start)
+        logits = buffer[0, : n_experts * b].reshape(n_experts, b)
+        values = value_buffer[: (k + 1) * b].reshape(k + 1, b)
+        experts = expert_buffer[: (k + 1) * b].reshape(k + 1, b)
+        _biased(rows, start, start + b, coef, bias, logits, buffer[1])
+        best_of_block(logits, values, experts)
+        _soften(values)
+        for i in range(b):
             for j in range(k):
-                weights[i, j] /= total
-
-
-# ------------------------------------------------------------------- survey
-@kernel
-def survey_block(logits, values, experts, wanted, at, indices):
-    """Gather what is asked of a block of logits, then shift it by its peaks.
-
-    The logits are ready for exp afterwards; ``at`` and ``values`` are shifted too.
-    """
-    n_experts, n_rows = logits.shape
-    n_rows, m = wanted.shape
-    k = indices.shape[1]
-    peak = values[k]  # scratch by now
-    for i in range(n_rows):
-        top = values[0, i]
-        peak[i] = top if math.isfinite(top) else 0.0
-        for j in range(m):
-            expert = wanted[i, j]
-            at[i, j] = -np.inf if expert < 0 else logits[expert, i] - peak[i]
-        for j in range(k):
-            indices[i, j] = experts[j, i]
-            values[j, i] -= peak[i]
-    for e in range(n_experts):
-        for i in range(n_rows):
-            logits[e, i] -= peak[i]
+                indices[start + i, j] = experts[j, i]
+                weights[start + i, j] = values[j, i]
 
 
 @kernel
-def survey_norm(density, values, at, log_best):
-    """Subtract log Σ exp, given exp of the shifted logits (K, B)."""
-    n_rows, k = log_best.shape
-    total = values[k]
-    total[:] = 0.0
-    for e in range(density.shape[0]):
-        for i in range(n_rows):
-            total[i] += density[e, i]
-    for i in range(n_rows):
-        norm = math.log(total[i])
-        for j in range(at.shape[1]):
-            at[i, j] -= norm
-        for j in range(k):
-            log_best[i, j] = values[j, i] - norm
-
-
-# --------------------------------------------------------------------- loss
-@kernel
-def shift_block(logits, bias, peak):
-    """Add intercepts to (K, B) logits and subtract each column's peak."""
-    n_experts, n_rows = logits.shape
-    peak[:] = -np.inf
-    for e in range(n_experts):
-        for i in range(n_rows):
-            z = logits[e, i] + bias[e]
-            logits[e, i] = z
-            # Written so that NaN stays.
-            peak[i] = peak[i] if peak[i] >= z else z
-    for e in range(n_experts):
-        for i in range(n_rows):
-            logits[e, i] -= peak[i]
+def softmax_survey(rows, first, last, coef, bias, size, wanted, at, best, log_best):
+    """Write log softmax at the wanted experts and at the k best."""
+    n_experts, k = coef.shape[0], best.shape[1]
+    buffer = np.empty((2, n_experts * size), dtype=coef.dtype)
+    value_buffer = np.empty((k + 1) * size, dtype=coef.dtype)
+    expert_buffer = np.empty((k + 1) * size, dtype=np.int32)
+    peak, total = np.empty(size, coef.dtype), np.empty(size, coef.dtype)
+    for start in range(first, last, size):
+        b = min(size, last - start)
+        logits = buffer[0, : n_experts * b].reshape(n_experts, b)
+        values = value_buffer[: (k + 1) * b].reshape(k + 1, b)
+        experts = expert_buffer[: (k + 1) * b].reshape(k + 1, b)
+        _biased(rows, start, start + b, coef, bias, logits, buffer[1])
+        best_of_block(logits, values, experts)
+        for i in range(b):
+            peak[i] = values[0, i] if math.isfinite(values[0, i]) else 0.0
+            total[i] = 0.0
+        for e in range(n_experts):
+            for i in range(b):
+                total[i] += exp(logits[e, i] - peak[i])
+        for i in range(b):
+            norm = math.log(total[i])
+            for j in range(wanted.shape[1]):
+                e = wanted[start + i, j]
+                known = -np.inf if e < 0 else (logits[e, i] - peak[i]) - norm
+                at[start + i, j] = known
+            for j in range(k):
+                best[start + i, j] = experts[j, i]
+                log_best[start + i, j] = (values[j, i] - peak[i]) - norm
 
 
 @kernel
-def loss_block(density, peak, mass, total):
-    """Return Σ mass log-normaliser; turn densities into mass-weighted softmax."""
-    n_experts, n_rows = density.shape
-    total[:] = 0.0
-    for e in range(n_experts):
-        for i in range(n_rows):
-            total[i] += density[e, i]
+def softmax_loss(rows, first, last, coef, bias, size, mass, g_coef, g_bias):
+    """Return Σ mass log Σ exp(logits); add its gradient to g_coef and g_bias."""
+    n_experts, d = coef.shape
+    buffer = np.empty((2, n_experts * size), dtype=coef.dtype)
+    spare = np.empty((n_experts, d), dtype=coef.dtype)
+    peak, total = np.empty(size, coef.dtype), np.empty(size, coef.dtype)
     loss = 0.0
-    for i in range(n_rows):
-        loss += np.float64(mass[i] * (math.log(total[i]) + peak[i]))
-        total[i] = mass[i] / total[i]
-    for e in range(n_experts):
-        for i in range(n_rows):
-            density[e, i] *= total[i]
+    for start in range(first, last, size):
+        b = min(size, last - start)
+        z = buffer[0, : n_experts * b].reshape(n_experts, b)
+        _biased(rows, start, start + b, coef, bias, z, buffer[1])
+        peak[:] = -np.inf
+        total[:] = 0.0
+        for e in range(n_experts):
+            for i in range(b):  # written so that NaN stays
+                peak[i] = peak[i] if peak[i] >= z[e, i] else z[e, i]
+        for e in range(n_experts):
+            for i in range(b):
+                z[e, i] = exp(z[e, i] - peak[i])
+                total[i] += z[e, i]
+        for i in range(b):
+            m = mass[start + i]
+            loss += np.float64(m * (math.log(total[i]) + peak[i]))
+            total[i] = m / total[i]
+        for e in range(n_experts):
+            pull = 0.0
+            for i in range(b):
+                z[e, i] *= total[i]
+                pull += z[e, i]
+            g_bias[e] += pull
+        add_products(rows, start, start + b, z, g_coef, spare)
     return loss
 
 
 # ------------------------------------------------------------------ experts
-@kernel(any_order=True)
-def _dot(a, b):
-    total = a[0] * b[0] if a.shape[0] else a.dtype.type(0)
-    for f in range(1, a.shape[0]):
-        total += a[f] * b[f]
-    return total
-
-
-@kernel(any_order=True)
-def linear_at(X, indices, coef, intercept, out):
-    """Write coef_k x + intercept_k at each entry, (B, m, q)."""
-    n_rows, m = indices.shape
-    q, d = coef.shape[1], coef.shape[2]
-    for i in range(n_rows):
-        for j in range(m):
-            e = indices[i, j]
-            for o in range(q):
-                if e < 0:
-                    out[i, j, o] = 0.0
-                    continue
-                total = intercept[e, o]
-                for f in range(d):
-                    total += coef[e, o, f] * X[i, f]
-                out[i, j, o] = total
-
-
-@kernel(any_order=True)
-def linear_mix(X, indices, weights, coef, intercept, out):
-    """Write Σ_m w (coef_k x + intercept_k), (B, q)."""
-    n_rows, m = indices.shape
-    q, d = coef.shape[1], coef.shape[2]
-    for i in range(n_rows):
-        for o in range(q):
-            answer = X.dtype.type(0.0)
-            for j in range(m):
-                e = indices[i, j]
-                if e < 0:
-                    continue
-                total = intercept[e, o]
-                for f in range(d):
-                    total += coef[e, o, f] * X[i, f]
-                answer += weights[i, j] * total
-            out[i, o] = answer
-
-
 @kernel
-def linear_at_csr(data, columns, indptr, indices, coef, intercept, out):
-    """`linear_at` for rows of a CSR matrix."""
-    n_rows, m = indices.shape
-    for i in range(n_rows):
-        for j in range(m):
+def linear_at(rows, first, last, indices, coef, bias, out):
+    """Write coef_k x + bias_k at each entry, (n, m, q)."""
+    for i in range(first, last):
+        for j in range(indices.shape[1]):
             e = indices[i, j]
             for o in range(coef.shape[1]):
-                if e < 0:
-                    out[i, j, o] = 0.0
-                    continue
-                total = intercept[e, o]
-                for f in range(indptr[i], indptr[i + 1]):
-                    total += coef[e, o, columns[f]] * data[f]
-                out[i, j, o] = total
+                known = e >= 0
+                out[i, j, o] = dot(rows, i, coef[e, o]) + bias[e, o] if known else 0.0
 
 
 @kernel
-def csr_logits(data, columns, indptr, coef_t, out):
-    """Write the (B, K) product of CSR rows with (d, K) coefficients."""
-    n_rows, n_experts = out.shape
-    for i in range(n_rows):
+def linear_mix(rows, first, last, indices, weights, coef, bias, out):
+    """Write Σ_m w (coef_k x + bias_k), (n, q)."""
+    for i in range(first, last):
+        for o in range(coef.shape[1]):
+            total = coef.dtype.type(0.0)
+            for j in range(indices.shape[1]):
+                e = indices[i, j]
+                if e >= 0:
+                    total += weights[i, j] * (dot(rows, i, coef[e, o]) + bias[e, o])
+            out[i, o] = total
+
+
+@kernel
+def _class_logits(rows, i, coef, bias, logits):
+    """Write one expert's logits of row i; return their peak."""
+    peak = coef.dtype.type(-np.inf)
+    for c in range(coef.shape[0]):
+        logits[c] = dot(rows, i, coef[c]) + bias[c]
+        peak = peak if peak >= logits[c] else logits[c]
+    return peak
+
+
+@kernel
+def softmax_at(rows, first, last, labels, indices, coef, bias, out):
+    """Write the log softmax of each row's label at each entry, (n, m)."""
+    logits = np.empty(coef.shape[1], dtype=coef.dtype)
+    for i in range(first, last):
+        for j in range(indices.shape[1]):
+            e = indices[i, j]
+            out[i, j] = 0.0
+            if e >= 0:
+                peak = _class_logits(rows, i, coef[e], bias[e], logits)
+                total = coef.dtype.type(0.0)
+                for c in range(logits.shape[0]):
+                    total += exp(logits[c] - peak)
+                out[i, j] = (logits[labels[i]] - peak) - math.log(total)
+
+
+@kernel
+def softmax_mix(rows, first, last, indices, weights, coef, bias, out):
+    """Write Σ_m w softmax(coef_k x + bias_k), (n, q)."""
+    logits = np.empty(coef.shape[1], dtype=coef.dtype)
+    for i in range(first, last):
         out[i] = 0.0
-        for f in range(indptr[i], indptr[i + 1]):
-            value, column = data[f], columns[f]
-            for e in range(n_experts):
-                out[i, e] += value * coef_t[column, e]
-
-
-@kernel
-def softmax_at(logits, labels, indices, out):
-    """Write the log softmax of each row's label, from (B, m, C) logits."""
-    n_rows, m, n_classes = logits.shape
-    for i in range(n_rows):
-        for j in range(m):
-            if indices[i, j] < 0:
-                out[i, j] = 0.0
-                continue
-            peak = logits[i, j, 0]
-            for c in range(1, n_classes):
-                peak = max(peak, logits[i, j, c])
-            total = 0.0
-            for c in range(n_classes):
-                total += math.exp(logits[i, j, c] - peak)
-            out[i, j] = (logits[i, j, labels[i]] - peak) - math.log(total)
-
-
-@kernel
-def softmax_mix(logits, indices, weights, out):
-    """Write Σ_m w softmax(logits), from (B, m, C) logits, which are overwritten."""
-    n_rows, m, n_classes = logits.shape
-    for i in range(n_rows):
-        out[i] = 0.0
-        for j in range(m):
-            if indices[i, j] < 0:
-                continue
-            peak = logits[i, j, 0]
-            for c in range(1, n_classes):
-                peak = max(peak, logits[i, j, c])
-            total = 0.0
-            for c in range(n_classes):
-                density = math.exp(logits[i, j, c] - peak)
-                logits[i, j, c] = density
-                total += density
-            share = weights[i, j] / total
-            for c in range(n_classes):
-                out[i, c] += share * logits[i, j, c]
+        for j in range(indices.shape[1]):
+            e = indices[i, j]
+            if e >= 0:
+                peak = _class_logits(rows, i, coef[e], bias[e], logits)
+                total = coef.dtype.type(0.0)
+                for c in range(logits.shape[0]):
+                    logits[c] = exp(logits[c] - peak)
+                    total += logits[c]
+                share = weights[i, j] / total
+                for c in range(logits.shape[0]):
+                    out[i, c] += share * logits[c]
 
 
 # ------------------------------------------------------------------- E-step
 @kernel
-def normal_log_density(y, values, scale, log_peak, indices, out):
+def normal_log_density(first, last, y, values, scale, log_peak, indices, out):
     """Write Σ_q log N(y; values, scale_k²) at each entry; -inf at -1."""
-    n_rows, m, q = values.shape
-    for i in range(n_rows):
-        for j in range(m):
+    half = values.dtype.type(0.5)
+    for i in range(first, last):
+        for j in range(indices.shape[1]):
             e = indices[i, j]
-            if e < 0:
-                out[i, j] = -np.inf
-                continue
             square = values.dtype.type(0.0)
-            for o in range(q):
+            for o in range(values.shape[2]):
                 z = (y[i, o] - values[i, j, o]) / scale[e, o]
                 square += z * z
-            out[i, j] = log_peak[e] - values.dtype.type(0.5) * square
+            out[i, j] = log_peak[e] - half * square if e >= 0 else -np.inf
 
 
 @kernel
-def novel(known, more, out):
+def novel(first, last, known, more, out):
     """Write ``more`` with -1 where the row has that expert already."""
-    n_rows, m = more.shape
-    for i in range(n_rows):
-        for j in range(m):
+    for i in range(first, last):
+        for j in range(more.shape[1]):
             expert = more[i, j]
             for c in range(known.shape[1]):
-                if known[i, c] == expert:
-                    expert = -1
+                expert = -1 if known[i, c] == expert else expert
             for c in range(j):
-                if out[i, c] == expert:
-                    expert = -1
+                expert = -1 if out[i, c] == expert else expert
             out[i, j] = expert
 
 
+@njit(inline="always")
+def _above(value, other):
+    """Tell whether a score comes before another: larger first, NaN last."""
+    return value > other or (math.isnan(other) and not math.isnan(value))
+
+
 @kernel
-def best_of_rows(scores, kept):
-    """Write the positions of the k best of each row of (B, m) scores, best first."""
-    n_rows, m = scores.shape
+def best_of_rows(first, last, scores, kept):
+    """Write the positions of the k best of each row of scores, best first."""
     k = kept.shape[1]
-    for i in range(n_rows):
+    for i in range(first, last):
         held = 0
-        for j in range(m):
-            value = scores[i, j]
+        for j in range(scores.shape[1]):
             place = held
-            # NaN comes last, in its order: it is better than nothing that is held.
-            while place > 0 and (
-                value > scores[i, kept[i, place - 1]]
-                or (math.isnan(scores[i, kept[i, place - 1]]) and not math.isnan(value))
-            ):
+            while place > 0 and _above(scores[i, j], scores[i, kept[i, place - 1]]):
                 place -= 1
-            if place >= k:
-                continue
-            held = min(held + 1, k)
-            for c in range(held - 1, place, -1):
-                kept[i, c] = kept[i, c - 1]
-            kept[i, place] = j
+            if place < k:
+                held = min(held + 1, k)
+                for c in range(held - 1, place, -1):
+                    kept[i, c] = kept[i, c - 1]
+                kept[i, place] = j
 
 
 @kernel
-def posterior(log_joint, kept, resp, log_norm):
+def posterior(first, last, log_joint, kept, resp, log_norm):
     """Write responsibilities and log normaliser of the entries that are kept."""
-    n_rows, width = kept.shape
-    for i in range(n_rows):
+    width = kept.shape[1]
+    for i in range(first, last):
         peak = log_joint[i, kept[i, 0]]
         for j in range(1, width):
             value = log_joint[i, kept[i, j]]
-            peak = value if value > peak or math.isnan(value) else peak
+            peak = value if _above(value, peak) and not math.isnan(peak) else peak
+            peak = value if math.isnan(value) else peak
         if peak == -np.inf:  # no density anywhere
             resp[i] = 1.0 / width
             log_norm[i] = -np.inf
             continue
-        if peak == np.inf:
-            peak = log_joint.dtype.type(0.0)
+        peak = log_joint.dtype.type(0.0) if peak == np.inf else peak
         total = log_joint.dtype.type(0.0)
         for j in range(width):
-            density = math.exp(log_joint[i, kept[i, j]] - peak)
-            resp[i, j] = density
-            total += density
+            resp[i, j] = math.exp(log_joint[i, kept[i, j]] - peak)
+            total += resp[i, j]
         for j in range(width):
             resp[i, j] /= total
         log_norm[i] = math.log(total) + peak
@@ -453,50 +555,46 @@ def sum_segments(flat, order, offsets, out):
 
 
 @kernel
-def segment_sums(X, flat, width, order, first, last, out):
-    """Add Σ w [x, 1] over a run of one expert's entries to ``out`` (d + 1,)."""
-    d = X.shape[1]
-    for s in range(first, last):
-        entry = order[s]
-        weight, row = np.float64(flat[entry]), entry // width
-        for f in range(d):
-            out[f] += weight * X[row, f]
-        out[d] += weight
-
-
-@kernel
-def segment_sums_csr(data, columns, indptr, flat, width, order, first, last, out):
-    """`segment_sums` for rows of a CSR matrix."""
-    d = out.shape[0] - 1
-    for s in range(first, last):
-        entry = order[s]
-        weight, row = np.float64(flat[entry]), entry // width
-        for f in range(indptr[row], indptr[row + 1]):
-            out[columns[f]] += weight * data[f]
-        out[d] += weight
+def segment_sums(rows, first, last, flat, width, order, offsets, out):
+    """Write Σ w [x, 1] over the entries of experts first to last, (K, d + 1)."""
+    for e in range(first, last):
+        out[e] = 0.0
+        for s in range(offsets[e], offsets[e + 1]):
+            weight = np.float64(flat[order[s]])
+            add_row(rows, order[s] // width, weight, out[e])
+            out[e, -1] += weight
 
 
 # ---------------------------------------------------------- normal equations
 @kernel
-def weighted_sum(X, Y, rows, weights, out):
+def weighted_sum(first, last, X, Y, rows, weights, out):
     """Write Σ w [x, y] over some rows, (d + q,)."""
-    d, q = X.shape[1], Y.shape[1]
+    d = X.shape[1]
     out[:] = 0.0
-    for s in range(rows.shape[0]):
+    for s in range(first, last):
         row, weight = rows[s], weights[s]
         for f in range(d):
             out[f] += weight * X[row, f]
-        for o in range(q):
+        for o in range(Y.shape[1]):
             out[d + o] += weight * Y[row, o]
 
 
 @kernel
-def centred_rows(X, Y, rows, weights, mean, out):
-    """Write √w ([x, y] - mean) of some rows, (B, d + q), in float64."""
-    d, q = X.shape[1], Y.shape[1]
-    for s in range(rows.shape[0]):
-        row, root = rows[s], math.sqrt(weights[s])
-        for f in range(d):
-            out[s, f] = root * (X[row, f] - mean[f])
-        for o in range(q):
-            out[s, d + o] = root * (Y[row, o] - mean[d + o])
+def scatter(first, last, X, Y, rows, weights, mean, size, out):
+    """Add Σ w (z - mean)(z - mean)ᵀ, z = [x, y], over some rows, in float64."""
+    d, width = X.shape[1], out.shape[0]
+    buffer = np.empty((size, width))
+    spare = np.empty((width, width))
+    for start in range(first, last, size):
+        b = min(size, last - start)
+        z = buffer[:b]
+        for i in range(b):
+            row, root = rows[start + i], math.sqrt(weights[start + i])
+            for f in range(d):
+                z[i, f] = root * (X[row, f] - mean[f])
+            for o in range(width - d):
+                z[i, d + o] = root * (Y[row, o] - mean[d + o])
+        np.dot(z.T, z, spare)
+        for f in range(width):
+            for g in range(width):
+                out[f, g] += spare[f, g]
