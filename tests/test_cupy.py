@@ -116,7 +116,8 @@ class HostModule:
 def host(library, monkeypatch):
     """Put NumPy and the host's kernels behind the operations."""
     module = HostModule(library)
-    monkeypatch.setattr(_device, "xp", lambda: np)
+    xp = types.SimpleNamespace(**vars(np))
+    monkeypatch.setattr(_device, "xp", lambda: xp)
     monkeypatch.setattr(_device, "module", lambda: module)
     monkeypatch.setattr(_device, "current", lambda array: nullcontext())
     monkeypatch.setattr(_device, "THREADS", 4)
@@ -399,11 +400,26 @@ def test_csr_goes_to_the_reference(host):
     assert host.launched == []
 
 
-def test_arrays_of_another_library_are_not_moved(host, monkeypatch):
-    class Other(np.ndarray):
-        pass
+class Other(np.ndarray):
+    """An array of another library."""
 
-    monkeypatch.setattr(_device, "xp", lambda: types.SimpleNamespace(ndarray=Other))
+
+def test_arrays_on_the_host_are_not_moved(host, monkeypatch):
+    X, indices, *rest = linear_at(Problem("random", "random", "float64"))[0]
+    monkeypatch.setattr(_device.xp(), "ndarray", Other)
+    with pytest.raises(TypeError, match="beside an array on the device"):
+        _cupy.linear_at(X.view(Other), indices, *rest)
+    assert host.launched == []
+
+
+def test_counts_may_be_numpys(host):
+    X, coef, intercept, k = softmax_route(Problem("random", "tied", "float32"))[1]
+    found = _cupy.softmax_route(X, coef, intercept, np.int32(k))
+    assert_same(found, _reference.softmax_route(X, coef, intercept, k), 1e-5)
+
+
+def test_arrays_of_another_library_go_to_the_reference(host, monkeypatch):
+    monkeypatch.setattr(_device.xp(), "ndarray", Other)
     args = truncate(Problem("random", "random", "float64"))[0]
     assert_same(_cupy.truncate(*args), _reference.truncate(*args), 0.0)
     assert host.launched == []
@@ -419,25 +435,25 @@ def test_sums_are_in_float64(host):
 
 
 # ------------------------------------------------------------------------------- nvcc
-def test_kernels_compile_for_devices(tmp_path):
+@pytest.mark.parametrize("arch", [70, 80, 90])
+def test_kernels_compile_for_a_device(arch, tmp_path):
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("no nvcc")
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
-    wanted = [a for a in (70, 80, 90) if f"compute_{a}\n" in listed.stdout]
-    if not wanted:
-        pytest.skip(f"nvcc lists none of the devices: {listed.stdout.split()}")
+    if f"compute_{arch}" not in listed.stdout.split():
+        pytest.skip(f"nvcc does not list compute_{arch}")
     # Taking a kernel's address makes its instance.
     table = ", ".join(f"(void *){name}" for name in kernel_names())
-    source = tmp_path / "all.cu"
+    source, built = tmp_path / "all.cu", tmp_path / "all.cubin"
     source.write_text(f'#include "{_device.SOURCE}"\nvoid *kernels[] = {{{table}}};\n')
-    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in wanted]
-    command = [nvcc, "-std=c++14", "-Werror", "all-warnings", *targets]
-    command += ["--fatbin", str(source), "-o", str(tmp_path / "all.fatbin")]
+    command = [nvcc, "-std=c++14", f"-arch=sm_{arch}", "-Werror", "all-warnings"]
+    command += ["-cubin", str(source), "-o", str(built)]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert found.stderr == ""
-    assert (tmp_path / "all.fatbin").stat().st_size > 0
+    text = built.read_bytes()
+    assert all(name.split("<")[0].encode() in text for name in kernel_names())
 
 
 # ---------------------------------------------------------------------------- require

@@ -95,5 +95,6 @@ def launch(name: str, n_threads: int, *args: Any) -> None:
     if n_threads == 0:
         return
     kernel = module().get_function(f"{name}<{C_TYPES[args[0].dtype.name]}>")
-    values = (n_threads, *(0 if value is None else value for value in args))
-    kernel((-(-n_threads // THREADS),), (THREADS,), values)
+    # CuPy passes a Python int as 64 bits; what NumPy's are depends on their dtype.
+    words = (a if isinstance(a, xp().ndarray) else int(a or 0) for a in args)
+    kernel((-(-n_threads // THREADS),), (THREADS,), (n_threads, *words))

@@ -47,7 +47,9 @@ def _serves(*dtypes: str) -> Callable:
 
 
 def _as(array: Array, dtype: Any) -> Array:
-    """Return a device array as the kernels read it."""
+    """Return a device array as the kernels read it; no other array is moved there."""
+    if not isinstance(array, _device.xp().ndarray):
+        raise TypeError(f"{type(array)} stands beside an array on the device")
     return _device.xp().ascontiguousarray(array.astype(dtype, copy=False))
 
 
