@@ -28,7 +28,7 @@ from types import ModuleType
 import numpy as np
 
 from . import _reference
-from ._compat import Array, device_of, namespace, to_host
+from ._compat import Array, device_of, filled, like, namespace, to_device, to_host
 from ._threads import at_most, one_blas_thread
 
 __all__ = [
@@ -36,9 +36,12 @@ __all__ = [
     "Array",
     "at_most",
     "device_of",
+    "filled",
+    "like",
     "namespace",
     "one_blas_thread",
     "select",
+    "to_device",
     "to_host",
     "using",
 ]
@@ -78,13 +81,21 @@ def using(
 
 def select(*arrays: Array) -> ModuleType:
     """Return the backend module that serves these arrays."""
-    if namespace(*arrays) is not np:
-        return _reference
-    backend = _chosen.get()
+    xp, backend = namespace(*arrays), _chosen.get()
+    if xp is not np:
+        ours = xp.__name__.partition(".")[0] == "cupy" and backend != "numpy"
+        return _load_cupy() if ours else _reference
     if backend == "auto":
         largest = max((a.shape[0] * a.shape[-1] for a in arrays), default=0)
         backend = "numba" if largest >= NUMBA_FROM else "numpy"
     return _load_numba() if backend == "numba" else _reference
+
+
+@functools.cache
+def _load_cupy() -> ModuleType:
+    from . import _cupy as backend
+
+    return backend
 
 
 @functools.cache

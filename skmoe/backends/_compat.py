@@ -24,7 +24,7 @@ def namespace(*arrays: Array) -> ModuleType:
             continue
         if hasattr(array, "__array_namespace__"):
             found.append(array.__array_namespace__())
-        elif hasattr(array, "shape"):
+        elif hasattr(array, "__dlpack__"):
             from sklearn.externals.array_api_compat import array_namespace
 
             found.append(array_namespace(array))
@@ -37,9 +37,38 @@ def device_of(array: Array) -> Any:
 
 
 def to_host(array: Array) -> np.ndarray:
-    """Return the array as NumPy, moving it only if it is not NumPy already."""
-    if isinstance(array, np.ndarray):
-        return array
+    """Return the array as NumPy, moving it only if it is not NumPy already.
+
+    The only way from a device to the host: no other line reads a device's numbers.
+    """
+    if isinstance(array, (np.ndarray, np.generic)):
+        return np.asarray(array)
     if hasattr(array, "get"):  # CuPy
         return array.get()
-    return np.from_dlpack(array) if hasattr(array, "__dlpack__") else np.asarray(array)
+    if hasattr(array, "__array_namespace__"):
+        host = array.__array_namespace__().__array_namespace_info__().default_device()
+        return np.from_dlpack(array.to_device(host))
+    if hasattr(array, "__dlpack__"):  # PyTorch
+        return np.from_dlpack(array.detach().cpu())
+    return np.asarray(array)
+
+
+def to_device(array: np.ndarray) -> Array:
+    """Return the array as CuPy, on the current device."""
+    from ._cupy._device import require
+
+    return require().asarray(array)
+
+
+def like(array: Array, other: Array, dtype: Any = None) -> Array:
+    """Return the array in the container and on the device of ``other``."""
+    xp = namespace(other)
+    if xp is np:
+        return np.asarray(to_host(array), dtype=dtype)
+    return xp.asarray(array, dtype=dtype, device=device_of(other))
+
+
+def filled(indices: Array) -> Array:
+    """Return expert indices with 0 in the place of -1, safe to look up."""
+    xp = namespace(indices)
+    return xp.maximum(indices, xp.zeros_like(indices))

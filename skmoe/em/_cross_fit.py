@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..backends import Array, namespace
+from ..backends import Array, like, namespace
 from ..experts import ExpertPool, take_rows
 from ..routing import Routing
 from ._problem import Problem
@@ -73,17 +73,18 @@ class CrossFitPool(ExpertPool):
         return other
 
     def _without(self, routing: Routing, fold: int) -> Routing:
-        return routing.scaled(np.asarray(self.folds != fold, dtype=np.float64))
+        kept = np.asarray(self.folds != fold, dtype=np.float64)
+        return routing.scaled(like(kept, routing.weights))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return out-of-fold answers for the training rows, (n, m, q)."""
-        parts = [
-            pool.evaluate(take_rows(X, rows), y[rows], routing.take(rows))
-            for pool, rows in zip(self.pools, self.rows, strict=True)
-        ]
-        xp = namespace(*parts)
-        back = np.argsort(np.concatenate(self.rows))
-        return xp.take(xp.concat(parts, axis=0), xp.asarray(back), axis=0)
+        xp, parts = namespace(routing.weights), []
+        for pool, fold in zip(self.pools, self.rows, strict=True):
+            rows = like(fold, routing.indices)
+            own = take_rows(X, rows), take_rows(y, rows), routing.take(rows)
+            parts.append(pool.evaluate(*own))
+        back = like(np.argsort(np.concatenate(self.rows)), routing.indices)
+        return xp.take(xp.concat(parts, axis=0), back, axis=0)
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Raise: new rows have no fold; predict with the pool of `finished`."""
@@ -116,7 +117,7 @@ def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
     turn, class by class. Equal rows share a fold, so none is judged by its own copy;
     the folds of a permuted table are the permuted folds.
     """
-    random = np.random.RandomState(seed)
+    random, problem = np.random.RandomState(seed), problem.on_host()
     X, target = numeric(problem.X_gate), targets(problem)
     score = X @ random.standard_normal(X.shape[1])
     score = score + target @ random.standard_normal(target.shape[1])

@@ -32,7 +32,7 @@ from dataclasses import replace
 import numpy as np
 from sklearn.base import clone
 
-from ..backends import Array, device_of, namespace, select
+from ..backends import Array, filled, like, namespace, select, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from ..routing import Routing
@@ -118,7 +118,9 @@ def update_pool(
     pool = old.select(new, accepted)
     if not accepted.all():
         xp = namespace(values)
-        chosen = xp.take(xp.asarray(accepted), xp.maximum(resp.indices, 0))
+        flat = xp.reshape(filled(resp.indices), (-1,))
+        chosen = xp.take(like(accepted, values), flat)
+        chosen = xp.reshape(chosen, resp.shape)
         values = xp.where(chosen[:, :, None], values, state.terms.values)
         log_lik = xp.where(chosen, log_lik, state.terms.log_lik)
 
@@ -140,7 +142,7 @@ def _gains(mass: Routing, new: Array, old: Array) -> tuple[np.ndarray, np.ndarra
     """Return Σ s r (new - old) of each expert, and its standard error."""
     xp = namespace(new)
     counted = mass.weights > 0
-    difference = xp.where(counted, new, 0) - xp.where(counted, old, 0)
+    difference = xp.where(counted, new, 0.0) - xp.where(counted, old, 0.0)
     change = mass.weights * difference
     # The weight of a row counts rows, so it stands once in the square.
     row_mass = xp.sum(mass.weights, axis=1, keepdims=True)
@@ -165,9 +167,7 @@ def survey(
     xp, m = namespace(resp.indices), resp.shape[1]
     draw = np.random.RandomState((problem.seed + state.n_pass) % 2**32)
     shift = 1 + draw.randint(max(1, n_experts - 1), size=n_experts)
-    partner = xp.asarray(
-        (np.arange(n_experts) + shift) % n_experts, device=device_of(resp.indices)
-    )
+    partner = like((np.arange(n_experts) + shift) % n_experts, resp.indices)
     explored = xp.take(partner, resp.indices[:, 0])[:, None]
     asked = xp.concat([resp.indices, explored], axis=1)
     log_asked, best, log_best = gate.survey(X, asked, problem.width)
@@ -201,8 +201,9 @@ def expect(
         terms = terms.take(kept)
         indices = namespace(kept).take_along_axis(candidates.indices, kept, axis=1)
         resp = Routing(indices, weights, problem.n_experts)
-    weight = problem.sample_weight
-    bound = float(np.sum(weight * norm, where=weight > 0) / np.sum(weight))
+    xp, weight = namespace(norm), problem.sample_weight
+    term = xp.where(weight > 0, weight * norm, 0.0)
+    bound = float(to_host(xp.sum(term) / xp.sum(weight)))
     return State(gate, pool, resp.with_weights(weights), terms, bound, n_pass)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..backends import Array, namespace
+from ..backends import Array, namespace, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from ..routing import Routing
@@ -35,12 +35,24 @@ class Problem:
     X_gate: Array
     X: Array
     y: Array
-    sample_weight: np.ndarray
+    sample_weight: Array
     n_experts: int
     width: int
     max_iter: int
     tol: float
     seed: int = 0
+
+    def on_host(self) -> Problem:
+        """Return the problem with NumPy arrays, for what runs on the CPU."""
+        if namespace(self.sample_weight) is np:
+            return self
+        return replace(
+            self,
+            X_gate=to_host(self.X_gate),
+            X=to_host(self.X),
+            y=to_host(self.y),
+            sample_weight=to_host(self.sample_weight),
+        )
 
     @property
     def dense(self) -> bool:

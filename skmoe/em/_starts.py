@@ -50,11 +50,13 @@ def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
     Routing
         One entry a row, or ``problem.width`` for the smooth ``random`` start.
     """
+    host, random = problem.on_host(), np.random.RandomState(seed)
     if problem.n_experts == 1:
-        return Routing.from_labels(np.zeros(len(problem.y), dtype=np.intp), 1)
-    random = np.random.RandomState(seed)
-    features = numeric(problem.X_gate)
-    return STARTS[kind](problem, features, targets(problem), number, random)
+        start = Routing.from_labels(np.zeros(len(host.y), dtype=np.intp), 1)
+    else:
+        features = numeric(host.X_gate)
+        start = STARTS[kind](host, features, targets(host), number, random)
+    return start.like(problem.sample_weight)
 
 
 def numeric(X: Any) -> Any:

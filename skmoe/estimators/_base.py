@@ -22,7 +22,7 @@ from .._sklearn_compat import (
     _fit_context,
     with_callbacks,
 )
-from ..backends import BACKENDS, Array
+from ..backends import BACKENDS, Array, namespace
 from ..em import (
     PORTFOLIO,
     STARTS,
@@ -290,8 +290,9 @@ class BaseMoE(
         if folds is None:
             return pool
         if hasattr(folds, "split"):
-            which = np.full(len(problem.y), -1)
-            for fold, (_, rows) in enumerate(folds.split(problem.X_gate, problem.y)):
+            host = problem.on_host()
+            which = np.full(len(host.y), -1)
+            for fold, (_, rows) in enumerate(folds.split(host.X_gate, host.y)):
                 which[rows] = fold
             if (which < 0).any():
                 raise ValueError(
@@ -318,7 +319,7 @@ class BaseMoE(
         routing = model.gate.route(problem.X_gate, self.top_k)
         weights = problem.sample_weight
         pool = model.pool.finished(problem.X, problem.y, model.resp.scaled(weights))
-        load = routing.scaled(weights / weights.sum())
+        load = routing.scaled(weights / namespace(weights).sum(weights))
         attributes = {
             "gate_": parts.fitted_gate(self.gate, before, model.gate),
             "experts_": pool.estimators(),

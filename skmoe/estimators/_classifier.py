@@ -11,9 +11,10 @@ from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
 from .._sklearn_compat import StrOptions, _check_y
-from ..backends import Array
+from ..backends import Array, like, namespace
 from ..experts import Categorical
 from ._base import BaseMoE
+from ._validation import on_host
 
 
 class MoEClassifier(ClassifierMixin, BaseMoE):
@@ -61,10 +62,12 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Passes of EM a start.
     tol : float, default=1e-4
         A start has converged when a pass raises the bound by less, mean a row.
-    backend : {"auto", "numpy", "numba"}, default="auto"
-        What computes on NumPy arrays: plain NumPy, or kernels compiled by Numba the
-        first time they are used (some seconds, then kept on disk). "auto" takes
-        Numba where the rows repay it. Answers agree to 1e-10, in float32 to 1e-5.
+    backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
+        What computes: plain NumPy, kernels compiled by Numba the first time they are
+        used (some seconds, then kept on disk), or a CUDA device, to which "cupy"
+        moves X once a fit or predict. "auto" takes Numba where the rows repay it,
+        and leaves CuPy, PyTorch and other array-API arrays where they are: answers
+        are in the container of X. Answers of all agree to 1e-10, in float32 to 1e-5.
     warm_start : bool, default=False
         Go on from the previous fit, with a single start.
     n_jobs : int or None, default=None
@@ -250,7 +253,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         ndarray of shape (n_samples, n_classes)
             Natural logarithms.
         """
-        return np.log(self.predict_proba(X))
+        proba = self.predict_proba(X)
+        return namespace(proba).log(proba)
 
     def predict(self, X):
         """Predict the most probable class.
@@ -266,4 +270,5 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             Labels from ``classes_``.
         """
         proba = self.predict_proba(X)
-        return self.classes_[np.argmax(proba, axis=1)]
+        labels = self.classes_[np.argmax(on_host(proba), axis=1)]
+        return like(labels, proba) if labels.dtype.kind in "biuf" else labels

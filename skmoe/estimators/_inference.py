@@ -7,9 +7,15 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from ..backends import Array, namespace, select
+from ..backends import Array, like, namespace, select
 from ..routing import Routing
 from . import _parts as parts
+from ._validation import on_host
+
+
+def answer(X: Any, found: Array) -> Array:
+    """Return an answer in the container of X: on the host unless X is not."""
+    return found if namespace(X) is not np else on_host(found)
 
 
 class RoutedMixin:
@@ -42,7 +48,7 @@ class RoutedMixin:
         _, gate = parts.split_gate(self.gate_)
         with self._computing(X_gate):
             routing = gate.route(X_gate, self.top_k)
-            return self._pool.mix(X_expert, routing)
+            return answer(X, self._pool.mix(X_expert, routing))
 
     def gate_proba(self, X):
         """Return the gate's probability of each expert.
@@ -61,7 +67,7 @@ class RoutedMixin:
         _, gate = parts.split_gate(self.gate_)
         with self._computing(X_gate):
             log_proba = gate.log_proba(X_gate)
-        return namespace(log_proba).exp(log_proba)
+        return answer(X, namespace(log_proba).exp(log_proba))
 
     def route(self, X):
         """Return the weights that predict uses.
@@ -93,15 +99,17 @@ class RoutedMixin:
         """
         routing = self._route(X)
         if not routing.dense:
-            return routing.indices
-        return select(routing.weights).top_k(routing.weights, routing.n_experts)[1]
+            return answer(X, routing.indices)
+        best = select(routing.weights).top_k(routing.weights, routing.n_experts)
+        return answer(X, best[1])
 
     # -------------------------------------------------------------- likelihood
     def _log_joint(self, X, y, width: int | None) -> tuple[Array, Routing]:
         X_gate, X_expert = self._views(X)
         _, gate = parts.split_gate(self.gate_)
-        y = self._read_target(y)
+        y = self._read_target(on_host(y))
         check_consistent_length(X_expert, y)
+        y = like(y, X_gate)
         with self._computing(X_gate):
             routing = gate.route(X_gate, width)
             log_lik = self._pool.log_likelihood(X_expert, y, routing)
@@ -126,7 +134,7 @@ class RoutedMixin:
         """
         y = self.predict(X) if y is None else y
         log_joint, _ = self._log_joint(X, y, self.top_k)
-        return select(log_joint).logsumexp(log_joint)
+        return answer(X, select(log_joint).logsumexp(log_joint))
 
     def responsibilities(self, X, y):
         """Return p(k | x, y), the posterior of each expert given the target.
@@ -148,9 +156,9 @@ class RoutedMixin:
         ops = select(log_joint)
         if self.top_k is None or self.top_k >= routing.shape[1]:
             return routing.with_weights(ops.normalise(log_joint)[0]).to_csr()
-        best, kept = ops.top_k(log_joint, self.top_k)
+        kept, resp, _ = ops.truncate(log_joint, self.top_k)
         indices = namespace(kept).take_along_axis(routing.indices, kept, axis=1)
-        return Routing(indices, ops.normalise(best)[0], routing.n_experts).to_csr()
+        return Routing(indices, resp, routing.n_experts).to_csr()
 
     def _n_parameters(self) -> int:
         _, gate = parts.split_gate(self.gate_)
@@ -172,7 +180,7 @@ class RoutedMixin:
             ``-2 log L + 2 p``. Experts must be linear or trees, whose free
             parameters can be counted; others raise TypeError.
         """
-        log_likelihood = float(np.sum(self.score_samples(X, y)))
+        log_likelihood = float(np.sum(on_host(self.score_samples(X, y))))
         return -2.0 * log_likelihood + 2.0 * self._n_parameters()
 
     def bic(self, X, y):
@@ -191,5 +199,5 @@ class RoutedMixin:
             ``-2 log L + p log n``. Experts must be linear or trees, whose free
             parameters can be counted; others raise TypeError.
         """
-        scores = self.score_samples(X, y)
+        scores = on_host(self.score_samples(X, y))
         return float(-2.0 * np.sum(scores) + self._n_parameters() * np.log(len(scores)))

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from sklearn.utils import get_tags
 
 from .._sklearn_compat import Interval, _check_y
-from ..backends import Array
+from ..backends import Array, to_host
 from ..experts import Gaussian
 from ._base import BaseMoE
 
@@ -69,10 +69,12 @@ class MoERegressor(RegressorMixin, BaseMoE):
         Passes of EM a start.
     tol : float, default=1e-4
         A start has converged when a pass raises the bound by less, mean a row.
-    backend : {"auto", "numpy", "numba"}, default="auto"
-        What computes on NumPy arrays: plain NumPy, or kernels compiled by Numba the
-        first time they are used (some seconds, then kept on disk). "auto" takes
-        Numba where the rows repay it. Answers agree to 1e-10, in float32 to 1e-5.
+    backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
+        What computes: plain NumPy, kernels compiled by Numba the first time they are
+        used (some seconds, then kept on disk), or a CUDA device, to which "cupy"
+        moves X once a fit or predict. "auto" takes Numba where the rows repay it,
+        and leaves CuPy, PyTorch and other array-API arrays where they are: answers
+        are in the container of X. Answers of all agree to 1e-10, in float32 to 1e-5.
     warm_start : bool, default=False
         Go on from the previous fit, with a single start.
     n_jobs : int or None, default=None
@@ -206,7 +208,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
         return y
 
     def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
-        y = y.astype(np.float64)
+        y, weight = to_host(y).astype(np.float64), to_host(weight)
         mean = np.average(y, axis=0, weights=weight)
         variance = np.average((y - mean) ** 2, axis=0, weights=weight)
         smallest = np.finfo(np.float64).eps * (1.0 + mean**2)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from joblib import effective_n_jobs
 from scipy import sparse
+from sklearn import get_config  # type: ignore[attr-defined]
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_array, check_consistent_length
@@ -17,10 +18,16 @@ from .._sklearn_compat import (
     _check_n_features,
     _check_sample_weight,
     _num_samples,
-    _safe_indexing,
 )
-from ..backends import Array, using
+from ..backends import Array, like, namespace, to_device, to_host, using
+from ..experts import take_rows
 from . import _parts as parts
+
+
+def on_host(array: Any) -> Any:
+    """Return an array of another library as NumPy; all else is left as it is."""
+    return array if namespace(array) is np else to_host(array)
+
 
 TRAINING_WIDTH = 2
 """Training keeps this many times top_k experts a row: the rows that an expert will
@@ -63,10 +70,10 @@ class CheckedMixin:
         raw, X = self._check_X(
             X, reset=not (self.warm_start and hasattr(self, "gate_"))
         )
-        y = self._check_target(y)
+        y = self._check_target(on_host(y))
         check_consistent_length(raw, y)
         weight = _check_sample_weight(
-            sample_weight, raw, dtype=np.float64, ensure_non_negative=True
+            on_host(sample_weight), y, dtype=np.float64, ensure_non_negative=True
         )
         used = np.flatnonzero(weight > 0)
         if not used.size:
@@ -74,20 +81,25 @@ class CheckedMixin:
                 "Sample weights must contain at least one non-zero number."
             )
         if len(used) < len(weight):
-            raw, y, weight = _safe_indexing(raw, used), y[used], weight[used]
-            X = None if X is None else X[used]
+            raw, y, weight = take_rows(raw, used), y[used], weight[used]
+            X = None if X is None else take_rows(X, used)
         y, weight = self._encode_target(y, weight)
-        if X is not None and y.dtype.kind == "f":
-            y = y.astype(X.dtype, copy=False)
         if len(weight) < self.n_experts:
             raise ValueError(
                 f"n_experts={self.n_experts} needs at least as many rows of positive "
                 f"weight; got n_samples={len(weight)}."
             )
-        return raw, X, y, weight
+        if X is None:
+            return raw, X, y, weight
+        # Targets are in the precision of X, and all arrays where X is.
+        y = like(y, X, X.dtype if y.dtype.kind == "f" else None)
+        return raw, X, y, like(weight, X)
 
     def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
         """Return (X as given, X as a float array or CSR if a part reads it)."""
+        if namespace(X) is not np:
+            array = self._check_device_array(X, reset=reset)
+            return array, array
         if self._needs_array:
             # As validate_data does, but for the tags of all parts, read once in fit;
             # and an array has no names to check against none.
@@ -103,6 +115,8 @@ class CheckedMixin:
             )
             _check_n_features(self, array, reset=reset)
             array = parts.small_indices(array)
+            if self.backend == "cupy" and isinstance(array, np.ndarray):
+                array = to_device(array)
             return (X if self._has_columns(X) else array), array
         if not hasattr(X, "shape"):
             X = np.asarray(X)
@@ -123,6 +137,32 @@ class CheckedMixin:
         n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
         n_elements = X.shape[0] * max(X.shape[1], self.n_experts)
         return using(self.backend, n_elements, n_threads)
+
+    def _check_device_array(self, X: Array, *, reset: bool) -> Array:
+        """Check an array of another library, where it lies.
+
+        scikit-learn's own check needs SCIPY_ARRAY_API=1 before its first import.
+        """
+        xp = namespace(X)
+        if not self._needs_array or self._experts_read_raw:
+            raise TypeError(
+                f"X is a {type(X).__name__}, which reaches gate and experts as it is; "
+                "a Pipeline among them reads NumPy arrays, sparse matrices and data "
+                "frames only. Move X to the host first."
+            )
+        if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
+            raise ValueError(
+                "Expected a 2D array with at least one row and one feature, got shape "
+                f"{tuple(X.shape)}."
+            )
+        if X.dtype not in (xp.float32, xp.float64):
+            X = xp.astype(X, xp.float64)
+        if not get_config()["assume_finite"] and not self._reads["allow_nan"]:
+            finite = to_host(xp.all(xp.isfinite(X)))
+            if not finite:
+                raise ValueError("Input X contains NaN or infinity.")
+        _check_n_features(self, X, reset=reset)
+        return X
 
     @staticmethod
     def _has_columns(X) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from .._sklearn_compat import _safe_indexing
-from ..backends import Array
+from ..backends import Array, like, namespace, select, to_host
 from ..routing import Routing
 from ._likelihoods import Categorical, Gaussian
 
@@ -176,9 +176,7 @@ class ExpertPool(ABC):
         raise TypeError(f"{type(self).__name__} cannot count its free parameters.")
 
 
-def share(
-    routing: Routing, expert: int, row_mass: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
+def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array, float]:
     """Return the rows that an expert is fitted on, their mass, and a factor.
 
     Rows of which the expert owns at most `MIN_RESPONSIBILITY` are left out. Mass
@@ -186,17 +184,39 @@ def share(
     learner that reads weights as counts sees as many rows as it is given. With
     integer sample weights the answer equals that of repeated rows.
     """
-    rows, mass = routing.segment(expert)
-    total = row_mass if rows is None else row_mass[rows]
+    xp, (rows, mass) = namespace(row_mass), routing.segment(expert)
+    total = row_mass if rows is None else xp.take(row_mass, rows)
     kept = mass > MIN_RESPONSIBILITY * total
-    found = np.flatnonzero(kept) if rows is None else rows[kept]
-    mass = mass[kept]
-    return found, mass, float(total[kept].sum() / mass.sum()) if mass.size else 1.0
+    found = xp.nonzero(kept)[0]
+    mass, total = xp.take(mass, found), xp.take(total, found)
+    found = found if rows is None else xp.take(rows, found)
+    factor = to_host(xp.sum(total) / xp.sum(mass)) if found.shape[0] else 1.0
+    return found, mass, float(factor)
+
+
+def shares(routing: Routing) -> np.ndarray:
+    """Return `share`'s factor of each expert, 0 for one that has no rows."""
+    xp = namespace(routing.weights)
+    total = xp.expand_dims(routing.row_sums(), axis=-1)
+    kept = routing.weights > MIN_RESPONSIBILITY * total
+    mass = routing.sum_by_expert(xp.where(kept, routing.weights, 0.0))
+    rows = routing.sum_by_expert(xp.where(kept, total, 0.0))
+    return np.where(mass > 0, rows / np.where(mass > 0, mass, 1.0), 0.0)
 
 
 def take_rows(X: Any, rows: Array | None) -> Any:
     """Return rows of an array, a CSR matrix or a data frame; None is all rows."""
-    return X if rows is None else _safe_indexing(X, rows)
+    if rows is None:
+        return X
+    if hasattr(X, "columns") or hasattr(X, "__dataframe__"):
+        return _safe_indexing(X, rows)
+    return select(X).take_rows(X, like(rows, X))
+
+
+def host_rows(X: Any, rows: Array | None) -> Any:
+    """Return `take_rows` on the host: what a learner of the CPU reads."""
+    found = take_rows(X, rows)
+    return found if namespace(found) is np else to_host(found)
 
 
 def floored(proba: np.ndarray) -> np.ndarray:

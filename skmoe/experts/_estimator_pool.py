@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -13,11 +12,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
-from threadpoolctl import ThreadpoolController
 
-from ..backends import Array
+from ..backends import Array, like, one_blas_thread, to_host
 from ..routing import Routing
-from ._base import ExpertPool, floored, share, take_rows
+from ._base import ExpertPool, floored, host_rows, share, take_rows
 
 
 class EstimatorPool(ExpertPool):
@@ -67,14 +65,15 @@ class EstimatorPool(ExpertPool):
     def _fit_experts(
         self, X: Array, y: Array, routing: Routing, old: list[Any]
     ) -> list[Any]:
-        row_mass = routing.weights.sum(axis=1)
-        target = y if self.classes is None else self.classes[y]
+        row_mass = routing.row_sums()
+        target = to_host(y) if self.classes is None else self.classes[to_host(y)]
         if target.ndim == 2 and target.shape[1] == 1:
             target = target[:, 0]
         shares = []
         for k in range(self.n_experts):
             rows, mass, factor = share(routing, k, row_mass)
-            shares.append((rows, mass * factor))
+            shares.append((to_host(rows), to_host(mass * factor)))
+        row_mass = to_host(row_mass)
         everyone = np.flatnonzero(row_mass > 0)
         for k, (rows, _) in enumerate(shares):
             if not rows.size and old[k] is None:
@@ -84,7 +83,7 @@ class EstimatorPool(ExpertPool):
             delayed(_fit_expert)(
                 self.learners[k],
                 k,
-                take_rows(X, shares[k][0]),
+                host_rows(X, shares[k][0]),
                 target[shares[k][0]],
                 shares[k][1],
                 self.seeds[k],
@@ -103,16 +102,20 @@ class EstimatorPool(ExpertPool):
             return self.predict(X, routing)
 
         def of_label(k: int, rows: Array | None) -> Array:
-            proba = self._predict_one(k, take_rows(X, rows))
-            label = y if rows is None else y[rows]
-            return np.log(np.take_along_axis(proba, label[:, None], axis=1))
+            proba = self._predict_one(k, host_rows(X, rows))
+            label = host_rows(y, rows)[:, None]
+            known = np.log(np.take_along_axis(proba, label, axis=1))
+            return like(known, routing.weights)
 
         return routing.dispatch(of_label, n_outputs=1)
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's prediction or class probabilities."""
         return routing.dispatch(
-            lambda k, rows: self._predict_one(k, take_rows(X, rows)), self.n_outputs
+            lambda k, rows: like(
+                self._predict_one(k, host_rows(X, rows)), routing.weights
+            ),
+            self.n_outputs,
         )
 
     def _predict_one(self, k: int, X: Array) -> np.ndarray:
@@ -154,11 +157,6 @@ class EstimatorPool(ExpertPool):
         return sum(_count_parameters(expert) for expert in self.fitted)
 
 
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
 def _fit_expert(
     learner: BaseEstimator,
     k: int,
@@ -179,7 +177,7 @@ def _fit_expert(
         expert = DummyClassifier(strategy="prior")
     with (
         config_context(enable_metadata_routing=False),
-        _blas().limit(limits=1, user_api="blas"),
+        one_blas_thread,
     ):
         try:
             if weight_name is None or isinstance(expert, DummyClassifier):

@@ -11,12 +11,15 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LinearRegression, Ridge
 
-from ..backends import Array, select, to_host
+from ..backends import Array, namespace, select, to_host
 from ..routing import Routing
-from ._base import ExpertPool, share
+from ._base import ExpertPool, shares
 
 MAX_FEATURES = 4096
 """Above this many features a Gram matrix costs more than an iterative solver."""
+
+SINGULAR = 1e-12
+"""Pivots and eigenvalues below this share of the largest are rounding."""
 
 
 class LinearPool(ExpertPool):
@@ -43,7 +46,7 @@ class LinearPool(ExpertPool):
             learner._validate_params()
         shape = (self.n_experts, y.shape[1], X.shape[1])
         self.coef, self.intercept = np.zeros(shape), np.zeros(shape[:2])
-        pooled = Routing.from_dense(routing.weights.sum(axis=1)[:, None])
+        pooled = Routing.from_dense(routing.row_sums()[:, None])
         for k in self._solve(X, y, routing):
             self._solve_expert(k, X, y, *pooled.segment(0))
         return self
@@ -57,15 +60,11 @@ class LinearPool(ExpertPool):
 
     def _solve(self, X: Array, y: Array, routing: Routing) -> list[int]:
         """Fit the experts that have rows; return those that have none."""
-        row_mass = routing.weights.sum(axis=1)
-        empty = []
+        factors = shares(routing)
         for k, rows, mass in routing.segments():
-            kept, _, factor = share(routing, k, row_mass)
-            if kept.size:
-                self._solve_expert(k, X, y, rows, mass * factor)
-            else:
-                empty.append(k)
-        return empty
+            if factors[k] > 0:
+                self._solve_expert(k, X, y, rows, mass * float(factors[k]))
+        return [k for k in range(self.n_experts) if factors[k] == 0]
 
     def _solve_expert(
         self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
@@ -73,7 +72,7 @@ class LinearPool(ExpertPool):
         ops, learner = select(X), self.learners[k]
         A, B, x_mean, y_mean = (to_host(a) for a in ops.gram(X, y, weights, rows))
         if not learner.fit_intercept:
-            total = float(weights.sum())
+            total = float(to_host(namespace(weights).sum(weights)))
             A = A + total * np.outer(x_mean, x_mean)
             B = B + total * np.outer(x_mean, y_mean)
             x_mean, y_mean = np.zeros_like(x_mean), np.zeros_like(y_mean)
@@ -129,14 +128,14 @@ def solve_ridge(A: np.ndarray, B: np.ndarray, alpha: float) -> np.ndarray:
     P = A.copy()
     P[np.diag_indices_from(P)] += alpha
     # The smallest pivot tells a singular matrix before rounding hides it.
-    size = np.max(np.abs(np.diag(P)), initial=0.0)
+    size = float(np.max(np.abs(np.diag(P)), initial=0.0))
     try:
         factor, lower = cho_factor(P)
-        if np.min(np.diag(factor)) ** 2 > 1e-12 * size:
+        if np.min(np.diag(factor)) ** 2 > SINGULAR * size:
             return cho_solve((factor, lower), B)
     except LinAlgError:
         pass
     values, vectors = eigh(P)
-    cut = np.finfo(np.float64).eps * len(P) * max(float(values[-1]), 0.0)
+    cut = SINGULAR * max(float(values[-1]), 0.0)
     inverse = np.where(values > cut, 1.0 / np.where(values > cut, values, 1.0), 0.0)
     return vectors @ (inverse[:, None] * (vectors.T @ B))

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
-from ..backends import Array, select, to_host
+from ..backends import Array, filled, like, namespace, select, to_host
 from ..routing import Routing
 from ..solvers import fit_softmax, softmax_start
 from ._base import PROBABILITY_FLOOR, ExpertPool, share
@@ -53,7 +53,7 @@ class LogisticPool(ExpertPool):
         self.coef = np.zeros((self.n_experts, n_classes, d))
         self.intercept = np.zeros((self.n_experts, n_classes))
         self.met = np.zeros((self.n_experts, n_classes), dtype=bool)
-        row_mass = routing.weights.sum(axis=1)
+        row_mass = routing.row_sums()
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, row_mass))
         self.center, self.variance = center, variance
         pooled = Routing.from_dense(row_mass[:, None])
@@ -70,7 +70,7 @@ class LogisticPool(ExpertPool):
         return other
 
     def _solve(self, X: Array, y: Array, routing: Routing, max_iter: int) -> list[int]:
-        row_mass = routing.weights.sum(axis=1)
+        row_mass = routing.row_sums()
         return [
             k
             for k in range(self.n_experts)
@@ -84,29 +84,30 @@ class LogisticPool(ExpertPool):
         y: Array,
         routing: Routing,
         column: int,
-        row_mass: np.ndarray,
+        row_mass: Array,
         max_iter: int,
     ) -> bool:
         """Fit expert k to a column of the routing; False if it has no rows."""
         kept, mass, factor = share(routing, column, row_mass)
-        if not kept.size:
+        if not kept.shape[0]:
             return False
-        weights = mass * factor
+        ops, weights = select(X), mass * factor
         n_classes, d = self.coef.shape[1:]
-        met = np.bincount(y[kept], minlength=n_classes) > 0
+        labels = to_host(ops.take_rows(y, kept))
+        met = np.bincount(labels, minlength=n_classes) > 0
         known = met & self.met[k]
         self.met[k] = met
         if met.sum() == 1:
             self.coef[k], self.intercept[k] = 0.0, 0.0
             return True
-        ops, labels = select(X), np.cumsum(met)[y[kept]] - 1
-        x = ops.take_rows(X, None if len(kept) == X.shape[0] else kept)
-        onehot = np.zeros((len(kept), int(met.sum())))
-        onehot[np.arange(len(kept)), labels] = weights
-        sums = ops.column_sums(x, onehot)
+        x = ops.take_rows(X, None if kept.shape[0] == X.shape[0] else kept)
+        labels, host = np.cumsum(met)[labels] - 1, to_host(weights)
+        onehot = np.zeros((len(labels), int(met.sum())))
+        onehot[np.arange(len(labels)), labels] = host
+        sums = to_host(ops.column_sums(x, like(onehot, weights)))
         # Two classes: the softmax of ±v/2 has half the penalty of the logit v.
         penalty = (2.0 if met.sum() == 2 else 1.0) / self._strength(k)
-        ridge = penalty / weights.sum()
+        ridge = penalty / host.sum()
         # Scaled so that the Hessian, about var/4 + ridge, has an even diagonal.
         scale = np.sqrt(self.variance + 4 * ridge)
         scale[scale < 1e-12] = 1.0
@@ -140,26 +141,30 @@ class LogisticPool(ExpertPool):
             return self.intercept
         return np.where(self.met, self.intercept, -np.inf)
 
-    def _floors(self, routing: Routing, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _floors(self, routing: Routing, values: Array) -> tuple[Array, Array]:
         """Return the floor of each entry's classes (n, m, C), and what is left.
 
         p(c | x, k) = left_k · softmax_c + floor_kc; the floor of met classes is 0.
         """
+        xp = namespace(values)
         floor = np.where(self.met, 0.0, PROBABILITY_FLOOR / self.met.shape[1])
-        kept = np.maximum(routing.indices, 0)
-        left = 1.0 - floor.sum(axis=1)
-        return floor.astype(dtype)[kept], left.astype(dtype)[kept]
+        left = like(1.0 - floor.sum(axis=1), values, values.dtype)
+        flat = xp.reshape(filled(routing.indices), (-1,))
+        floors = xp.take(like(floor, values, values.dtype), flat, axis=0)
+        shape = routing.shape
+        return xp.reshape(floors, (*shape, -1)), xp.reshape(xp.take(left, flat), shape)
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return the log probability of each row's label at each entry."""
         indices = None if routing.dense else routing.indices
         values = select(X).softmax_at(X, y, indices, self.coef, self._known())
         if not self.met.all():
-            floor, left = self._floors(routing, values.dtype)
-            floor = np.take_along_axis(floor, y[:, None, None], axis=2)[:, :, 0]
+            xp, (floor, left) = namespace(values), self._floors(routing, values)
+            label = xp.broadcast_to(y[:, None, None], (*routing.shape, 1))
+            floor = xp.take_along_axis(floor, label, axis=2)[:, :, 0]
             unmet = floor > 0
-            floor = np.log(np.where(unmet, floor, 1.0))
-            values = np.where(unmet, floor, values + np.log(left))
+            floor = xp.log(xp.where(unmet, floor, 1.0))
+            values = xp.where(unmet, floor, values + xp.log(left))
         return values[:, :, None]
 
     def predict(self, X: Array, routing: Routing) -> Array:
@@ -167,10 +172,10 @@ class LogisticPool(ExpertPool):
         ops, indices = select(X), None if routing.dense else routing.indices
         proba = ops.softmax(ops.linear_at(X, indices, self.coef, self._known()))
         if not self.met.all():
-            floor, left = self._floors(routing, proba.dtype)
+            floor, left = self._floors(routing, proba)
             proba = proba * left[:, :, None] + floor
         absent = (routing.indices < 0)[:, :, None]
-        return proba if routing.dense else np.where(absent, 0.0, proba)
+        return proba if routing.dense else namespace(proba).where(absent, 0.0, proba)
 
     def mix(self, X: Array, routing: Routing) -> Array:
         """Return the weighted sum of each row's class probabilities, (n, C)."""
@@ -178,7 +183,7 @@ class LogisticPool(ExpertPool):
         weights = routing.weights
         if self.met.all():
             return ops.softmax_mix(X, indices, weights, self.coef, self.intercept)
-        floor, left = self._floors(routing, weights.dtype)
+        floor, left = self._floors(routing, weights)
         known = ops.softmax_mix(X, indices, weights * left, self.coef, self._known())
         return known + routing.combine(floor)
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
-from ..backends import Array, device_of, namespace, select, to_host
+from ..backends import Array, device_of, filled, like, namespace, select, to_host
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Routing:
     def expert_major(self) -> tuple[Array, Array, list[int]]:
         """Entries sorted by expert: (order, row of each, bounds of the segments)."""
         order, offsets = select(self.indices).expert_major(self.indices, self.n_experts)
-        bounds = [int(offsets[k]) for k in range(self.n_experts + 1)]
+        bounds = to_host(offsets).tolist()
         return order, order // self.indices.shape[1], bounds
 
     def with_weights(self, weights: Array) -> Routing:
@@ -189,7 +189,20 @@ class Routing:
         present = (self.indices >= 0) & (self.weights > 0)
         return self.sum_by_expert(xp.astype(present, xp.float64))
 
+    def row_sums(self) -> Array:
+        """Return the weight of each row, (n_rows,)."""
+        return namespace(self.weights).sum(self.weights, axis=1)
+
     # ------------------------------------------------------------ conversions
+    def like(self, other: Array) -> Routing:
+        """Return the routing in the container and on the device of ``other``."""
+        return Routing(
+            like(self.indices, other),
+            like(self.weights, other),
+            self.n_experts,
+            self.dense,
+        )
+
     def to_csr(self) -> sparse.csr_array:
         """Return the routing as a scipy CSR array on the host; zeros are dropped."""
         indices = to_host(self.indices)
@@ -207,5 +220,4 @@ class Routing:
 def gather(values: Array, indices: Array) -> Array:
     """Return ``values[i, indices[i, j]]`` of an (n, n_experts) array."""
     xp = namespace(values)
-    safe = xp.where(indices < 0, xp.zeros_like(indices), indices)
-    return xp.take_along_axis(values, safe, axis=-1)
+    return xp.take_along_axis(values, filled(indices), axis=-1)

@@ -35,7 +35,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from ..backends import Array, device_of, namespace, select, to_host
+from ..backends import Array, device_of, like, namespace, select, to_host
 
 BOHNING_MAX_FEATURES = 4096
 """Above this many features the fallback's Cholesky factor costs too much."""
@@ -158,7 +158,7 @@ def _fit_moved(
 ) -> SoftmaxFit:
     """Fit on a centred copy of X, and fold the shift back into the intercepts."""
     xp = namespace(X)
-    near = xp.astype(X - xp.asarray(center, device=device_of(X)), X.dtype)
+    near = xp.astype(X - like(center, X), X.dtype)
     moved = sums.copy()
     moved[:, :-1] -= np.outer(sums[:, -1], center)
     first = replace(start, intercept=start.intercept + start.coef @ center)
@@ -186,7 +186,7 @@ def _bohning_step(
     scale: np.ndarray,
 ) -> np.ndarray:
     """Return the step of the quadratic bound, for the parameters as one vector."""
-    ones = np.ones((X.shape[0], 1))
+    ones = namespace(X).ones((X.shape[0], 1), dtype=X.dtype, device=device_of(X))
     A, _, mean, _ = select(X).gram(X, ones, mass)
     n_features = len(center)
     shift = (to_host(mean) - center) / scale

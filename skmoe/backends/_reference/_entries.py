@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from .._compat import Array, device_of, namespace
+from .._compat import Array, device_of, namespace, to_host
 
 
 def expert_major(indices: Array, n_experts: int) -> tuple[Array, Array]:
@@ -55,11 +55,11 @@ def sum_by_expert(values: Array, order: Array | None, offsets: Array) -> list[fl
     """
     xp = namespace(values)
     if order is None:
-        sums = xp.sum(values, axis=0, dtype=xp.float64)
-        return [float(sums[k]) for k in range(sums.shape[0])]
+        return to_host(xp.sum(values, axis=0, dtype=xp.float64)).tolist()
     flat = xp.take(xp.reshape(values, (-1,)), order)
-    bounds = [int(offsets[k]) for k in range(offsets.shape[0])]
-    return [float(xp.sum(flat[a:b], dtype=xp.float64)) for a, b in pairwise(bounds)]
+    bounds = to_host(offsets).tolist()
+    sums = [xp.sum(flat[a:b], dtype=xp.float64) for a, b in pairwise(bounds)]
+    return to_host(xp.stack(sums)).tolist()
 
 
 def novel(known: Array, more: Array) -> Array:

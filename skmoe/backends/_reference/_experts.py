@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from .._compat import Array, device_of, namespace
+from .._compat import Array, device_of, filled, namespace
 from ._entries import combine
 from ._rows import block_of, row_blocks
 from ._softmax import log_softmax
@@ -107,11 +107,11 @@ def _linear_block(
         values = xp.reshape(X @ table.T, (-1, n_experts, q)) + intercept
         if indices is None:
             return values
-        kept = xp.expand_dims(xp.maximum(indices, 0), axis=-1)
+        kept = xp.expand_dims(filled(indices), axis=-1)
         kept = xp.broadcast_to(kept, (*indices.shape, q))
         values = xp.take_along_axis(values, kept, axis=1)
     else:
-        flat = xp.reshape(xp.maximum(indices, 0), (-1,))
+        flat = xp.reshape(filled(indices), (-1,))
         own = xp.reshape(xp.take(coef, flat, axis=0), (*indices.shape, q, d))
         bias = xp.reshape(xp.take(intercept, flat, axis=0), (*indices.shape, q))
         values = xp.sum(own * xp.reshape(X, (-1, 1, 1, d)), axis=-1) + bias
@@ -131,7 +131,7 @@ def normal_log_density(
     if indices is None:
         z = (xp.expand_dims(y, axis=1) - values) / table
         return log_table - 0.5 * xp.sum(z * z, axis=-1)
-    flat = xp.reshape(xp.maximum(indices, 0), (-1,))
+    flat = xp.reshape(filled(indices), (-1,))
     own = xp.reshape(xp.take(table, flat, axis=0), values.shape)
     z = (xp.expand_dims(y, axis=1) - values) / own
     peak = xp.reshape(xp.take(log_table, flat), indices.shape)

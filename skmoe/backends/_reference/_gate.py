@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .._compat import Array, device_of, namespace
+from .._compat import Array, device_of, filled, namespace, to_host
 from ._rows import block_of, row_blocks
 from ._softmax import _peak, logsumexp, softmax, top_k
 
@@ -66,9 +66,7 @@ def softmax_survey(
         shifted = logits - _peak(logits)
         norm = xp.expand_dims(logsumexp(shifted), axis=-1)
         wanted = indices[rows, :]
-        at = xp.take_along_axis(
-            shifted, xp.maximum(wanted, xp.zeros_like(wanted)), axis=-1
-        )
+        at = xp.take_along_axis(shifted, filled(wanted), axis=-1)
         found.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at - norm))
         top, experts = top_k(shifted, k)
         best.append(experts)
@@ -88,8 +86,11 @@ def softmax_loss(
     change while the coefficients do; so no pass ever holds the n × K targets.
     """
     xp, dtype = namespace(X, mass), X.dtype
+    where = {"dtype": xp.float64, "device": device_of(X)}
+    coef, intercept = xp.asarray(coef, **where), xp.asarray(intercept, **where)
+    target_sums = xp.asarray(target_sums, **where)
     params = xp.concat([coef, xp.expand_dims(intercept, axis=-1)], axis=-1)
-    loss = -float(xp.sum(target_sums * params))
+    loss = -xp.sum(target_sums * params)
     grad_coef, grad_intercept = -target_sums[:, :-1], -target_sums[:, -1]
     weight, bias = xp.astype(coef, dtype), xp.astype(intercept, dtype)
     for rows in row_blocks(X.shape[0], coef.shape[0]):
@@ -100,9 +101,9 @@ def softmax_loss(
         peak = xp.max(z, axis=0)
         proba = xp.exp(z - peak)
         total = xp.sum(proba, axis=0)
-        loss += float(xp.sum(m * (xp.log(total) + peak), dtype=xp.float64))
+        loss = loss + xp.sum(m * (xp.log(total) + peak), dtype=xp.float64)
         pull = proba * (m / total)
         pulled = (block.T @ pull.T).T if hasattr(X, "tocsr") else pull @ block
         grad_coef = grad_coef + xp.astype(pulled, xp.float64)
         grad_intercept = grad_intercept + xp.sum(pull, axis=1, dtype=xp.float64)
-    return loss, grad_coef, grad_intercept
+    return float(to_host(loss)), grad_coef, grad_intercept

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from .._compat import Array, device_of, namespace
+import numpy as np
+
+from .._compat import Array, device_of, namespace, to_host
 from ._rows import row_blocks, take_rows
 
 
@@ -22,7 +24,7 @@ def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
         squares, present = X.astype(xp.float64), X.astype(xp.float64)
         squares.data = (squares.data - mean[X.indices]) ** 2
         present.data = xp.ones_like(present.data)
-        absent = xp.maximum(total - present.T @ w, 0.0)
+        absent = np.maximum(total - present.T @ w, 0.0)
         return mean, (squares.T @ w + absent * mean**2) / total
     mean = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
     var = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
@@ -55,7 +57,7 @@ def segment_sums(X: Array, weights: Array, order: Array, offsets: Array) -> Arra
     """
     xp = namespace(X, weights)
     flat, row_of = xp.reshape(weights, (-1,)), order // weights.shape[1]
-    bounds = [int(offsets[k]) for k in range(offsets.shape[0])]
+    bounds = to_host(offsets).tolist()
     sums = [
         column_sums(
             take_rows(X, row_of[a:b]),
@@ -91,7 +93,8 @@ def gram(
     xp = namespace(X, Y, weights)
     X, Y = take_rows(X, rows), take_rows(Y, rows)
     w = xp.astype(weights, xp.float64)
-    total = float(xp.sum(w)) or 1.0
+    total = xp.sum(w)
+    total = xp.where(total == 0, 1.0, total)
     y = xp.astype(Y, xp.float64)
     y_mean = (w @ y) / total
     wy = xp.expand_dims(w, axis=-1) * (y - y_mean)
