@@ -8,7 +8,8 @@ is done.
 
 ``rows`` is ``(X,)`` for a dense matrix and ``(data, columns, indptr)`` for CSR; the
 functions `dot`, `product`, `add_row` and `add_products` know the difference, the
-kernels do not.
+kernels do not. Tables of (K, d) coefficients are C-ordered next to dense rows and
+F-ordered next to CSR, so that a column's coefficients lie side by side.
 
 No `fastmath`: it lets the compiler drop NaN and infinities. Dot products may be summed
 in any order (`reassoc`, `contract`, `nsz`), which keeps both. All kernels stand in this
@@ -161,7 +162,7 @@ def _add_row(rows, i, weight, out):
 
 
 def add_products(rows, start, stop, density, out, spare):
-    """Add density @ X[start:stop], (K, d), to ``out``, in float64."""
+    """Add density @ X[start:stop], (K, d), to ``out``, in float64; spare as out."""
 
 
 @overload(add_products)
@@ -177,9 +178,15 @@ def _add_products(rows, start, stop, density, out, spare):
         return dense
 
     def csr(rows, start, stop, density, out, spare):
+        data, columns, indptr = rows
+        n_experts, own = out.shape[0], spare[:, 0]
         for i in range(stop - start):
-            for e in range(out.shape[0]):
-                add_row(rows, start + i, np.float64(density[e, i]), out[e])
+            for e in range(n_experts):
+                own[e] = density[e, i]
+            for s in range(indptr[start + i], indptr[start + i + 1]):
+                value, column = np.float64(data[s]), columns[s]
+                for e in range(n_experts):
+                    out[e, column] += value * own[e]
 
     return csr
 
@@ -348,9 +355,9 @@ def softmax_survey(rows, first, last, coef, bias, size, wanted, at, best, log_be
 @kernel
 def softmax_loss(rows, first, last, coef, bias, size, mass, g_coef, g_bias):
     """Return Σ mass log Σ exp(logits); add its gradient to g_coef and g_bias."""
-    n_experts, d = coef.shape
+    n_experts = coef.shape[0]
     buffer = np.empty((2, n_experts * size), dtype=coef.dtype)
-    spare = np.empty((n_experts, d), dtype=coef.dtype)
+    spare = np.empty_like(coef)
     peak, total = np.empty(size, coef.dtype), np.empty(size, coef.dtype)
     loss = 0.0
     for start in range(first, last, size):

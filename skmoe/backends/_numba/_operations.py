@@ -6,7 +6,7 @@ Each function has the signature and the answer of the reference's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,8 +48,14 @@ def _each(work: Callable[[int, int], Any], n_rows: int) -> list[Any]:
 # --------------------------------------------------------------------- gate
 def _gate(X: Array, coef: Array, intercept: Array) -> tuple:
     """Return (rows, coef, intercept, rows of a block)."""
-    size = _block(coef.shape[0], X.dtype.itemsize)
-    return _rows(X), _as(coef, X.dtype), _as(intercept, X.dtype), size
+    size, rows = _block(coef.shape[0], X.dtype.itemsize), _rows(X)
+    coef = np.asarray(coef, dtype=X.dtype, order=_order(rows))
+    return rows, coef, _as(intercept, X.dtype), size
+
+
+def _order(rows: tuple) -> Literal["C", "F"]:
+    """Return the order of a (K, d) table next to these rows."""
+    return "C" if len(rows) == 1 else "F"
 
 
 def softmax_route(
@@ -93,7 +99,8 @@ def softmax_loss(
     params = np.concatenate([coef, intercept[:, None]], axis=1)
 
     def work(first: int, last: int) -> tuple[float, np.ndarray, np.ndarray]:
-        g_coef, g_intercept = np.zeros(coef.shape), np.zeros(len(intercept))
+        g_coef = np.zeros(coef.shape, order=_order(rows))
+        g_intercept = np.zeros(len(intercept))
         sums = (mass, g_coef, g_intercept)
         return (
             kernels.softmax_loss(rows, first, last, *gate, *sums),
