@@ -88,7 +88,7 @@ class HostModule:
     """What `RawModule` offers, as far as the backend goes."""
 
     def __init__(self, library):
-        self.library, self.launched = library, []
+        self.library, self.launched, self.devices = library, [], []
 
     def get_function(self, name):
         function = getattr(self.library, symbol(name))
@@ -103,6 +103,10 @@ class HostModule:
 
         return kernel
 
+    def current(self, array):
+        self.devices.append(array)
+        return nullcontext()
+
     @staticmethod
     def word(value):
         if isinstance(value, int):
@@ -113,18 +117,23 @@ class HostModule:
 
 
 @pytest.fixture
-def host(library, monkeypatch):
+def full_size(library, monkeypatch):
     """Put NumPy and the host's kernels behind the operations."""
-    module = HostModule(library)
-    xp = types.SimpleNamespace(**vars(np))
+    module, xp = HostModule(library), types.SimpleNamespace(**vars(np))
     monkeypatch.setattr(_device, "xp", lambda: xp)
     monkeypatch.setattr(_device, "module", lambda: module)
-    monkeypatch.setattr(_device, "current", lambda array: nullcontext())
+    monkeypatch.setattr(_device, "current", module.current)
+    return module
+
+
+@pytest.fixture
+def host(full_size, monkeypatch):
+    """Make all blocks small as well, so that there are several."""
     monkeypatch.setattr(_device, "THREADS", 4)
     monkeypatch.setattr(_operations, "BLOCK_ELEMENTS", 30)
     monkeypatch.setattr(_operations, "SUM_ROWS", 2)
     monkeypatch.setattr(_operations, "PARTIAL_SUMS", 50)
-    return module
+    return full_size
 
 
 # ---------------------------------------------------------------------------- inputs
@@ -370,7 +379,17 @@ def test_operation_is_the_references(host, name, shape, kind, dtype):
 def test_operation_uses_its_kernel(host, name):
     for args in CASES[name](Problem("random", "random", "float32")):
         getattr(_cupy, name)(*args)
+        assert host.devices[0] is args[0]
+        host.devices.clear()
     assert name == "gram" or any(name in launched for launched in host.launched)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operation_on_blocks_of_a_devices_size(full_size, monkeypatch, name):
+    monkeypatch.setitem(SHAPES, "long", (3001, 5, 6, 2, 3))
+    for args in CASES[name](Problem("long", "random", "float32")):
+        found = getattr(_cupy, name)(*args)
+        assert_same(found, expected_of(name, args), TOLERANCE["float32"])
 
 
 @pytest.mark.parametrize("name", CASES)
