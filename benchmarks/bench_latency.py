@@ -1,0 +1,102 @@
+"""Time the prediction of one row and of a few, and the import.
+
+A fitted `MoERegressor` and `MoEClassifier` (20 features, 8 experts, top_k=2) predict
+1, 10, 100 and 1 000 rows, in turn with `LogisticRegression.predict_proba` on the same
+rows; with scikit-learn's check for NaN and infinities, and without. The import of
+skmoe is timed in fresh processes that have imported scikit-learn.
+
+    python benchmarks/bench_latency.py [--only rows,import] [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import sklearn
+from _timing import interleaved, parser, run_parts, seconds
+from sklearn.linear_model import LogisticRegression
+
+from skmoe import MoEClassifier, MoERegressor
+
+D, N_EXPERTS, N_CLASSES = 20, 8, 3
+TARGET_ROW, TARGET_IMPORT = 1.5, 0.05
+IMPORT = """
+import json, sys, time
+import sklearn
+if {warm}:
+    import sklearn.cluster, sklearn.linear_model, sklearn.tree, sklearn.model_selection
+    import sklearn.preprocessing, sklearn.pipeline
+started = time.perf_counter()
+import skmoe
+taken = time.perf_counter() - started
+print(json.dumps([taken, "numba" in sys.modules]))
+"""
+
+
+def models() -> dict:
+    """Return the functions that predict, by name; the peer comes first."""
+    random = np.random.RandomState(0)
+    X = random.standard_normal((4000, D))
+    labels = (X @ random.standard_normal((D, N_CLASSES))).argmax(axis=1)
+    options = {"n_experts": N_EXPERTS, "n_init": 1, "max_iter": 2, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        regressor = MoERegressor(**options).fit(X, np.abs(X[:, 0]) + X[:, 1])
+        classifier = MoEClassifier(**options).fit(X, labels)
+    return {
+        "LogisticRegression.predict_proba": LogisticRegression()
+        .fit(X, labels)
+        .predict_proba,
+        "MoERegressor.predict": regressor.predict,
+        "MoEClassifier.predict_proba": classifier.predict_proba,
+    }
+
+
+def bench_rows(report, args) -> None:
+    report.section(f"Rows: d={D}, {N_EXPERTS} experts, top_k=2")
+    found, lines = models(), []
+    peer = next(iter(found))
+    calls = 300 if args.quick else 3000
+    for assume_finite in (False, True):
+        for n in (1, 10, 100, 1000):
+            X = np.random.RandomState(1).standard_normal((n, D))
+            tasks = {name: (lambda f=f, X=X: f(X)) for name, f in found.items()}
+            with sklearn.config_context(assume_finite=assume_finite):
+                times = interleaved(tasks, max(args.repeat, calls))
+            report.keep(f"{n} rows, assume_finite={assume_finite}", times)
+            for name in tasks:
+                ratio = times[name].wall / times[peer].wall
+                target = f"≤ {TARGET_ROW}" if n == 1 and name != peer else ""
+                time = seconds(times[name].wall)
+                lines.append([n, assume_finite, name, time, f"{ratio:.2f}", target])
+    report.table(
+        ["rows", "assume_finite", "call", "median", "ratio to the peer", "target"],
+        lines,
+    )
+
+
+def bench_import(report, args) -> None:
+    report.section("Import of skmoe in a fresh process")
+    lines = []
+    for warm in (False, True):
+        taken, numba = [], False
+        for _ in range(args.repeat):
+            code = [sys.executable, "-c", IMPORT.format(warm=warm)]
+            out = subprocess.run(code, check=True, capture_output=True, text=True)
+            one, numba = json.loads(out.stdout)
+            taken.append(one)
+        beyond = "the parts of sklearn that it imports" if warm else "sklearn"
+        time, target = float(np.median(taken)), f"≤ {seconds(TARGET_IMPORT)}"
+        report.figures[f"import beyond {beyond}"] = time
+        lines.append([beyond, seconds(time), target, "yes" if numba else "no"])
+    report.table(["beyond", "median", "target", "Numba imported"], lines)
+
+
+PARTS = {"rows": bench_rows, "import": bench_import}
+
+if __name__ == "__main__":
+    run_parts(parser(__doc__, PARTS).parse_args(), PARTS)
