@@ -20,6 +20,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
+from skmoe import MoEClassifier, MoERegressor, backends
 from skmoe.backends import _cupy, _reference, to_host
 from skmoe.backends._cupy import _device, _operations
 
@@ -567,3 +568,25 @@ def test_speed_on_the_device(cupy, name, monkeypatch, capsys):
     fused, plain = (seconds(getattr(ops, name)) for ops in (_cupy, _reference))
     with capsys.disabled():
         print(f"\n{name}: {1e3 * fused:.2f} ms, {plain / fused:.1f} times faster")
+
+
+# ------------------------------------------------------------------- whole mixtures
+@pytest.mark.filterwarnings("ignore:EM stopped")
+@pytest.mark.parametrize("classify", [False, True], ids=["regressor", "classifier"])
+@pytest.mark.parametrize("top_k", [None, 1, 2])
+def test_a_mixture_is_trained_by_the_kernels(host, monkeypatch, classify, top_k):
+    monkeypatch.setattr(backends, "_load_numba", lambda: _cupy)
+    monkeypatch.setattr(_device, "THREADS", 256)
+    monkeypatch.setattr(_operations, "BLOCK_ELEMENTS", 1 << 12)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    y = np.where(X[:, 0] > 0, X[:, 1], -X[:, 2]) + 0.1 * rng.normal(size=200)
+    kind, y = (MoEClassifier, y > 0) if classify else (MoERegressor, y)
+    options = {"n_experts": 4, "top_k": top_k, "n_init": 2, "max_iter": 4}
+    options["random_state"] = 0
+    plain = kind(backend="numpy", **options).fit(X, y)
+    assert not host.launched
+    ours = kind(backend="numba", **options).fit(X, y)
+    assert host.launched
+    assert_allclose(ours.lower_bounds_, plain.lower_bounds_, atol=1e-6)
+    assert_allclose(ours.score_samples(X, y), plain.score_samples(X, y), atol=1e-3)

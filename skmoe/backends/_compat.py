@@ -65,6 +65,8 @@ def like(array: Array, other: Array, dtype: Any = None) -> Array:
     xp = namespace(other)
     if xp is np:
         return np.asarray(to_host(array), dtype=dtype)
+    if isinstance(array, np.ndarray) and not array.flags.writeable:
+        array = array.copy()  # PyTorch shares memory, and takes none that is read-only
     return xp.asarray(array, dtype=dtype, device=device_of(other))
 
 
