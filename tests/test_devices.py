@@ -174,8 +174,19 @@ def test_bad_input_on_a_device(guarded, model):
 def test_a_pipeline_does_not_get_device_arrays():
     X, y, _ = data()
     model = MoERegressor(make_pipeline(StandardScaler(), Ridge()), **COMMON)
-    with pytest.raises(TypeError, match="Move X to the host first"):
+    with pytest.raises(TypeError, match="a Pipeline among gate and experts"):
         model.fit(put(X), put(y))
+    model = MoERegressor(gate=make_pipeline(StandardScaler(), SoftmaxGate()), **COMMON)
+    with pytest.raises(TypeError, match="a Pipeline among gate and experts"):
+        model.fit(put(X), put(y))
+    with pytest.raises(TypeError, match="a Pipeline among gate and experts"):
+        model.set_params(backend="cupy").fit(X, y)
+
+
+def test_a_sparse_matrix_does_not_go_to_a_device():
+    X, y, _ = data()
+    with pytest.raises(TypeError, match="sparse matrices stay on the host"):
+        MoERegressor(backend="cupy", **COMMON).fit(sparse.csr_array(X), y)
 
 
 # ------------------------------------------------------------------------ PyTorch

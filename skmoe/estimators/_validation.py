@@ -97,6 +97,8 @@ class CheckedMixin:
 
     def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
         """Return (X as given, X as a float array or CSR if a part reads it)."""
+        if self.backend == "cupy" or namespace(X) is not np:
+            self._refuse_host_parts(X)
         if namespace(X) is not np:
             array = self._check_device_array(X, reset=reset)
             return array, array
@@ -115,8 +117,9 @@ class CheckedMixin:
             )
             _check_n_features(self, array, reset=reset)
             array = parts.small_indices(array)
-            if self.backend == "cupy" and isinstance(array, np.ndarray):
+            if self.backend == "cupy":
                 array = to_device(array)
+                return array, array
             return (X if self._has_columns(X) else array), array
         if not hasattr(X, "shape"):
             X = np.asarray(X)
@@ -138,18 +141,27 @@ class CheckedMixin:
         n_elements = X.shape[0] * max(X.shape[1], self.n_experts)
         return using(self.backend, n_elements, n_threads)
 
+    def _refuse_host_parts(self, X: Any) -> None:
+        """Raise if something that works on the host only would read a device array."""
+        where = f"backend={self.backend!r} with X a {type(X).__name__}"
+        if sparse.issparse(X):
+            raise TypeError(
+                f"{where}: sparse matrices stay on the host. Use backend='auto', or "
+                "make X dense."
+            )
+        if self._experts_read_raw or isinstance(self.gate, Pipeline):
+            raise TypeError(
+                f"{where}: a Pipeline among gate and experts reads NumPy arrays, "
+                "sparse matrices and data frames. Put its steps before the mixture, "
+                "or use backend='auto' and move X to the host."
+            )
+
     def _check_device_array(self, X: Array, *, reset: bool) -> Array:
         """Check an array of another library, where it lies.
 
         scikit-learn's own check needs SCIPY_ARRAY_API=1 before its first import.
         """
         xp = namespace(X)
-        if not self._needs_array or self._experts_read_raw:
-            raise TypeError(
-                f"X is a {type(X).__name__}, which reaches gate and experts as it is; "
-                "a Pipeline among them reads NumPy arrays, sparse matrices and data "
-                "frames only. Move X to the host first."
-            )
         if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
             raise ValueError(
                 "Expected a 2D array with at least one row and one feature, got shape "
