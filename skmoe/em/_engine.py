@@ -97,7 +97,7 @@ def update_gate(
     """
     gate = state.gate.update(problem.X_gate, mass)
     log_gate, extra = survey(problem, gate, state)
-    gain, _ = _gains(mass, log_gate, state.terms.log_gate)
+    gain = mass.sum_by_expert(_changes(mass, log_gate, state.terms.log_gate))
     if gain.sum() >= 0:
         return gate, log_gate, extra, True
     return state.gate, *survey(problem, state.gate, state), False
@@ -134,21 +134,21 @@ def update_pool(
 
 def _accepted(pool: ExpertPool, mass: Routing, new: Array, old: Array) -> np.ndarray:
     """Tell for each expert whether its new block may replace the old one."""
-    gain, error = _gains(mass, new, old)
-    return gain >= -pool.slack * error
+    changes = _changes(mass, new, old)
+    gain = mass.sum_by_expert(changes)
+    if pool.slack == 0:
+        return gain >= 0
+    # The weight of a row counts rows, so it stands once in the square.
+    xp, row_mass = namespace(new), mass.row_sums[:, None]
+    square = changes * changes / xp.where(row_mass > 0, row_mass, 1.0)
+    return gain >= -pool.slack * np.sqrt(mass.sum_by_expert(square))
 
 
-def _gains(mass: Routing, new: Array, old: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return Σ s r (new - old) of each expert, and its standard error."""
+def _changes(mass: Routing, new: Array, old: Array) -> Array:
+    """Return s r (new - old) of each entry; entries without mass do not count."""
     xp = namespace(new)
     counted = mass.weights > 0
-    difference = xp.where(counted, new, 0.0) - xp.where(counted, old, 0.0)
-    change = mass.weights * difference
-    # The weight of a row counts rows, so it stands once in the square.
-    row_mass = xp.sum(mass.weights, axis=1, keepdims=True)
-    square = change * change / xp.where(row_mass > 0, row_mass, 1.0)
-    gain = mass.sum_by_expert(change)
-    return gain, np.sqrt(mass.sum_by_expert(square))
+    return mass.weights * (xp.where(counted, new, 0.0) - xp.where(counted, old, 0.0))
 
 
 # ------------------------------------------------------------------- E-step

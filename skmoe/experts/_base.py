@@ -197,7 +197,7 @@ def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array,
 def shares(routing: Routing) -> np.ndarray:
     """Return `share`'s factor of each expert, 0 for one that has no rows."""
     xp = namespace(routing.weights)
-    total = xp.expand_dims(routing.row_sums(), axis=-1)
+    total = xp.expand_dims(routing.row_sums, axis=-1)
     kept = routing.weights > MIN_RESPONSIBILITY * total
     mass = routing.sum_by_expert(xp.where(kept, routing.weights, 0.0))
     rows = routing.sum_by_expert(xp.where(kept, total, 0.0))

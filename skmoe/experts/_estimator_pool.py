@@ -65,7 +65,7 @@ class EstimatorPool(ExpertPool):
     def _fit_experts(
         self, X: Array, y: Array, routing: Routing, old: list[Any]
     ) -> list[Any]:
-        row_mass = routing.row_sums()
+        row_mass = routing.row_sums
         target = to_host(y) if self.classes is None else self.classes[to_host(y)]
         if target.ndim == 2 and target.shape[1] == 1:
             target = target[:, 0]

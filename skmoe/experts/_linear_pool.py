@@ -46,7 +46,7 @@ class LinearPool(ExpertPool):
             learner._validate_params()
         shape = (self.n_experts, y.shape[1], X.shape[1])
         self.coef, self.intercept = np.zeros(shape), np.zeros(shape[:2])
-        pooled = Routing.from_dense(routing.row_sums()[:, None])
+        pooled = Routing.from_dense(routing.row_sums[:, None])
         for k in self._solve(X, y, routing):
             self._solve_expert(k, X, y, *pooled.segment(0))
         return self

@@ -53,7 +53,7 @@ class LogisticPool(ExpertPool):
         self.coef = np.zeros((self.n_experts, n_classes, d))
         self.intercept = np.zeros((self.n_experts, n_classes))
         self.met = np.zeros((self.n_experts, n_classes), dtype=bool)
-        row_mass = routing.row_sums()
+        row_mass = routing.row_sums
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, row_mass))
         self.center, self.variance = center, variance
         pooled = Routing.from_dense(row_mass[:, None])
@@ -70,7 +70,7 @@ class LogisticPool(ExpertPool):
         return other
 
     def _solve(self, X: Array, y: Array, routing: Routing, max_iter: int) -> list[int]:
-        row_mass = routing.row_sums()
+        row_mass = routing.row_sums
         return [
             k
             for k in range(self.n_experts)

@@ -107,7 +107,7 @@ class SoftmaxGate(BaseGate):
         """
         self._validate_params()
         routing = as_routing(routing)
-        mass = routing.row_sums()
+        mass = routing.row_sums
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, mass))
         # A constant column carries nothing; scale 1 leaves its coefficient at 0.
         constant = variance <= (ROUNDING * center) ** 2
@@ -135,7 +135,7 @@ class SoftmaxGate(BaseGate):
             A new gate; self is unchanged.
         """
         start = SoftmaxFit(self.coef_, self.intercept_, 0, False)
-        mass, sums = routing.row_sums(), routing.weighted_sums(X)
+        mass, sums = routing.row_sums, routing.weighted_sums(X)
         return copy.copy(self)._solve(X, mass, sums, start, self.update_iter)
 
     def _solve(

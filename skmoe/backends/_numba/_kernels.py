@@ -460,16 +460,34 @@ def softmax_mix(rows, first, last, indices, weights, coef, bias, out):
 # ------------------------------------------------------------------- E-step
 @kernel
 def normal_log_density(first, last, y, values, scale, log_peak, indices, out):
-    """Write Σ_q log N(y; values, scale_k²) at each entry; -inf at -1."""
-    half = values.dtype.type(0.5)
+    """Write Σ_q log N(y; values, scale_k²) at each entry; -inf at -1.
+
+    ``indices`` without rows stand for every expert in every row.
+    """
+    half, some = values.dtype.type(0.5), indices.shape[0] > 0
     for i in range(first, last):
-        for j in range(indices.shape[1]):
-            e = indices[i, j]
+        for j in range(values.shape[1]):
+            e = indices[i, j] if some else j
             square = values.dtype.type(0.0)
             for o in range(values.shape[2]):
                 z = (y[i, o] - values[i, j, o]) / scale[e, o]
                 square += z * z
             out[i, j] = log_peak[e] - half * square if e >= 0 else -np.inf
+
+
+@kernel
+def log_softmax(first, last, logits, out):
+    """Write the logarithm of each row's softmax."""
+    for i in range(first, last):
+        peak = logits.dtype.type(-np.inf)
+        for j in range(logits.shape[1]):
+            peak = peak if peak >= logits[i, j] else logits[i, j]
+        total = logits.dtype.type(0.0)
+        for j in range(logits.shape[1]):
+            total += exp(logits[i, j] - peak)
+        norm = math.log(total)
+        for j in range(logits.shape[1]):
+            out[i, j] = (logits[i, j] - peak) - norm
 
 
 @kernel

@@ -187,20 +187,20 @@ def normal_log_density(
     y: Array, values: Array, scale: Array, indices: Array | None
 ) -> Array:
     """One pass over the entries; logarithms of the scales once an expert."""
-    if indices is None:
-        return _reference.normal_log_density(y, values, scale, indices)
-    values, indices = np.ascontiguousarray(values), _as(indices, np.intp)
+    values = np.ascontiguousarray(values)
+    everyone = np.empty((0, values.shape[1]), dtype=np.intp)
+    indices = everyone if indices is None else _as(indices, np.intp)
     y, table = _as(y, values.dtype), _as(scale, values.dtype)
     constant = table.dtype.type(0.5 * table.shape[1] * _reference.LOG_2PI)
     log_peak = -np.log(table).sum(axis=1) - constant
-    out = np.empty(indices.shape, dtype=values.dtype)
+    out = np.empty(values.shape[:2], dtype=values.dtype)
 
     def work(first: int, last: int) -> None:
         kernels.normal_log_density(
             first, last, y, values, table, log_peak, indices, out
         )
 
-    _each(work, len(indices))
+    _each(work, len(values))
     return out
 
 
@@ -232,6 +232,16 @@ def top_k(scores: Array, k: int) -> tuple[Array, Array]:
     kept = np.empty((scores.shape[0], min(k, scores.shape[1])), dtype=np.intp)
     _each(lambda a, b: kernels.best_of_rows(a, b, scores, kept), scores.shape[0])
     return np.take_along_axis(scores, kept, axis=1), kept
+
+
+def log_softmax(logits: Array) -> Array:
+    """Peak, sum and difference of a row in one go."""
+    if logits.ndim != 2 or logits.dtype.kind != "f":
+        return _reference.log_softmax(logits)
+    logits = np.ascontiguousarray(logits)
+    out = np.empty_like(logits)
+    _each(lambda a, b: kernels.log_softmax(a, b, logits, out), len(logits))
+    return out
 
 
 def novel(known: Array, more: Array) -> Array:
