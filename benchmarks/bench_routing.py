@@ -2,7 +2,7 @@
 
 - core: top-2 routing and mixing of 64 linear experts against the bare gate product.
 - api: the same through `MoERegressor.predict`.
-- torch: the same against five ways to write it in PyTorch on the CPU.
+- torch: the same against six ways to write it in PyTorch on the CPU.
 - classifier: mixing logistic experts against NumPy, expert by expert.
 - grid: the NumPy backend against the Numba backend, by rows and experts.
 - trees: 16 gradient-boosted experts, two a row, against asking all sixteen.
@@ -175,7 +175,7 @@ def bench_api(report, args) -> None:
 
 # ---------------------------------------------------------------------- torch
 def torch_versions(torch, made: Mixture) -> dict[str, Callable]:
-    """Return five ways to write top-k routing and mixing of linear experts."""
+    """Return six ways to write top-k routing and mixing of linear experts."""
 
     def tensor(array):
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
@@ -240,12 +240,21 @@ def torch_versions(torch, made: Mixture) -> dict[str, Callable]:
         best, indices = logits.topk(TOP_K, dim=1)
         return (values.gather(1, indices) * torch.softmax(best, dim=1)).sum(dim=1)
 
+    def maxima():
+        """Find the best two by two passes of max, which is faster than topk."""
+        logits, values = torch.addmm(both_intercept, X, both).split(n_experts, dim=1)
+        first, one = logits.max(dim=1, keepdim=True)
+        second, two = logits.scatter(1, one, -torch.inf).max(dim=1, keepdim=True)
+        weights = torch.softmax(torch.cat([first, second], dim=1), dim=1)
+        return (values.gather(1, torch.cat([one, two], dim=1)) * weights).sum(dim=1)
+
     return {
         "loop over experts": loop,
         "sorted by expert, a product a segment": segments,
         "padded to the fullest expert, bmm": padded,
         "coefficients gathered, bmm": gather,
         "all experts in one product, gathered": dense,
+        "the same, two passes of max for topk": maxima,
     }
 
 
