@@ -19,6 +19,7 @@ from skmoe.em import (
     STARTS,
     CrossFitPool,
     Problem,
+    _engine,
     begin,
     content_folds,
     expect,
@@ -367,13 +368,25 @@ def test_watch_can_stop_a_run():
 def test_expect_keeps_the_best_candidates():
     problem, pool = regression(Ridge(), width=4)
     state = begin(problem, SoftmaxGate(), pool, initial(problem, "kmeans", 0, 0))
-    narrow = expect(
-        replace(problem, width=2), state.gate, state.pool, state.resp, state.terms
-    )
+    entries = [(state.resp, state.terms)]
+    narrow = expect(replace(problem, width=2), state.gate, state.pool, entries)
     joint = state.terms.log_gate + state.terms.log_lik
     best = np.sort(joint, axis=1)[:, :-3:-1]
     np.testing.assert_allclose(narrow.terms.log_gate + narrow.terms.log_lik, best)
     assert narrow.bound <= state.bound
+
+
+def test_expect_in_blocks_of_rows(monkeypatch):
+    problem, pool = regression(Ridge(), width=2)
+    state = begin(problem, SoftmaxGate(), pool, initial(problem, "kmeans", 0, 0))
+    whole, _ = step(problem, state)
+    monkeypatch.setattr(_engine, "BLOCK_ROWS", 7)
+    blocks, _ = step(problem, state)
+    assert blocks.bound == pytest.approx(whole.bound, abs=1e-12)
+    for name in ("indices", "weights"):
+        found = getattr(blocks.resp, name), getattr(whole.resp, name)
+        np.testing.assert_allclose(*found, atol=1e-12)
+    np.testing.assert_allclose(blocks.terms.values, whole.terms.values)
 
 
 # -------------------------------------------------------------- cross-fitting

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from types import ModuleType
 
@@ -72,8 +72,10 @@ def using(
     if backend == "auto":
         backend = "numba" if n_elements >= NUMBA_FROM else "numpy"
     token = _chosen.set(backend)
+    # Numba's operations bring their own threads; BLAS's would only be in their way.
+    region = one_blas_thread if backend == "numba" else nullcontext()
     try:
-        with at_most(n_threads):
+        with at_most(n_threads), region:
             yield
     finally:
         _chosen.reset(token)

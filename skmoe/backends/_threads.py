@@ -1,14 +1,15 @@
-"""Blocks of rows on the threads that BLAS would take.
+"""Runs of rows on the threads that BLAS would take.
 
-A kernel works on one block, with BLAS on one thread, and lets go of the GIL; here
-Python threads hand it blocks. So there is one rule for how many threads run, the one
+A kernel works on one run of rows, with BLAS on one thread, and holds no GIL; here
+Python threads hand it runs. So there is one rule for how many threads work, the one
 that BLAS follows (`OPENBLAS_NUM_THREADS`, `threadpoolctl.threadpool_limits`, the
-limits that joblib sets in its worker processes), no second thread pool that a fork or
-an OpenMP runtime could break, and blocks, hence answers, that do not depend on it.
+limits that joblib sets in its worker processes), no OpenMP runtime that a fork could
+break, and runs, hence answers, that do not depend on the number.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,11 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
+def _blas_threads() -> int:
+    libraries = _controller().lib_controllers
+    return min((library.num_threads for library in libraries), default=1)
+
+
 class _OneThread:
     """BLAS on one thread while any region is open; the last one restores.
 
@@ -35,12 +41,13 @@ class _OneThread:
     """
 
     def __init__(self) -> None:
-        self.lock, self.open = threading.Lock(), 0
+        self.lock, self.open, self.before = threading.Lock(), 0, 1
         self.limit: Any = None
 
     def __enter__(self) -> None:
         with self.lock:
             if self.open == 0:
+                self.before = _blas_threads()
                 self.limit = _controller().limit(limits=1)
             self.open += 1
 
@@ -52,7 +59,12 @@ class _OneThread:
 
 
 one_blas_thread = _OneThread()
-"""Context in which BLAS runs on one thread, safe to open from many threads."""
+"""Context in which BLAS runs on one thread, safe to open from many threads.
+
+`run` still takes the threads that BLAS had before. Where all that is large goes
+through `run`, a region around it keeps BLAS's own threads asleep: between two products
+they would spin, for tens of milliseconds, on the cores that `run` works on.
+"""
 
 _limit: ContextVar[int | None] = ContextVar("skmoe_threads", default=None)
 
@@ -70,14 +82,13 @@ def at_most(n_threads: int | None) -> Iterator[None]:
 def n_threads() -> int:
     """Return how many threads an operation called here may take.
 
-    Those of BLAS, fewer under `at_most`; one inside an open region of
-    `one_blas_thread`, and one inside a worker thread of joblib.
+    Those of BLAS, fewer under `at_most`, one inside a worker thread of joblib.
     """
-    if one_blas_thread.open or _in_joblib_thread():
+    if _in_joblib_thread():
         return 1
-    counts = [library.num_threads for library in _controller().lib_controllers]
+    blas = one_blas_thread.before if one_blas_thread.open else _blas_threads()
     limit = _limit.get()
-    return max(1, min(counts if limit is None else [*counts, limit], default=1))
+    return max(1, blas if limit is None else min(blas, limit))
 
 
 def _in_joblib_thread() -> bool:
@@ -85,17 +96,47 @@ def _in_joblib_thread() -> bool:
     return nested and threading.current_thread() is not threading.main_thread()
 
 
-def run(work: Callable[[int, int], Any], n_rows: int, size: int) -> list[Any]:
-    """Call ``work(start, stop)`` on blocks of ``size`` rows; return what it answers.
+# --------------------------------------------------------------------- workers
+_busy = threading.Lock()
+"""Held by the run that has the workers; others meanwhile work on their own thread."""
 
-    Blocks are dealt to threads as these become free. An exception ends the run and
+
+@cache
+def _workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="skmoe")
+
+
+def _forget_workers() -> None:
+    """In a forked process, whose parent's threads are not there."""
+    global _busy
+    _busy = threading.Lock()
+    _workers.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_workers)
+
+
+def run(work: Callable[[int, int], Any], n_rows: int, size: int) -> list[Any]:
+    """Call ``work(first, last)`` on runs of ``size`` rows; return what it answers.
+
+    Runs are dealt to threads as these become free. An exception ends the run and
     reaches the caller.
     """
     bounds = [(a, min(a + size, n_rows)) for a in range(0, n_rows, size)]
-    wanted = min(n_threads(), len(bounds))
-    if wanted <= 1:
-        with one_blas_thread:
+    wanted = min(n_threads(), len(bounds)) if len(bounds) > 1 else 1
+    with one_blas_thread:
+        if wanted == 1 or not _busy.acquire(blocking=False):
             return [work(*bound) for bound in bounds]
+        try:
+            return _run_threads(work, bounds, wanted)
+        finally:
+            _busy.release()
+
+
+def _run_threads(
+    work: Callable[[int, int], Any], bounds: list[tuple[int, int]], n_threads: int
+) -> list[Any]:
     answers: list[Any] = [None] * len(bounds)
     tickets = count()
 
@@ -104,14 +145,14 @@ def run(work: Callable[[int, int], Any], n_rows: int, size: int) -> list[Any]:
         while (ticket := next(tickets)) < len(bounds):
             answers[ticket] = work(*bounds[ticket])
 
-    with one_blas_thread, ThreadPoolExecutor(wanted - 1) as pool:
-        others = [pool.submit(worker) for _ in range(wanted - 1)]
-        try:
-            worker()
-        finally:
-            for _ in range(len(bounds)):  # leave no ticket when work raised
-                if next(tickets) >= len(bounds):
-                    break
-        for other in others:
-            other.result()
+    others = [_workers().submit(worker) for _ in range(n_threads - 1)]
+    try:
+        worker()
+    finally:
+        for _ in bounds:  # leave no ticket when work raised
+            next(tickets)
+        errors = [other.exception() for other in others]
+    for error in errors:
+        if error is not None:
+            raise error
     return answers

@@ -44,6 +44,9 @@ PATIENCE = 3
 WIDE_PASSES = 5
 """Passes a start spends on a support twice as wide before it narrows."""
 
+BLOCK_ROWS = 1 << 17
+"""Rows whose candidates are held side by side in the E-step."""
+
 
 Watch = Callable[[], Callable[[PassInfo, State], bool]]
 """Opens a pass; what it returns hears the outcome, and ends the run with True."""
@@ -74,19 +77,29 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
 
 def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
     """Return the next state: both M-steps, then the E-step."""
-    mass = state.resp.scaled(problem.sample_weight)
-    gate, log_gate, extra, gate_accepted = update_gate(problem, state, mass)
-    pool, values, log_lik, accepted = update_pool(problem, state, mass)
-    terms, candidates = Terms(log_gate, values, log_lik), state.resp
+    gate, pool, terms, extra, accepted = improve(problem, state)
+    candidates = [(state.resp, terms)]
     if extra is not None:
-        terms = terms.join(evaluate(problem, pool, extra))
-        candidates = state.resp.beside(extra)
-    new = expect(problem, gate, pool, candidates, terms, state.n_pass + 1)
+        candidates.append((extra, evaluate(problem, pool, extra)))
+    new = expect(problem, gate, pool, candidates, state.n_pass + 1)
     gain = new.bound - state.bound
-    return new, PassInfo(new.n_pass, new.bound, gain, gate_accepted, accepted)
+    return new, PassInfo(new.n_pass, new.bound, gain, *accepted)
 
 
 # ------------------------------------------------------------------- M-step
+def improve(
+    problem: Problem, state: State
+) -> tuple[BaseGate, ExpertPool, Terms, Routing | None, tuple[bool, int]]:
+    """Return the next model, what it says at the support, and new candidates.
+
+    The last item tells whether the gate is new, and how many experts are.
+    """
+    mass = state.resp.scaled(problem.sample_weight)
+    gate, log_gate, extra, is_new = update_gate(problem, state, mass)
+    pool, values, log_lik, n_new = update_pool(problem, state, mass)
+    return gate, pool, Terms(log_gate, values, log_lik), extra, (is_new, n_new)
+
+
 def update_gate(
     problem: Problem, state: State, mass: Routing
 ) -> tuple[BaseGate, Array, Routing | None, bool]:
@@ -188,23 +201,56 @@ def expect(
     problem: Problem,
     gate: BaseGate,
     pool: ExpertPool,
-    candidates: Routing,
-    terms: Terms,
+    candidates: list[tuple[Routing, Terms]],
     n_pass: int = 0,
 ) -> State:
-    """Return the state of a model: best candidates, responsibilities, bound."""
-    log_joint = terms.log_gate + terms.log_lik
-    width = min(problem.width, candidates.shape[1])
-    kept, weights, norm = select(log_joint).truncate(log_joint, width)
-    resp = candidates
-    if width < candidates.shape[1]:
-        terms = terms.take(kept)
-        indices = namespace(kept).take_along_axis(candidates.indices, kept, axis=1)
-        resp = Routing(indices, weights, problem.n_experts)
+    """Return the state of a model: best candidates, responsibilities, bound.
+
+    Candidates of a row are the entries of all the routings. In blocks of rows: only
+    what is kept outlives its block.
+    """
+    n_rows = problem.sample_weight.shape[0]
+    blocks = [
+        _expect_rows(problem, candidates, slice(a, min(a + BLOCK_ROWS, n_rows)))
+        for a in range(0, n_rows, BLOCK_ROWS)
+    ]
+    terms, indices, weights, norm = _stack(blocks)
+    all_kept = candidates[0][0].dense and indices.shape[1] == problem.n_experts
+    resp = Routing(indices, weights, problem.n_experts, all_kept)
     xp, weight = namespace(norm), problem.sample_weight
     term = xp.where(weight > 0, weight * norm, 0.0)
     bound = float(to_host(xp.sum(term) / xp.sum(weight)))
-    return State(gate, pool, resp.with_weights(weights), terms, bound, n_pass)
+    return State(gate, pool, resp, terms, bound, n_pass)
+
+
+def _expect_rows(
+    problem: Problem, candidates: list[tuple[Routing, Terms]], rows: slice
+) -> tuple[Terms, Array, Array, Array]:
+    """Return the terms, experts and responsibilities kept, and the row's bound."""
+    parts = [
+        (routing.indices[rows, :], terms.rows(rows)) for routing, terms in candidates
+    ]
+    indices, terms = parts[0]
+    for more, other in parts[1:]:
+        indices = namespace(indices).concat([indices, more], axis=1)
+        terms = terms.join(other)
+    log_joint = terms.log_gate + terms.log_lik
+    width = min(problem.width, indices.shape[1])
+    kept, weights, norm = select(log_joint).truncate(log_joint, width)
+    if width < indices.shape[1]:
+        terms = terms.take(kept)
+        indices = namespace(kept).take_along_axis(indices, kept, axis=1)
+    return terms, indices, weights, norm
+
+
+def _stack(
+    blocks: list[tuple[Terms, Array, Array, Array]],
+) -> tuple[Terms, Array, Array, Array]:
+    if len(blocks) == 1:
+        return blocks[0]
+    terms, indices, weights, norm = zip(*blocks, strict=True)
+    concat = namespace(weights[0]).concat
+    return Terms.stack(terms), concat(indices), concat(weights), concat(norm)
 
 
 # ------------------------------------------------------------------- starts
@@ -218,13 +264,14 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
     gate = clone(gate).fit(problem.X_gate, mass)
     pool = copy.copy(pool).fit(X, y, mass)
     pool = pool.rescale(y, pool.evaluate(X, y, start), mass)
+    del start, mass  # the passes that follow need the memory
     if problem.dense:
         return resume(problem, gate, pool)
     wide = replace(problem, width=min(2 * problem.width, problem.n_experts))
     state = resume(wide, gate, pool)
     for _ in range(WIDE_PASSES):
         state, _ = step(wide, state)
-    return expect(problem, state.gate, state.pool, state.resp, state.terms)
+    return expect(problem, state.gate, state.pool, [(state.resp, state.terms)])
 
 
 def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:
@@ -232,4 +279,4 @@ def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:
     support = gate.route(problem.X_gate, problem.width)
     log_gate = gate.log_proba_at(problem.X_gate, support)
     terms = evaluate(problem, pool, support.with_weights(log_gate))
-    return expect(problem, gate, pool, support, terms)
+    return expect(problem, gate, pool, [(support, terms)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -85,6 +86,22 @@ class Terms:
             concat([self.log_gate, other.log_gate], axis=1),
             concat([self.values, other.values], axis=1),
             concat([self.log_lik, other.log_lik], axis=1),
+        )
+
+    @classmethod
+    def stack(cls, parts: Sequence[Terms]) -> Terms:
+        """Return the terms of blocks of rows, one below the other."""
+        concat = namespace(parts[0].log_gate).concat
+        return cls(
+            concat([part.log_gate for part in parts]),
+            concat([part.values for part in parts]),
+            concat([part.log_lik for part in parts]),
+        )
+
+    def rows(self, rows: slice) -> Terms:
+        """Return the terms of a run of rows."""
+        return Terms(
+            self.log_gate[rows, :], self.values[rows, :, :], self.log_lik[rows, :]
         )
 
     def take(self, kept: Array) -> Terms:

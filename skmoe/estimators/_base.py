@@ -265,8 +265,7 @@ class BaseMoE(
         kinds = self._start_kinds()
 
         def cold(kind: str, number: int, seed: int):
-            start = initial(problem, kind, number, seed)
-            return begin(problem, gate, pool, start)
+            return begin(problem, gate, pool, initial(problem, kind, number, seed))
 
         return [
             (

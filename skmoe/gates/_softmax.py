@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from .._sklearn_compat import Interval
-from ..backends import Array, device_of, namespace, select, to_host
+from ..backends import Array, select, to_host
 from ..routing import Routing
 from ..solvers import SoftmaxFit, fit_softmax, softmax_start
 from ._base import BaseGate, as_routing
@@ -169,11 +169,7 @@ class SoftmaxGate(BaseGate):
         (n_samples, n_experts) array
             In the dtype of X.
         """
-        xp = namespace(X)
-        where = {"dtype": X.dtype, "device": device_of(X)}
-        coef = xp.asarray(self.coef_, **where)
-        intercept = xp.asarray(self.intercept_, **where)
-        return select(X).log_softmax(X @ coef.T + intercept)
+        return select(X).softmax_log_proba(X, self.coef_, self.intercept_)
 
     def survey(
         self, X: Array, indices: Array, top_k: int

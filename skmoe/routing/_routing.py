@@ -78,11 +78,11 @@ class Routing:
         return self.indices.shape
 
     @cached_property
-    def expert_major(self) -> tuple[Array, Array, list[int]]:
-        """Entries sorted by expert: (order, row of each, bounds of the segments)."""
+    def expert_major(self) -> tuple[Array, list[int]]:
+        """Entries sorted by expert: (order, bounds of the segments)."""
         order, offsets = select(self.indices).expert_major(self.indices, self.n_experts)
         bounds = to_host(offsets).tolist()
-        return order, order // self.indices.shape[1], bounds
+        return order, bounds
 
     def with_weights(self, weights: Array) -> Routing:
         """Return the same entries with other weights; the sorted view is shared."""
@@ -106,24 +106,15 @@ class Routing:
             self.dense,
         )
 
-    def beside(self, other: Routing) -> Routing:
-        """Return the routing with the entries of both, side by side."""
-        concat = namespace(self.indices).concat
-        return Routing(
-            concat([self.indices, other.indices], axis=1),
-            concat([self.weights, other.weights], axis=1),
-            self.n_experts,
-        )
-
     # ------------------------------------------------------- expert by expert
     def segment(self, expert: int) -> tuple[Array | None, Array]:
         """Return (rows, weights) of one expert; rows None stands for all rows."""
         if self.dense:
             return None, self.weights[:, expert]
-        order, row_of, bounds = self.expert_major
-        run = slice(bounds[expert], bounds[expert + 1])
-        xp = namespace(self.weights)
-        return row_of[run], xp.take(xp.reshape(self.weights, (-1,)), order[run])
+        order, bounds = self.expert_major
+        entries, xp = order[bounds[expert] : bounds[expert + 1]], namespace(order)
+        weights = xp.take(xp.reshape(self.weights, (-1,)), entries)
+        return entries // self.shape[1], weights
 
     def segments(self) -> Iterator[tuple[int, Array | None, Array]]:
         """Yield (expert, rows, weights) for each expert, empty ones included."""
@@ -151,9 +142,11 @@ class Routing:
         if self.dense:
             xp = namespace(self.weights)
             return xp.stack([answer(k, None) for k in range(self.n_experts)], axis=1)
-        order, row_of, bounds = self.expert_major
+        order, bounds = self.expert_major
         parts = [
-            answer(k, row_of[a:b]) for k, (a, b) in enumerate(pairwise(bounds)) if b > a
+            answer(k, order[a:b] // self.shape[1])
+            for k, (a, b) in enumerate(pairwise(bounds))
+            if b > a
         ]
         if bounds[0] or not parts:
             like = parts[0] if parts else self.weights
@@ -172,7 +165,7 @@ class Routing:
         ops = select(values)
         if self.dense:
             return np.asarray(ops.sum_by_expert(values, None, None))
-        order, _, bounds = self.expert_major
+        order, bounds = self.expert_major
         return np.asarray(ops.sum_by_expert(values, order, np.asarray(bounds)))
 
     def weighted_sums(self, X: Array) -> Array:
@@ -180,7 +173,7 @@ class Routing:
         ops = select(X, self.weights)
         if self.dense:
             return ops.column_sums(X, self.weights)
-        order, _, bounds = self.expert_major
+        order, bounds = self.expert_major
         return ops.segment_sums(X, self.weights, order, np.asarray(bounds))
 
     def load(self) -> np.ndarray:

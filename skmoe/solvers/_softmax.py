@@ -128,7 +128,12 @@ def fit_softmax(
         "ftol": 16 * np.finfo(np.float64).eps,
         "maxls": 30,
     }
-    found = minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
+
+    def remembered(params: np.ndarray) -> tuple[float, np.ndarray]:
+        known = np.array_equal(params, first)
+        return (value, grad) if known else objective(params)
+
+    found = minimize(remembered, first, jac=True, method="L-BFGS-B", options=options)
     params, converged = found.x, bool(found.success)
     if not found.fun < value:  # also when it is NaN
         params, converged = first, True  # nothing better within rounding

@@ -17,8 +17,11 @@ from . import _kernels as kernels
 BLOCK_BYTES = 1 << 18
 """Bytes of a block of logits: it stays in the level-2 cache next to its rows of X."""
 
-RUN = 1 << 12
-"""Rows a thread takes at a time, at least; fewer rows are not worth a thread."""
+RUN = 1 << 21
+"""Multiply-adds of a run, at least (about 0.2 ms): less is not worth a thread."""
+
+STEP = 50
+"""Multiply-adds of a product in the time of one step that is not vectorised."""
 
 PARTS = 32
 """Runs that sums are taken over before they are added, in order."""
@@ -40,9 +43,29 @@ def _as(array: Array, dtype: Any) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=dtype)
 
 
-def _each(work: Callable[[int, int], Any], n_rows: int) -> list[Any]:
-    """Call work(first, last) on runs of rows; return the answers in order."""
-    return _threads.run(work, n_rows, max(RUN, -(-n_rows // PARTS)))
+def _each(work: Callable[[int, int], Any], n_rows: int, cost: int) -> list[Any]:
+    """Call work(first, last) on runs of rows; return the answers in order.
+
+    ``cost`` is about what a row costs, in multiply-adds of a product.
+    """
+    size = max(-(-RUN // max(1, cost)), -(-n_rows // PARTS))
+    return _threads.run(work, n_rows, size)
+
+
+def _features(X: Array) -> int:
+    """Return how many features of a row a product reads."""
+    return X.nnz // max(1, X.shape[0]) if hasattr(X, "tocsr") else X.shape[1]
+
+
+def _blocks(plain: Callable[[slice, Array], Array], X: Array, cost: int) -> Array:
+    """Return what the reference says of all experts, run by run."""
+
+    def work(first: int, last: int) -> Array:
+        rows = slice(first, last)
+        return plain(rows, _reference.block_of(X, rows))
+
+    parts = _each(work, X.shape[0], cost)
+    return np.concatenate(parts) if parts else plain(slice(0, 0), X)
 
 
 # --------------------------------------------------------------------- gate
@@ -69,8 +92,22 @@ def softmax_route(
     def work(first: int, last: int) -> None:
         kernels.softmax_route(rows, first, last, *gate, indices, weights)
 
-    _each(work, X.shape[0])
+    _each(work, X.shape[0], len(coef) * _features(X))
     return indices, weights
+
+
+def softmax_log_proba(X: Array, coef: Array, intercept: Array) -> Array:
+    """Products and log softmax of a run of rows at a time."""
+    coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
+    out = np.empty((X.shape[0], len(coef)), dtype=X.dtype)
+
+    def work(first: int, last: int) -> None:
+        out[first:last] = _reference.block_of(X, slice(first, last)) @ coef.T
+        out[first:last] += intercept
+        kernels.log_softmax(first, last, out, out)
+
+    _each(work, X.shape[0], len(coef) * (_features(X) + STEP))
+    return out
 
 
 def softmax_survey(
@@ -86,7 +123,7 @@ def softmax_survey(
     def work(first: int, last: int) -> None:
         kernels.softmax_survey(rows, first, last, *gate, wanted, log_at, best, log_best)
 
-    _each(work, X.shape[0])
+    _each(work, X.shape[0], len(coef) * (_features(X) + STEP // 5))
     return log_at, best, log_best
 
 
@@ -108,7 +145,7 @@ def softmax_loss(
             g_intercept,
         )
 
-    parts = _each(work, X.shape[0])
+    parts = _each(work, X.shape[0], len(coef) * (2 * _features(X) + STEP // 5))
     loss = sum(part[0] for part in parts) - float(np.sum(target_sums * params))
     grad_coef = sum(part[1] for part in parts) - target_sums[:, :-1]
     grad_intercept = sum(part[2] for part in parts) - target_sums[:, -1]
@@ -119,7 +156,11 @@ def softmax_loss(
 def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) -> Array:
     """Only the products that the entries ask for."""
     if indices is None:
-        return _reference.linear_at(X, indices, coef, intercept)
+        return _blocks(
+            lambda _, x: _reference.linear_at(x, None, coef, intercept),
+            X,
+            intercept.size * _features(X),
+        )
     rows, indices = _rows(X), _as(indices, np.intp)
     coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
     out = np.empty((*indices.shape, coef.shape[1]), dtype=X.dtype)
@@ -127,7 +168,7 @@ def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) ->
     def work(first: int, last: int) -> None:
         kernels.linear_at(rows, first, last, indices, coef, intercept, out)
 
-    _each(work, X.shape[0])
+    _each(work, X.shape[0], indices.shape[1] * coef.shape[1] * (_features(X) + STEP))
     return out
 
 
@@ -136,7 +177,7 @@ def linear_mix(
 ) -> Array:
     """Dot products and weighted sum of a row in one go."""
     if indices is None:
-        return _reference.linear_mix(X, indices, weights, coef, intercept)
+        return _reference.combine(weights, linear_at(X, None, coef, intercept))
     rows, indices, weights = _rows(X), _as(indices, np.intp), _as(weights, X.dtype)
     coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
     out = np.empty((X.shape[0], coef.shape[1]), dtype=X.dtype)
@@ -144,7 +185,7 @@ def linear_mix(
     def work(first: int, last: int) -> None:
         kernels.linear_mix(rows, first, last, indices, weights, coef, intercept, out)
 
-    _each(work, X.shape[0])
+    _each(work, X.shape[0], indices.shape[1] * coef.shape[1] * (_features(X) + STEP))
     return out
 
 
@@ -153,7 +194,13 @@ def softmax_at(
 ) -> Array:
     """Logits of an entry and the softmax of the label in one go."""
     if indices is None:
-        return _reference.softmax_at(X, labels, indices, coef, intercept)
+        return _blocks(
+            lambda rows, x: _reference.softmax_at(
+                x, labels[rows], None, coef, intercept
+            ),
+            X,
+            intercept.size * (_features(X) + STEP),
+        )
     rows, indices, labels = _rows(X), _as(indices, np.intp), _as(labels, np.intp)
     coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
     out = np.empty(indices.shape, dtype=X.dtype)
@@ -161,7 +208,7 @@ def softmax_at(
     def work(first: int, last: int) -> None:
         kernels.softmax_at(rows, first, last, labels, indices, coef, intercept, out)
 
-    _each(work, X.shape[0])
+    _each(work, X.shape[0], indices.shape[1] * coef.shape[1] * (_features(X) + STEP))
     return out
 
 
@@ -170,7 +217,13 @@ def softmax_mix(
 ) -> Array:
     """Logits of an entry, softmax and weighted sum in one go."""
     if indices is None:
-        return _reference.softmax_mix(X, indices, weights, coef, intercept)
+        return _blocks(
+            lambda rows, x: _reference.softmax_mix(
+                x, None, weights[rows], coef, intercept
+            ),
+            X,
+            intercept.size * (_features(X) + STEP),
+        )
     rows, indices, weights = _rows(X), _as(indices, np.intp), _as(weights, X.dtype)
     coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
     out = np.empty((X.shape[0], coef.shape[1]), dtype=X.dtype)
@@ -178,7 +231,7 @@ def softmax_mix(
     def work(first: int, last: int) -> None:
         kernels.softmax_mix(rows, first, last, indices, weights, coef, intercept, out)
 
-    _each(work, X.shape[0])
+    _each(work, X.shape[0], indices.shape[1] * coef.shape[1] * (_features(X) + STEP))
     return out
 
 
@@ -200,7 +253,7 @@ def normal_log_density(
             first, last, y, values, table, log_peak, indices, out
         )
 
-    _each(work, len(values))
+    _each(work, len(values), STEP * values.shape[1] * values.shape[2])
     return out
 
 
@@ -220,7 +273,7 @@ def truncate(log_joint: Array, width: int) -> tuple[Array, Array, Array]:
             kernels.best_of_rows(first, last, log_joint, kept)
         kernels.posterior(first, last, log_joint, kept, resp, log_norm)
 
-    _each(work, n)
+    _each(work, n, 3 * STEP * m)
     return kept, resp, log_norm
 
 
@@ -230,7 +283,8 @@ def top_k(scores: Array, k: int) -> tuple[Array, Array]:
         return _reference.top_k(scores, k)
     scores = np.ascontiguousarray(scores)
     kept = np.empty((scores.shape[0], min(k, scores.shape[1])), dtype=np.intp)
-    _each(lambda a, b: kernels.best_of_rows(a, b, scores, kept), scores.shape[0])
+    n, m = scores.shape
+    _each(lambda a, b: kernels.best_of_rows(a, b, scores, kept), n, STEP * m)
     return np.take_along_axis(scores, kept, axis=1), kept
 
 
@@ -240,7 +294,8 @@ def log_softmax(logits: Array) -> Array:
         return _reference.log_softmax(logits)
     logits = np.ascontiguousarray(logits)
     out = np.empty_like(logits)
-    _each(lambda a, b: kernels.log_softmax(a, b, logits, out), len(logits))
+    n, m = logits.shape
+    _each(lambda a, b: kernels.log_softmax(a, b, logits, out), n, STEP * m)
     return out
 
 
@@ -248,7 +303,8 @@ def novel(known: Array, more: Array) -> Array:
     """One pass over the rows."""
     known, more = _as(known, np.intp), _as(more, np.intp)
     out = np.empty_like(more)
-    _each(lambda a, b: kernels.novel(a, b, known, more, out), len(more))
+    n, m = more.shape
+    _each(lambda a, b: kernels.novel(a, b, known, more, out), n, STEP * m)
     return out
 
 
@@ -308,6 +364,6 @@ def gram(
         return out
 
     total = float(w.sum()) or 1.0
-    mean = sum(_each(sums, len(rows)), np.zeros(width)) / total
-    S = sum(_each(scatter, len(rows)), np.zeros((width, width)))
+    mean = sum(_each(sums, len(rows), 2 * width), np.zeros(width)) / total
+    S = sum(_each(scatter, len(rows), width**2), np.zeros((width, width)))
     return S[:d, :d], S[:d, d:], mean[:d], mean[d:]

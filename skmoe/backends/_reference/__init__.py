@@ -30,7 +30,7 @@ from ._experts import (
     softmax_at,
     softmax_mix,
 )
-from ._gate import softmax_loss, softmax_route, softmax_survey
+from ._gate import softmax_log_proba, softmax_loss, softmax_route, softmax_survey
 from ._moments import column_sums, gram, segment_sums, weighted_moments
 from ._rows import block_of, row_blocks, take_rows
 from ._softmax import log_softmax, logsumexp, normalise, softmax, top_k, truncate
@@ -53,6 +53,7 @@ __all__ = [
     "segment_sums",
     "softmax",
     "softmax_at",
+    "softmax_log_proba",
     "softmax_loss",
     "softmax_mix",
     "softmax_route",

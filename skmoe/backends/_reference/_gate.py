@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from .._compat import Array, device_of, filled, namespace, to_host
 from ._rows import block_of, row_blocks
-from ._softmax import _peak, logsumexp, softmax, top_k
+from ._softmax import _peak, log_softmax, logsumexp, softmax, top_k
 
 
 def _logits(X: Array, coef: Array, intercept: Array) -> Iterator[tuple[slice, Array]]:
@@ -35,6 +35,14 @@ def softmax_route(
         indices.append(experts)
         weights.append(softmax(best))
     return xp.concat(indices, axis=0), xp.concat(weights, axis=0)
+
+
+def softmax_log_proba(X: Array, coef: Array, intercept: Array) -> Array:
+    """Return the log softmax of the logits of all experts, (n, K)."""
+    xp = namespace(X)
+    where = {"dtype": X.dtype, "device": device_of(X)}
+    weight, bias = xp.asarray(coef, **where), xp.asarray(intercept, **where)
+    return log_softmax(X @ weight.T + bias)
 
 
 def softmax_survey(
