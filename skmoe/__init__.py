@@ -4,8 +4,25 @@
 by expectation-maximisation, and predict with the few experts that the gate picks.
 """
 
-from .estimators import MoEClassifier, MoERegressor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .estimators import MoEClassifier, MoERegressor
 
 __all__ = ["MoEClassifier", "MoERegressor", "__version__"]
 
 __version__ = "0.1.0.dev0"
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: they need scikit-learn's linear models, trees and
+    # clustering, which `import sklearn` does not load either.
+    if name in ("MoEClassifier", "MoERegressor"):
+        from . import estimators
+
+        return getattr(estimators, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
