@@ -73,7 +73,7 @@ def using(
         backend = "numba" if n_elements >= NUMBA_FROM else "numpy"
     token = _chosen.set(backend)
     # Numba's operations bring their own threads; BLAS's would only be in their way.
-    region = one_blas_thread if backend == "numba" else nullcontext()
+    region = one_blas_thread() if backend == "numba" else nullcontext()
     try:
         with at_most(n_threads), region:
             yield

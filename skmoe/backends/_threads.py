@@ -33,38 +33,28 @@ def _blas_threads() -> int:
     return min((library.num_threads for library in libraries), default=1)
 
 
-class _OneThread:
-    """BLAS on one thread while any region is open; the last one restores.
+_before: ContextVar[int | None] = ContextVar("skmoe_blas_threads", default=None)
 
-    threadpoolctl restores what it found: of two regions that overlap in two threads,
-    the one that closes last would restore the other's limit. Here they are counted.
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS on one thread; `run` still takes the threads that BLAS had before.
+
+    Where all that is large goes through `run`, a region around it keeps BLAS's own
+    threads asleep: between two products they would spin, for tens of milliseconds, on
+    the cores that `run` works on. Of regions in several Python threads the first one
+    rules, as threadpoolctl has it.
     """
+    if _before.get() is not None:
+        yield
+        return
+    token = _before.set(_blas_threads())
+    try:
+        with _controller().limit(limits=1):
+            yield
+    finally:
+        _before.reset(token)
 
-    def __init__(self) -> None:
-        self.lock, self.open, self.before = threading.Lock(), 0, 1
-        self.limit: Any = None
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.open == 0:
-                self.before = _blas_threads()
-                self.limit = _controller().limit(limits=1)
-            self.open += 1
-
-    def __exit__(self, *error: Any) -> None:
-        with self.lock:
-            self.open -= 1
-            if self.open == 0:
-                self.limit.restore_original_limits()
-
-
-one_blas_thread = _OneThread()
-"""Context in which BLAS runs on one thread, safe to open from many threads.
-
-`run` still takes the threads that BLAS had before. Where all that is large goes
-through `run`, a region around it keeps BLAS's own threads asleep: between two products
-they would spin, for tens of milliseconds, on the cores that `run` works on.
-"""
 
 _limit: ContextVar[int | None] = ContextVar("skmoe_threads", default=None)
 
@@ -86,8 +76,8 @@ def n_threads() -> int:
     """
     if _in_joblib_thread():
         return 1
-    blas = one_blas_thread.before if one_blas_thread.open else _blas_threads()
-    limit = _limit.get()
+    before, limit = _before.get(), _limit.get()
+    blas = _blas_threads() if before is None else before
     return max(1, blas if limit is None else min(blas, limit))
 
 
@@ -125,7 +115,7 @@ def run(work: Callable[[int, int], Any], n_rows: int, size: int) -> list[Any]:
     """
     bounds = [(a, min(a + size, n_rows)) for a in range(0, n_rows, size)]
     wanted = min(n_threads(), len(bounds)) if len(bounds) > 1 else 1
-    with one_blas_thread:
+    with one_blas_thread():
         if wanted == 1 or not _busy.acquire(blocking=False):
             return [work(*bound) for bound in bounds]
         try:
@@ -138,19 +128,21 @@ def _run_threads(
     work: Callable[[int, int], Any], bounds: list[tuple[int, int]], n_threads: int
 ) -> list[Any]:
     answers: list[Any] = [None] * len(bounds)
-    tickets = count()
+    tickets, stop = count(), threading.Event()
 
     def worker() -> None:
-        # next() of a count is atomic.
-        while (ticket := next(tickets)) < len(bounds):
-            answers[ticket] = work(*bounds[ticket])
+        try:
+            # next() of a count is atomic.
+            while not stop.is_set() and (ticket := next(tickets)) < len(bounds):
+                answers[ticket] = work(*bounds[ticket])
+        except BaseException:
+            stop.set()
+            raise
 
     others = [_workers().submit(worker) for _ in range(n_threads - 1)]
     try:
         worker()
     finally:
-        for _ in bounds:  # leave no ticket when work raised
-            next(tickets)
         errors = [other.exception() for other in others]
     for error in errors:
         if error is not None:

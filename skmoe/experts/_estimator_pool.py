@@ -177,7 +177,7 @@ def _fit_expert(
         expert = DummyClassifier(strategy="prior")
     with (
         config_context(enable_metadata_routing=False),
-        one_blas_thread,
+        one_blas_thread(),
     ):
         try:
             if weight_name is None or isinstance(expert, DummyClassifier):
