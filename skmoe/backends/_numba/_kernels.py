@@ -200,7 +200,7 @@ def _insert(value, expert, v0, v1, e0, e1):
     lost_expert = e0 if first else expert
     v0 = value if first else v0
     e0 = expert if first else e0
-    second = lost > v1
+    second = first | (lost > v1)  # what the first place loses comes before a tie
     v1 = lost if second else v1
     e1 = lost_expert if second else e1
     return v0, v1, e0, e1
@@ -247,8 +247,8 @@ def best_of_block(logits, values, experts):
                 vj, ej = values[j], experts[j]
                 for i in range(n_rows):
                     new, old = value[i], vj[i]
-                    better = new > old
                     x, y = expert[i], ej[i]
+                    better = (new > old) | ((new == old) & (x < y))
                     vj[i] = new if better else old
                     value[i] = old if better else new
                     ej[i] = x if better else y

@@ -1,0 +1,403 @@
+"""The Numba backend against the reference, which is its specification."""
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+
+from skmoe.backends import _numba, _reference
+from skmoe.backends._numba import _operations
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+KINDS = ("random", "tied", "extreme", "masked", "dead", "nan")
+
+
+class Problem:
+    """Inputs of every operation: their shape, the kind of their scores, a dtype.
+
+    ``form`` is "dense" or the dtype of the indices of a CSR matrix.
+    """
+
+    def __init__(
+        self, n=23, d=4, K=6, m=3, q=2, kind="random", dtype="float64", form="dense",
+        seed=0, k=None,
+    ):  # fmt: skip
+        self.n, self.d, self.K, self.m, self.q = n, d, K, m, q
+        self.kind, self.dtype, self.form = kind, np.dtype(dtype), form
+        self.rng = np.random.default_rng(seed)
+        self.indices = self.rng.integers(-1, max(1, K - 1), size=(n, m))
+        self.k = min(k or K, K)
+
+    def __repr__(self):
+        names = ("n", "d", "K", "m", "q", "kind", "dtype", "form", "k")
+        return f"Problem({', '.join(f'{a}={getattr(self, a)!s}' for a in names)})"
+
+    def normal(self, *shape):
+        return self.rng.normal(size=shape).astype(self.dtype)
+
+    def weights(self, *shape):
+        return self.rng.random(shape).astype(self.dtype)
+
+    def put(self, X):
+        """Return X in the form; what CSR leaves out are zeros."""
+        X = X.astype(self.dtype)
+        if self.form == "dense":
+            return X
+        X[self.rng.random(X.shape) < 0.4] = 0.0
+        X = sparse.csr_array(X)
+        X.indices, X.indptr = X.indices.astype(self.form), X.indptr.astype(self.form)
+        return X
+
+    def features(self):
+        return self.put(self.normal(self.n, self.d))
+
+    def gate(self):
+        """Return X, coef and intercept whose logits are of the kind."""
+        rng, K, d = self.rng, self.K, self.d
+        X, coef = rng.normal(size=(self.n, d)), rng.normal(size=(K, d))
+        intercept = rng.normal(size=K)
+        if self.kind == "tied":  # whole numbers, whose sums are exact in any order
+            X, coef = rng.integers(-1, 2, size=X.shape), rng.integers(-1, 2, (K, d))
+            intercept = rng.integers(0, 2, size=K)
+        elif self.kind == "extreme":
+            X, coef = np.sign(X), np.zeros((K, d))
+            coef[:, 0] = 700.0 * rng.choice([-1.0, 0.0, 1.0], size=K)
+        elif self.kind == "masked":
+            intercept[1::2] = -np.inf
+        elif self.kind == "dead":
+            intercept[:] = -np.inf
+        elif self.kind == "nan":
+            X[::2, 0] = np.nan
+        return self.put(X), coef.astype(float), intercept.astype(float)
+
+    def pool(self, infinite=False):
+        coef = self.rng.normal(size=(self.K, self.q, self.d))
+        intercept = self.rng.normal(size=(self.K, self.q))
+        X = self.normal(self.n, self.d)
+        if self.kind == "extreme":
+            intercept *= 700.0
+        elif self.kind == "masked":
+            intercept[:, 1::2] = -np.inf
+        elif self.kind == "dead":
+            intercept[::2] = -np.inf
+        elif self.kind == "nan":
+            X[::2, 0] = np.nan
+            X[1::4, -1] = np.inf if infinite else np.nan
+        return self.put(X), coef, intercept
+
+    def scores(self):
+        rng, shape = self.rng, (self.n, self.K)
+        scores = rng.normal(size=shape)
+        if self.kind == "tied":
+            scores = rng.integers(0, 2, size=shape).astype(float)
+        elif self.kind == "extreme":
+            scores = 700.0 * rng.choice([-1.0, 0.0, 1.0], size=shape)
+        elif self.kind != "random":
+            scores[rng.random(shape) < 0.6] = -np.inf
+            scores[::3] = 0.5 if self.kind == "masked" else -np.inf
+        if self.kind == "nan":
+            scores[rng.random(shape) < 0.3] = np.nan
+        return scores.astype(self.dtype)
+
+    def order(self):
+        return _reference.expert_major(self.indices, self.K)
+
+
+# What each operation is asked: a list of its arguments.
+def gate(p):
+    return [p.gate()]
+
+
+def softmax_route(p):
+    return [(*p.gate(), p.k)]
+
+
+def softmax_survey(p):
+    return [(*p.gate(), p.indices, p.k)]
+
+
+def softmax_loss(p):
+    X, coef, intercept = p.gate()
+    sums = p.rng.random((p.K, p.d + 1))
+    if p.kind == "masked":  # -inf times a target is no loss
+        intercept = np.maximum(intercept, -700.0)
+    return [(X, p.rng.random(p.n), sums, coef, intercept)]
+
+
+def linear_at(p):
+    X, coef, intercept = p.pool(infinite=True)
+    return [(X, indices, coef, intercept) for indices in (p.indices, None)]
+
+
+def mix(p, infinite):
+    X, coef, intercept = p.pool(infinite)
+    some, every = p.weights(p.n, p.m), p.weights(p.n, p.K)
+    return [(X, p.indices, some, coef, intercept), (X, None, every, coef, intercept)]
+
+
+def linear_mix(p):
+    return mix(p, infinite=True)
+
+
+def softmax_mix(p):
+    return mix(p, infinite=False)
+
+
+def softmax_at(p):
+    X, coef, intercept = p.pool()
+    labels = p.rng.integers(0, p.q, size=p.n)
+    return [(X, labels, indices, coef, intercept) for indices in (p.indices, None)]
+
+
+def normal_log_density(p):
+    y, scale = p.normal(p.n, p.q), 0.1 + p.rng.random((p.K, p.q))
+    if p.kind == "nan":
+        y[::2] = np.nan
+    some, every = p.normal(p.n, p.m, p.q), p.normal(p.n, p.K, p.q)
+    return [(y, some, scale, p.indices), (y, every, scale, None)]
+
+
+def scores(p):
+    return [(p.scores(),)]
+
+
+def best(p):
+    return [(p.scores(), p.k)]
+
+
+def novel(p):
+    return [(p.indices, p.rng.integers(-1, p.K, size=(p.n, 4)))]
+
+
+def expert_major(p):
+    return [(p.indices, p.K)]
+
+
+def sum_by_expert(p):
+    some = p.weights(p.n, p.m)
+    return [(some, *p.order()), (p.weights(p.n, p.K), None, None)]
+
+
+def segment_sums(p):
+    return [(p.features(), p.weights(p.n, p.m), *p.order())]
+
+
+def gram(p):
+    X, Y, rows = p.features(), p.normal(p.n, p.q), np.arange(0, p.n, 2)
+    return [
+        (X, Y, p.weights(p.n)),
+        (X, Y, p.weights(len(rows)), rows),
+        (X, Y, np.zeros(p.n)),
+    ]
+
+
+CASES = {
+    "expert_major": expert_major,
+    "gram": gram,
+    "linear_at": linear_at,
+    "linear_mix": linear_mix,
+    "log_softmax": scores,
+    "normal_log_density": normal_log_density,
+    "novel": novel,
+    "segment_sums": segment_sums,
+    "softmax_at": softmax_at,
+    "softmax_log_proba": gate,
+    "softmax_loss": softmax_loss,
+    "softmax_mix": softmax_mix,
+    "softmax_route": softmax_route,
+    "softmax_survey": softmax_survey,
+    "sum_by_expert": sum_by_expert,
+    "top_k": best,
+    "truncate": best,
+}
+TAKE_CSR = {"gram", "segment_sums", "softmax_loss", "softmax_route", "softmax_survey"}
+TAKE_CSR |= {"softmax_log_proba", "linear_at", "linear_mix", "softmax_at"}
+TAKE_CSR |= {"softmax_mix"}
+CHOICE = {"softmax_route": 0, "softmax_survey": 1}
+"""Where the answer holds a choice by logits that rounding may order differently."""
+
+
+def quiet(ops, name, args):
+    with np.errstate(all="ignore"):  # the reference warns of what the tests ask
+        return getattr(ops, name)(*args)
+
+
+def largest(*arrays):
+    """Return the largest finite size in some arrays, at least 1."""
+    sizes = [1.0]
+    for a in arrays:
+        a = np.abs(a.data if sparse.issparse(a) else np.asarray(a, dtype=float))
+        sizes.append(np.max(a, initial=1.0, where=np.isfinite(a)))
+    return sizes
+
+
+def assert_same(found, expected, atol):
+    """Compare answers: tuples, arrays, floats or lists of floats."""
+    if isinstance(expected, tuple):
+        assert isinstance(found, tuple)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other, atol)
+        return
+    assert type(found) is type(expected)
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    if expected.dtype.kind == "i":
+        assert_array_equal(found, expected)
+    else:
+        size = largest(expected)[-1]
+        assert_allclose(found, expected, rtol=atol, atol=atol * size)
+
+
+def assert_same_choice(found, expected, logits, atol):
+    """Compare chosen experts by their logits."""
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    one, other = (np.take_along_axis(logits, a, axis=1) for a in (found, expected))
+    assert_allclose(one, other, rtol=atol, atol=atol)
+    ordered = np.sort(found, axis=1)
+    assert (ordered[:, 1:] > ordered[:, :-1]).all()
+
+
+def compare(name, p, args, given=None):
+    """Compare an operation's answers; ``given`` are its arguments in another guise."""
+    found = quiet(_numba, name, given or args)
+    expected = quiet(_reference, name, args)
+    tolerance = TOLERANCE[p.dtype.name]
+    if len(args) > 2 and args[0].shape == (p.n, p.d):
+        # A logit's rounding is that of its terms, however small what is left of them.
+        sizes = largest(*(a for a in args if isinstance(a, np.ndarray)))
+        tolerance *= max(sizes) if p.kind == "extreme" else 10.0
+    if name in CHOICE and p.kind != "tied":
+        place = CHOICE[name]
+        X, coef, intercept = args[:3]
+        with np.errstate(all="ignore"):
+            logits = X @ coef.T + intercept
+        assert_same_choice(found[place], expected[place], logits, tolerance)
+        found = found[:place] + found[place + 1 :]
+        expected = expected[:place] + expected[place + 1 :]
+    assert_same(found, expected, tolerance)
+
+
+# ------------------------------------------------------------------- the contract
+def overridden():
+    return {
+        name
+        for name in _numba.__all__
+        if getattr(_numba, name).__module__ == _operations.__name__
+    }
+
+
+def test_all_of_the_contract_is_there():
+    functions = [n for n in _reference.__all__ if callable(getattr(_reference, n))]
+    assert _numba.__all__ == functions
+    for name in functions:
+        own, plain = getattr(_numba, name), getattr(_reference, name)
+        assert inspect.signature(own) == inspect.signature(plain)
+        assert own is plain or name in overridden()
+
+
+def test_all_that_is_overridden_is_compared():
+    assert overridden() == set(CASES)
+
+
+# -------------------------------------------------------------------- the answers
+@st.composite
+def problems(draw, forms=("dense",)):
+    form = draw(st.sampled_from(forms))
+    least = 1 if form == "dense" else 2
+    # Kernels are compiled for each dtype: int64 is for float64 only.
+    dtypes = ["float64"] if form == "int64" else ["float64", "float32"]
+    return Problem(
+        n=draw(st.sampled_from([0, 1, 2, 7, 63, 64, 65, 130]) | st.integers(0, 300)),
+        d=draw(st.integers(least, 9)),
+        K=draw(st.sampled_from([2, 3, 4, 5, 8]) | st.integers(least, 70)),
+        m=draw(st.integers(1, 5)),
+        q=draw(st.integers(1, 4)),
+        kind=draw(st.sampled_from(KINDS)),
+        dtype=draw(st.sampled_from(dtypes)),
+        form=form,
+        seed=draw(st.integers(0, 1 << 16)),
+        k=draw(st.sampled_from([1, 2, 3, 4, None])),
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operation_is_the_references(name):
+    @settings(max_examples=40, deadline=None)
+    @given(problems())
+    def check(p):
+        for args in CASES[name](p):
+            compare(name, p, args)
+
+    check()
+
+
+@pytest.mark.parametrize("name", sorted(TAKE_CSR))
+def test_operation_on_csr_is_the_references(name):
+    @settings(max_examples=30, deadline=None)
+    @given(problems(forms=("int32", "int64")))
+    def check(p):
+        for args in CASES[name](p):
+            compare(name, p, args)
+
+    check()
+
+
+@pytest.fixture(params=[(1, 1, 1000), (1, 1, 3), (2000, 1 << 21, 32)])
+def small(request, monkeypatch):
+    """Make blocks of 64 rows or a few more, runs of a row or many rows."""
+    block_bytes, run, parts = request.param
+    monkeypatch.setattr(_operations, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_operations, "RUN", run)
+    monkeypatch.setattr(_operations, "PARTS", parts)
+
+
+@pytest.mark.parametrize("form", ["dense", "int32"])
+@pytest.mark.parametrize("n", [64, 65, 129, 200])
+@pytest.mark.parametrize("name", CASES)
+def test_operation_in_blocks_and_runs(small, name, n, form):
+    if form == "dense" or name in TAKE_CSR:
+        p = Problem(n=n, K=11, form=form)
+        for args in CASES[name](p):
+            compare(name, p, args)
+
+
+# ------------------------------------------------------------------- other guises
+def strided(array):
+    return np.repeat(array, 2, axis=0)[::2]
+
+
+def fortran(array):
+    return np.asfortranarray(array)
+
+
+def widened(array):
+    return np.repeat(array, 2, axis=-1)[..., ::2]
+
+
+def narrow(array):
+    return array.astype(np.int32) if array.dtype.kind == "i" else array
+
+
+def guise(dress, args):
+    return [dress(a) if isinstance(a, np.ndarray) else a for a in args]
+
+
+@pytest.mark.parametrize("dress", [strided, fortran, widened, narrow])
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"novel"}))
+def test_operation_takes_any_layout(name, dress):
+    p = Problem(n=23)
+    for args in CASES[name](p):
+        compare(name, p, args, guise(dress, args))
+
+
+@pytest.mark.parametrize("dress", [strided, fortran, widened, narrow])
+def test_novel_takes_any_layout(dress):
+    (args,) = novel(Problem(n=23))
+    found = _numba.novel(*guise(dress, args))
+    assert_array_equal(found, _reference.novel(*args))
