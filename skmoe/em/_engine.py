@@ -276,7 +276,12 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
 
 def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:
     """Return the state of a model that is already fitted."""
-    support = gate.route(problem.X_gate, problem.width)
-    log_gate = gate.log_proba_at(problem.X_gate, support)
-    terms = evaluate(problem, pool, support.with_weights(log_gate))
+    X, weight = problem.X_gate, problem.sample_weight
+    if problem.dense:
+        support = Routing.from_dense(gate.log_proba(X))
+    else:
+        nothing = like(np.empty((weight.shape[0], 0), dtype=np.intp), weight)
+        _, best, log_best = gate.survey(X, nothing, problem.width)
+        support = Routing(best, log_best, problem.n_experts)
+    terms = evaluate(problem, pool, support)
     return expect(problem, gate, pool, [(support, terms)])

@@ -171,6 +171,25 @@ class SoftmaxGate(BaseGate):
         """
         return select(X).softmax_log_proba(X, self.coef_, self.intercept_)
 
+    def log_proba_at(self, X: Array, routing: Routing) -> Array:
+        """Return log p(k | x) at the entries of a routing, -inf where it has none.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing
+            The entries to ask about; its weights are not read.
+
+        Returns
+        -------
+        (n_samples, width) array
+            Logarithms of the probabilities over all experts.
+        """
+        if routing.dense:
+            return self.log_proba(X)
+        return self.survey(X, routing.indices, 1)[0]
+
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
