@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from importlib.util import find_spec
 
 import array_api_strict as strict
@@ -290,6 +291,27 @@ def test_any_n_jobs_gives_the_same_bits(backend):
     two = MoERegressor(n_jobs=2, **options).fit(X, y)
     assert_array_equal(one.predict(X), two.predict(X))
     assert_array_equal(one.lower_bounds_, two.lower_bounds_)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_sparse_rows_are_never_made_dense(backend, top_k):
+    n, d = 3000, 40_000  # 960 MB if dense
+    rng = np.random.default_rng(0)
+    columns = rng.integers(0, d, size=(n, 5))
+    data = (np.ones(5 * n), columns.ravel(), np.arange(0, 5 * n + 1, 5))
+    X = sparse.csr_array(data, shape=(n, d))
+    y = (columns % 2).sum(axis=1) > 2
+    gate = SoftmaxGate(max_iter=5, update_iter=2)
+    options = {"n_experts": 3, "top_k": top_k, "gate": gate, "init": "tree"}
+    model = MoEClassifier(LogisticRegression(tol=1), n_init=1, max_iter=2, **options)
+    tracemalloc.start()
+    try:
+        model.set_params(backend=backend).fit(X, y).predict_proba(X)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 250e6
 
 
 # ------------------------------------------------------------------------ latency

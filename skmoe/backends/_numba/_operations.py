@@ -24,7 +24,10 @@ STEP = 50
 """Multiply-adds of a product in the time of one step that is not vectorised."""
 
 PARTS = 32
-"""Runs that sums are taken over before they are added, in order."""
+"""Runs, at most, that sums are taken over before they are added, in order."""
+
+PARTIAL_SUMS = 1 << 22
+"""Numbers, at most, that all runs together hold of their sums."""
 
 
 def _block(n_columns: int, itemsize: int) -> int:
@@ -43,12 +46,16 @@ def _as(array: Array, dtype: Any) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=dtype)
 
 
-def _each(work: Callable[[int, int], Any], n_rows: int, cost: int) -> list[Any]:
+def _each(
+    work: Callable[[int, int], Any], n_rows: int, cost: int, n_sums: int = 1
+) -> list[Any]:
     """Call work(first, last) on runs of rows; return the answers in order.
 
-    ``cost`` is about what a row costs, in multiply-adds of a product.
+    ``cost`` is about what a row costs, in multiply-adds of a product; ``n_sums`` is
+    how many numbers a run answers.
     """
-    size = max(-(-RUN // max(1, cost)), -(-n_rows // PARTS))
+    parts = max(1, min(PARTS, PARTIAL_SUMS // n_sums))
+    size = max(-(-RUN // max(1, cost)), -(-n_rows // parts))
     return _threads.run(work, n_rows, size)
 
 
@@ -145,7 +152,8 @@ def softmax_loss(
             g_intercept,
         )
 
-    parts = _each(work, X.shape[0], len(coef) * (2 * _features(X) + STEP // 5))
+    cost = len(coef) * (2 * _features(X) + STEP // 5)
+    parts = _each(work, X.shape[0], cost, coef.size)
     loss = sum(part[0] for part in parts) - float(np.sum(target_sums * params))
     grad_coef = sum(part[1] for part in parts) - target_sums[:, :-1]
     grad_intercept = sum(part[2] for part in parts) - target_sums[:, -1]
@@ -365,5 +373,5 @@ def gram(
 
     total = float(w.sum()) or 1.0
     mean = sum(_each(sums, len(rows), 2 * width), np.zeros(width)) / total
-    S = sum(_each(scatter, len(rows), width**2), np.zeros((width, width)))
+    S = sum(_each(scatter, len(rows), width**2, width**2), np.zeros((width, width)))
     return S[:d, :d], S[:d, d:], mean[:d], mean[d:]

@@ -39,12 +39,15 @@ def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
 def column_sums(X: Array, weights: Array) -> Array:
     """Return Σ_i w_ik [x_i, 1] for each column k of the weights, (K, d + 1)."""
     xp = namespace(X, weights)
+    if hasattr(X, "tocsr"):
+        w = weights.astype(xp.float64)
+        return xp.concat([X.T @ w, xp.sum(w, axis=0)[None, :]], axis=0).T
     shape = (X.shape[1] + 1, weights.shape[1])
     total = xp.zeros(shape, dtype=xp.float64, device=device_of(weights))
     for rows in row_blocks(X.shape[0], X.shape[1] + weights.shape[1]):
         w = xp.astype(weights[rows, :], xp.float64)
-        block = X[rows] if hasattr(X, "tocsr") else xp.astype(X[rows, :], xp.float64)
         mass = xp.expand_dims(xp.sum(w, axis=0), axis=0)
+        block = xp.astype(X[rows, :], xp.float64)
         total = total + xp.concat([block.T @ w, mass], axis=0)
     return total.T
 
