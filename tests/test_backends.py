@@ -1,6 +1,6 @@
-"""The plain backend against naive loops, scipy and central differences."""
+"""The reference and Numba against naive loops, scipy and central differences."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import array_api_strict as strict
 import numpy as np
@@ -8,10 +8,18 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from scipy.special import log_softmax, logsumexp, softmax
+from scipy.stats import norm
 
-from skmoe.backends import _reference, namespace, select, to_host
+from skmoe.backends import _numba, _reference, namespace, select, to_host
+from skmoe.backends._numba import _operations
 
-BACKENDS = [pytest.param(_reference, id="reference")]
+BACKENDS = {"reference": _reference, "numba": _numba}
+PAIRS = [
+    ("reference", "numpy"),
+    ("reference", "strict"),
+    ("reference", "strict-device"),
+    ("numba", "numpy"),
+]
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-10}
 DEVICES = {"strict": "CPU_DEVICE", "strict-device": "device1"}
 
@@ -34,14 +42,14 @@ class Box:
         return to_host(array)
 
 
-@pytest.fixture(params=["numpy", "strict", "strict-device"])
-def box(request):
-    return Box(request.param)
-
-
-@pytest.fixture(params=BACKENDS)
-def ops(request):
-    return request.param
+def pytest_generate_tests(metafunc):
+    """Give ``ops`` each backend, with every ``box`` that it takes."""
+    if "box" in metafunc.fixturenames:
+        pairs = [(BACKENDS[name], Box(kind)) for name, kind in PAIRS]
+        ids = ["-".join(pair) for pair in PAIRS]
+        metafunc.parametrize(("ops", "box"), pairs, ids=ids)
+    elif "ops" in metafunc.fixturenames:
+        metafunc.parametrize("ops", BACKENDS.values(), ids=BACKENDS)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
@@ -59,6 +67,8 @@ def blocks(request, monkeypatch):
     """Run a test as it is, and again with blocks of a few rows."""
     if request.param == "tiny blocks":
         monkeypatch.setattr(_reference._rows, "BLOCK_ELEMENTS", 10)
+        monkeypatch.setattr(_operations, "RUN", 1)
+        monkeypatch.setattr(_operations, "PARTS", 8)
 
 
 def logit_cases():
@@ -96,7 +106,7 @@ def test_namespace_and_host():
 
 
 @pytest.mark.parametrize(("n_rows", "n_columns"), [(0, 3), (1, 100), (23, 3), (5, 0)])
-def test_row_blocks_cover_each_row_once(ops, blocks, n_rows, n_columns):
+def test_row_blocks_cover_each_row_once(blocks, n_rows, n_columns):
     slices = list(_reference.row_blocks(n_rows, n_columns))
     rows = [row for block in slices for row in range(n_rows)[block]]
     assert rows == list(range(n_rows))
@@ -428,3 +438,357 @@ def test_csr_equals_dense(ops, dtype, blocks, form, rng):
             assert isinstance(found, np.ndarray | float)
             atol = 30 * TOLERANCE[dtype]
             assert_allclose(found, expected, rtol=atol, atol=atol, err_msg=name)
+
+
+# ------------------------------------------------------------ what the E-step shares
+def ranked(row):
+    """Return positions from the best on: ties to the lowest, NaN last."""
+    return sorted(range(len(row)), key=lambda k: (np.isnan(row[k]), -row[k], k))
+
+
+def shares(row):
+    """Return the softmax; a row of -inf is shared equally."""
+    if np.isneginf(row).all():
+        return np.full(len(row), 1 / len(row))
+    return softmax(row)
+
+
+NAN_ROWS = np.array([[np.nan, 1.0, 0.0], [0.5, np.nan, np.nan], [2.0, 1.0, -np.inf]])
+WITH_NAN = [*CASES, pytest.param(NAN_ROWS, id="nan")]
+
+
+@pytest.mark.parametrize("values", WITH_NAN)
+def test_softmax_is_scipys(ops, box, dtype, values):
+    found = box.pull(ops.softmax(box.put(values.astype(dtype))))
+    assert found.dtype == dtype
+    assert found.shape == values.shape
+    for row, share in zip(values, found, strict=True):
+        assert_allclose(share, shares(row), rtol=1e-4, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("values", WITH_NAN)
+def test_truncate_keeps_the_best(ops, box, dtype, values):
+    tol = TOLERANCE[dtype]
+    for width in range(1, values.shape[1] + 1):
+        answers = ops.truncate(box.put(values.astype(dtype)), width)
+        kept, resp, log_norm = map(box.pull, answers)
+        assert kept.dtype == np.int64
+        assert resp.dtype == log_norm.dtype == dtype
+        assert kept.shape == resp.shape == (len(values), width)
+        assert log_norm.shape == (len(values),)
+        for row, where, share, total in zip(values, kept, resp, log_norm, strict=True):
+            everyone = width == len(row)
+            best = list(range(width)) if everyone else ranked(row)[:width]
+            assert where.tolist() == best
+            assert_allclose(share, shares(row[best]), rtol=1e-4, atol=tol)
+            assert_allclose(total, logsumexp(row[best]), rtol=tol, atol=tol)
+
+
+# ------------------------------------------------------------------------ the gate
+def gate_cases():
+    rng = np.random.default_rng(2)
+    X, coef, bias = rng.normal(size=(9, 3)), rng.normal(size=(6, 3)), rng.normal(size=6)
+    X[rng.random(X.shape) < 0.3] = 0.0
+    masked, dead = bias.copy(), np.full(6, -np.inf)
+    masked[[0, 3]] = -np.inf
+    blank = X.copy()
+    blank[::2, 0] = np.nan
+    whole = rng.integers(-1, 2, size=(9, 3)), rng.integers(-1, 2, size=(6, 3))
+    slope = np.zeros((6, 3))
+    slope[:, 0] = 700.0, -700.0, 0.0, 700.0, -700.0, 0.0
+    many = rng.normal(size=(41, 3)), rng.normal(size=41)
+    return {
+        "random": (X, coef, bias),
+        "tied": (*(a.astype(float) for a in whole), np.array([0.0, 1, 0, 1, 0, 1])),
+        "extreme": (np.sign(X), slope, np.zeros(6)),
+        "ruled out": (X, coef, masked),
+        "all ruled out": (X, coef, dead),
+        "nan": (blank, coef, bias),
+        "many experts": (X, *many),
+        "one row": (X[:1], coef, bias),
+        "no rows": (X[:0], coef, bias),
+    }
+
+
+GATES = [pytest.param(case, id=name) for name, case in gate_cases().items()]
+
+
+def forms(box, X, dtype):
+    """Yield X in all containers that an operation takes beside such a box."""
+    yield box.put(X.astype(dtype))
+    if box.kind == "numpy":
+        yield sparse.csr_array(X.astype(dtype))
+        # Kernels are compiled for each dtype: of wide indices one is enough.
+        if dtype == np.float64:
+            wide = sparse.csr_matrix(X)
+            wide.indices = wide.indices.astype(np.int64)
+            wide.indptr = wide.indptr.astype(np.int64)
+            yield wide
+
+
+def affine(x, coef, intercept):
+    """Return coef x + intercept, term by term."""
+    return np.array(
+        [
+            sum(c * v for c, v in zip(row, x, strict=True)) + b
+            for row, b in zip(coef, intercept, strict=True)
+        ]
+    )
+
+
+def all_logits(X, coef, intercept):
+    rows = [affine(x, coef, intercept) for x in X]
+    return np.array(rows).reshape(len(X), len(coef))
+
+
+COUNTS = (1, 2, 3, 6)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_softmax_route_is_a_loop(ops, box, dtype, blocks, gate):
+    X, coef, intercept = gate
+    logits = all_logits(X, coef, intercept)
+    for x, k in product(forms(box, X, dtype), COUNTS):
+        answers = ops.softmax_route(x, box.put(coef), box.put(intercept), k)
+        indices, weights = map(box.pull, answers)
+        assert indices.dtype == np.int64
+        assert weights.dtype == dtype
+        assert indices.shape == weights.shape == (len(X), k)
+        for row, experts, share in zip(logits, indices, weights, strict=True):
+            assert experts.tolist() == ranked(row)[:k]
+            expected = shares(row[experts])
+            assert_allclose(share, expected, rtol=1e-4, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_softmax_log_proba_is_scipys(ops, box, dtype, blocks, gate):
+    X, coef, intercept = gate
+    with np.errstate(invalid="ignore"):  # -inf - -inf where all are ruled out
+        expected = log_softmax(all_logits(X, coef, intercept), axis=1)
+        for x in forms(box, X, dtype):
+            found = ops.softmax_log_proba(x, box.put(coef), box.put(intercept))
+            found = box.pull(found)
+            assert found.dtype == dtype
+            assert found.shape == expected.shape
+            tol = 5 * TOLERANCE[dtype]
+            assert_allclose(found, expected, rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_softmax_survey_is_a_loop(ops, box, dtype, blocks, gate):
+    X, coef, intercept = gate
+    logits = all_logits(X, coef, intercept)
+    asked = np.random.default_rng(3).integers(-1, len(coef), size=(len(X), 4))
+    with np.errstate(invalid="ignore"):
+        log_proba = log_softmax(logits, axis=1)
+    tol = 5 * TOLERANCE[dtype]
+    for x, k in product(forms(box, X, dtype), COUNTS):
+        tables = box.put(coef), box.put(intercept)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            answers = ops.softmax_survey(x, *tables, box.put(asked), k)
+        log_at, best, log_best = map(box.pull, answers)
+        assert best.dtype == np.int64
+        assert log_at.dtype == log_best.dtype == dtype
+        assert log_at.shape == asked.shape
+        assert best.shape == log_best.shape == (len(X), k)
+        for i in range(len(X)):
+            for j, expert in enumerate(asked[i]):
+                expected = -np.inf if expert < 0 else log_proba[i, expert]
+                assert_allclose(log_at[i, j], expected, rtol=tol, atol=tol)
+            assert best[i].tolist() == ranked(logits[i])[:k]
+            assert_allclose(log_best[i], log_proba[i, best[i]], rtol=tol, atol=tol)
+
+
+# ------------------------------------------------------------------------- experts
+POOLS = {  # n, K, m, does the reference multiply with all experts?
+    "few experts": (11, 5, 2, True),
+    "many experts": (11, 40, 2, False),
+    "few rows": (5, 3, 2, False),
+    "one row": (1, 4, 3, False),
+    "no rows": (0, 4, 2, False),
+}
+POOL_KINDS = ["random", "extreme", "ruled out", "nan"]
+
+
+class Pool:
+    """Experts with q outputs, entries with gaps, and every entry spelt out."""
+
+    def __init__(self, shape, kind, dtype, q):
+        rng = np.random.default_rng(4)
+        n, n_experts, m, _ = POOLS[shape]
+        self.X = rng.normal(size=(n, 3)) * (rng.random((n, 3)) < 0.8)
+        self.coef = rng.normal(size=(n_experts, q, 3))
+        self.intercept = rng.normal(size=(n_experts, q))
+        self.indices = rng.integers(-1, n_experts, size=(n, m))
+        self.indices[:1] = [-1, *[0, 1, 2][: m - 1]]
+        if kind == "extreme":
+            self.intercept = 700.0 * rng.choice([-1.0, 0.0, 1.0], size=(n_experts, q))
+        elif kind == "ruled out":
+            self.intercept[::2, 0] = -np.inf
+            self.intercept[0] = -np.inf
+        elif kind == "nan":
+            self.X[::2, 1] = np.nan
+        self.labels = rng.integers(0, q, size=n)
+        self.weights = {m: rng.random((n, m)), n_experts: rng.random((n, n_experts))}
+        self.weights = {k: w.astype(dtype) for k, w in self.weights.items()}
+        self.everyone = np.tile(np.arange(n_experts), (n, 1))
+        self.dtype = dtype
+
+    def calls(self, box):
+        """Yield (X, entries or None, entries spelt out, weights)."""
+        for x in forms(box, self.X, self.dtype):
+            for asked in (self.indices, None):
+                entries = self.everyone if asked is None else asked
+                weights = self.weights[entries.shape[1]]
+                put = None if asked is None else box.put(asked)
+                yield x, put, entries, weights
+
+    def values(self, i, expert):
+        return affine(self.X[i], self.coef[expert], self.intercept[expert])
+
+    def tables(self, box):
+        return box.put(self.coef), box.put(self.intercept)
+
+    def close(self, found, expected, shape, size=1.0):
+        assert found.dtype == self.dtype
+        assert found.shape == shape
+        tol = 5 * TOLERANCE[self.dtype]
+        expected = np.reshape(np.array(expected, dtype=float), shape)
+        assert_allclose(found, expected, rtol=tol, atol=tol * size)
+
+
+@pytest.fixture(params=POOL_KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.mark.parametrize("shape", POOLS)
+def test_pools_take_both_ways(shape):
+    pool = Pool(shape, "random", np.float64, 2)
+    multiplies = _reference._experts._product(pool.X, pool.indices, len(pool.coef))
+    assert multiplies == POOLS[shape][-1]
+
+
+@pytest.mark.parametrize("shape", POOLS)
+def test_linear_at_is_a_loop(ops, box, dtype, blocks, kind, shape):
+    pool = Pool(shape, kind, dtype, 2)
+    for x, asked, entries, _ in pool.calls(box):
+        found = box.pull(ops.linear_at(x, asked, *pool.tables(box)))
+        expected = [
+            np.zeros(2) if expert < 0 else pool.values(i, expert)
+            for i, row in enumerate(entries)
+            for expert in row
+        ]
+        pool.close(found, expected, (*entries.shape, 2))
+
+
+@pytest.mark.parametrize("shape", POOLS)
+def test_linear_mix_is_a_loop(ops, box, dtype, blocks, kind, shape):
+    pool = Pool(shape, kind, dtype, 2)
+    for x, asked, entries, weights in pool.calls(box):
+        tables = pool.tables(box)
+        found = box.pull(ops.linear_mix(x, asked, box.put(weights), *tables))
+        expected = np.zeros((len(entries), 2))
+        for i, j in np.ndindex(entries.shape):
+            if entries[i, j] >= 0:
+                expected[i] += weights[i, j] * pool.values(i, entries[i, j])
+        size = 700.0 if kind == "extreme" else 1.0  # of what is summed
+        pool.close(found, expected, expected.shape, size)
+
+
+@pytest.mark.parametrize("shape", POOLS)
+def test_softmax_at_is_scipys(ops, box, dtype, blocks, kind, shape):
+    pool = Pool(shape, kind, dtype, 3)
+    labels = box.put(pool.labels)
+    for x, asked, entries, _ in pool.calls(box):
+        with np.errstate(invalid="ignore"):  # where all classes are ruled out
+            found = box.pull(ops.softmax_at(x, labels, asked, *pool.tables(box)))
+            expected = [
+                0.0 if expert < 0 else log_softmax(pool.values(i, expert))[label]
+                for i, (row, label) in enumerate(zip(entries, pool.labels, strict=True))
+                for expert in row
+            ]
+        pool.close(found, expected, entries.shape)
+
+
+@pytest.mark.parametrize("shape", POOLS)
+def test_softmax_mix_is_scipys(ops, box, dtype, blocks, kind, shape):
+    pool = Pool(shape, kind, dtype, 3)
+    for x, asked, entries, weights in pool.calls(box):
+        expected = np.zeros((len(entries), 3))
+        with np.errstate(invalid="ignore"):
+            tables = pool.tables(box)
+            found = box.pull(ops.softmax_mix(x, asked, box.put(weights), *tables))
+            for i, j in np.ndindex(entries.shape):
+                if entries[i, j] >= 0:
+                    proba = softmax(pool.values(i, entries[i, j]))
+                    expected[i] += weights[i, j] * proba
+        pool.close(found, expected, expected.shape)
+
+
+@pytest.mark.parametrize("q", [1, 3])
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_normal_log_density_is_scipys(ops, box, dtype, rng, n, q):
+    indices = rng.integers(-1, 4, size=(n, 3))
+    scale = 0.1 + rng.random((4, q))
+    y = rng.normal(size=(n, q)).astype(dtype)
+    y[1::3, 0] = np.nan
+    for asked in (indices, None):
+        entries = np.tile(np.arange(4), (n, 1)) if asked is None else asked
+        values = rng.normal(size=(*entries.shape, q)).astype(dtype)
+        put = None if asked is None else box.put(asked)
+        found = ops.normal_log_density(box.put(y), box.put(values), box.put(scale), put)
+        found = box.pull(found)
+        assert found.dtype == dtype
+        assert found.shape == entries.shape
+        for (i, j), expert in np.ndenumerate(entries):
+            expected = -np.inf
+            if expert >= 0:
+                expected = norm.logpdf(y[i], values[i, j], scale[expert]).sum()
+            assert_allclose(found[i, j], expected, rtol=10 * TOLERANCE[dtype])
+
+
+# --------------------------------------------------------- sums over some of the rows
+@pytest.mark.parametrize("indices", INDICES.values(), ids=INDICES)
+def test_segment_sums_are_a_loop(ops, box, dtype, blocks, indices, rng):
+    X = rng.normal(size=(len(indices), 4)) * (rng.random((len(indices), 4)) < 0.7)
+    weights = rng.random(indices.shape).astype(dtype)
+    order, offsets = ops.expert_major(box.put(indices), 5)
+    expected = np.zeros((5, 5))
+    for (i, j), expert in np.ndenumerate(indices):
+        if expert >= 0:
+            x = X[i].astype(dtype).astype(float)
+            expected[expert] += float(weights[i, j]) * np.append(x, 1.0)
+    for x in forms(box, X, dtype):
+        found = box.pull(ops.segment_sums(x, box.put(weights), order, offsets))
+        assert found.dtype == np.float64
+        assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_segment_sums_of_no_rows_are_zero(ops, box, dtype):
+    order, offsets = ops.expert_major(box.put(np.zeros((0, 2), dtype=np.int64)), 3)
+    X, weights = np.ones((0, 4), dtype=dtype), np.ones((0, 2), dtype=dtype)
+    found = ops.segment_sums(box.put(X), box.put(weights), order, offsets)
+    assert_array_equal(box.pull(found), np.zeros((3, 5)))
+
+
+@pytest.mark.parametrize("rows", [[4, 0, 9, 4, 22, 7], [5], [], list(range(23))])
+def test_gram_of_some_rows_is_a_loop(ops, box, dtype, blocks, rows, rng):
+    X, _, _ = sparse_problem(rng, dtype)
+    Y, mass = rng.normal(size=(23, 2)).astype(dtype), rng.random(len(rows))
+    mass[1:2] = 0.0
+    rows = np.array(rows, dtype=np.int64)
+    x, y = X[rows].astype(np.float64), Y[rows].astype(np.float64)
+    total = mass.sum() or 1.0
+    x_mean, y_mean = mass @ x / total, mass @ y / total
+    A, B = np.zeros((4, 4)), np.zeros((4, 2))
+    for a, b, w in zip(x - x_mean, y - y_mean, mass, strict=True):
+        A += w * np.outer(a, a)
+        B += w * np.outer(a, b)
+    for features in forms(box, X, dtype):
+        answers = ops.gram(features, box.put(Y), box.put(mass), box.put(rows))
+        for found, expected in zip(answers, (A, B, x_mean, y_mean), strict=True):
+            found = box.pull(found)
+            assert found.dtype == np.float64
+            # CSR is not centred beforehand: float64 loses some digits.
+            assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
