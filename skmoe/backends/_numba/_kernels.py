@@ -287,6 +287,9 @@ def _soften(values):
     """Turn the k best of each column into their softmax; the last row is scratch."""
     k, n_rows = values.shape[0] - 1, values.shape[1]
     peak, total = values[0].copy(), values[k]
+    for i in range(n_rows):
+        if math.isnan(values[k - 1, i]):  # the last of the best, and so for all
+            peak[i] = values[k - 1, i]
     total[:] = 0.0
     for j in range(k):
         for i in range(n_rows):
@@ -384,6 +387,26 @@ def softmax_loss(rows, first, last, coef, bias, size, mass, g_coef, g_bias):
                 pull += z[e, i]
             g_bias[e] += pull
         add_products(rows, start, start + b, z, g_coef, spare)
+    return loss
+
+
+@kernel
+def softmax_loss_thin(rows, first, last, coef, bias, mass, g_coef, g_bias):
+    """Do as `softmax_loss`, row by row: for few classes a product is all memory."""
+    n_classes = coef.shape[0]
+    z = np.empty(n_classes, dtype=coef.dtype)
+    loss = 0.0
+    for i in range(first, last):
+        peak = _class_logits(rows, i, coef, bias, z)
+        total = coef.dtype.type(0.0)
+        for c in range(n_classes):
+            z[c] = exp(z[c] - peak)
+            total += z[c]
+        loss += np.float64(mass[i] * (math.log(total) + peak))
+        for c in range(n_classes):
+            pull = np.float64(mass[i] * z[c] / total)
+            g_bias[c] += pull
+            add_row(rows, i, pull, g_coef[c])
     return loss
 
 

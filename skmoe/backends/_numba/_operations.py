@@ -15,7 +15,10 @@ from .._compat import Array
 from . import _kernels as kernels
 
 BLOCK_BYTES = 1 << 18
-"""Bytes of a block of logits: it stays in the level-2 cache next to its rows of X."""
+"""Bytes of a block, its logits and its rows of X: it stays in the level-2 cache."""
+
+THIN, WIDE = 3, 96
+"""Up to so many classes, of so many features or more, a loss is taken row by row."""
 
 RUN = 1 << 21
 """Multiply-adds of a run, at least (about 0.2 ms): less is not worth a thread."""
@@ -78,7 +81,7 @@ def _blocks(plain: Callable[[slice, Array], Array], X: Array, cost: int) -> Arra
 # --------------------------------------------------------------------- gate
 def _gate(X: Array, coef: Array, intercept: Array) -> tuple:
     """Return (rows, coef, intercept, rows of a block)."""
-    size, rows = _block(coef.shape[0], X.dtype.itemsize), _rows(X)
+    size, rows = _block(coef.shape[0] + _features(X), X.dtype.itemsize), _rows(X)
     coef = np.asarray(coef, dtype=X.dtype, order=_order(rows))
     return rows, coef, _as(intercept, X.dtype), size
 
@@ -138,19 +141,18 @@ def softmax_loss(
     X: Array, mass: Array, target_sums: Array, coef: Array, intercept: Array
 ) -> tuple[float, Array, Array]:
     """Objective and gradient in one pass over X."""
-    rows, *gate = _gate(X, coef, intercept)
+    rows, weight, bias, size = _gate(X, coef, intercept)
     mass = _as(mass, X.dtype)
     params = np.concatenate([coef, intercept[:, None]], axis=1)
+    thin = len(coef) <= THIN and len(rows) == 1 and X.shape[1] >= WIDE
 
     def work(first: int, last: int) -> tuple[float, np.ndarray, np.ndarray]:
         g_coef = np.zeros(coef.shape, order=_order(rows))
-        g_intercept = np.zeros(len(intercept))
-        sums = (mass, g_coef, g_intercept)
-        return (
-            kernels.softmax_loss(rows, first, last, *gate, *sums),
-            g_coef,
-            g_intercept,
-        )
+        out = g_coef, np.zeros(len(intercept))
+        table = rows, first, last, weight, bias
+        if thin:
+            return kernels.softmax_loss_thin(*table, mass, *out), *out
+        return kernels.softmax_loss(*table, size, mass, *out), *out
 
     cost = len(coef) * (2 * _features(X) + STEP // 5)
     parts = _each(work, X.shape[0], cost, coef.size)
