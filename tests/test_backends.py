@@ -1,5 +1,6 @@
 """The reference and Numba against naive loops, scipy and central differences."""
 
+from importlib.util import find_spec
 from itertools import pairwise, product
 
 import array_api_strict as strict
@@ -18,10 +19,14 @@ PAIRS = [
     ("reference", "numpy"),
     ("reference", "strict"),
     ("reference", "strict-device"),
+    ("reference", "torch"),
     ("numba", "numpy"),
 ]
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-10}
 DEVICES = {"strict": "CPU_DEVICE", "strict-device": "device1"}
+NEEDS_TORCH = pytest.mark.skipif(
+    find_spec("torch") is None, reason="PyTorch is not installed"
+)
 
 
 class Box:
@@ -33,21 +38,32 @@ class Box:
     def put(self, array):
         if self.kind == "numpy":
             return array
+        if self.kind == "torch":
+            import torch
+
+            return torch.asarray(array)
         return strict.asarray(array, device=strict.Device(DEVICES[self.kind]))
 
     def pull(self, array):
         put = self.put(np.zeros(1))
         assert type(array) is type(put)
-        assert self.kind == "numpy" or array.device == put.device
+        assert array.device == put.device
         return to_host(array)
 
 
 def pytest_generate_tests(metafunc):
     """Give ``ops`` each backend, with every ``box`` that it takes."""
     if "box" in metafunc.fixturenames:
-        pairs = [(BACKENDS[name], Box(kind)) for name, kind in PAIRS]
-        ids = ["-".join(pair) for pair in PAIRS]
-        metafunc.parametrize(("ops", "box"), pairs, ids=ids)
+        pairs = [
+            pytest.param(
+                BACKENDS[name],
+                Box(kind),
+                id=f"{name}-{kind}",
+                marks=[NEEDS_TORCH] if kind == "torch" else [],
+            )
+            for name, kind in PAIRS
+        ]
+        metafunc.parametrize(("ops", "box"), pairs)
     elif "ops" in metafunc.fixturenames:
         metafunc.parametrize("ops", BACKENDS.values(), ids=BACKENDS)
 
