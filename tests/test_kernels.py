@@ -1,19 +1,26 @@
 """The Numba backend against the reference, which is its specification."""
 
 import inspect
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
+import skmoe
 from skmoe.backends import _numba, _reference
-from skmoe.backends._numba import _operations
+from skmoe.backends._numba import _kernels, _operations
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
-KINDS = ("random", "tied", "extreme", "masked", "dead", "nan")
+KINDS = ("random", "tied", "extreme", "masked", "dead", "nan", "nan expert")
 
 
 class Problem:
@@ -72,6 +79,8 @@ class Problem:
             intercept[:] = -np.inf
         elif self.kind == "nan":
             X[::2, 0] = np.nan
+        elif self.kind == "nan expert":
+            intercept[0], intercept[1::2] = np.nan, -np.inf
         return self.put(X), coef.astype(float), intercept.astype(float)
 
     def pool(self, infinite=False):
@@ -87,6 +96,8 @@ class Problem:
         elif self.kind == "nan":
             X[::2, 0] = np.nan
             X[1::4, -1] = np.inf if infinite else np.nan
+        elif self.kind == "nan expert":
+            intercept[::2, 0], intercept[1::2, -1] = np.nan, -np.inf
         return self.put(X), coef, intercept
 
     def scores(self):
@@ -99,7 +110,7 @@ class Problem:
         elif self.kind != "random":
             scores[rng.random(shape) < 0.6] = -np.inf
             scores[::3] = 0.5 if self.kind == "masked" else -np.inf
-        if self.kind == "nan":
+        if self.kind in ("nan", "nan expert"):
             scores[rng.random(shape) < 0.3] = np.nan
         return scores.astype(self.dtype)
 
@@ -314,7 +325,7 @@ def problems(draw, forms=("dense",)):
     dtypes = ["float64"] if form == "int64" else ["float64", "float32"]
     return Problem(
         n=draw(st.sampled_from([0, 1, 2, 7, 63, 64, 65, 130]) | st.integers(0, 300)),
-        d=draw(st.integers(least, 9)),
+        d=draw(st.integers(least, 9) | st.sampled_from([64, 70])),
         K=draw(st.sampled_from([2, 3, 4, 5, 8]) | st.integers(least, 70)),
         m=draw(st.integers(1, 5)),
         q=draw(st.integers(1, 4)),
@@ -327,25 +338,19 @@ def problems(draw, forms=("dense",)):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_operation_is_the_references(name):
-    @settings(max_examples=40, deadline=None)
-    @given(problems())
-    def check(p):
-        for args in CASES[name](p):
-            compare(name, p, args)
-
-    check()
+@settings(max_examples=100, deadline=None)
+@given(p=problems())
+def test_operation_is_the_references(name, p):
+    for args in CASES[name](p):
+        compare(name, p, args)
 
 
 @pytest.mark.parametrize("name", sorted(TAKE_CSR))
-def test_operation_on_csr_is_the_references(name):
-    @settings(max_examples=30, deadline=None)
-    @given(problems(forms=("int32", "int64")))
-    def check(p):
-        for args in CASES[name](p):
-            compare(name, p, args)
-
-    check()
+@settings(max_examples=50, deadline=None)
+@given(p=problems(forms=("int32", "int64")))
+def test_operation_on_csr_is_the_references(name, p):
+    for args in CASES[name](p):
+        compare(name, p, args)
 
 
 @pytest.fixture(params=[(1, 1, 1000), (1, 1, 3), (2000, 1 << 21, 32)])
@@ -355,6 +360,17 @@ def small(request, monkeypatch):
     monkeypatch.setattr(_operations, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(_operations, "RUN", run)
     monkeypatch.setattr(_operations, "PARTS", parts)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("K", [2, 3])
+def test_operation_on_many_features_for_few_experts(name, kind, K):
+    """Where a product is bound by memory there may be another kernel."""
+    for dtype in TOLERANCE:
+        p = Problem(n=130, d=70, K=K, m=2, kind=kind, dtype=dtype)
+        for args in CASES[name](p):
+            compare(name, p, args)
 
 
 @pytest.mark.parametrize("form", ["dense", "int32"])
@@ -401,3 +417,142 @@ def test_novel_takes_any_layout(dress):
     (args,) = novel(Problem(n=23))
     found = _numba.novel(*guise(dress, args))
     assert_array_equal(found, _reference.novel(*args))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operation_takes_one_row_broadcast(name):
+    """A row that `np.broadcast_to` repeats has no stride and cannot be written to."""
+    p = Problem(n=23, m=1, q=1)
+    for args in CASES[name](p):
+        repeated = []
+        for a in args:
+            if isinstance(a, np.ndarray) and len(a) == p.n:
+                a = np.broadcast_to(a[:1], a.shape)
+                assert not a.flags.writeable
+            repeated.append(a)
+        compare(name, p, [np.array(a) if np.ndim(a) else a for a in repeated], repeated)
+
+
+# As joblib hands large arrays to its workers.
+@pytest.mark.parametrize("form", ["dense", "int32"])
+@pytest.mark.parametrize("name", ["softmax_route", "softmax_loss", "linear_mix"])
+def test_operation_takes_read_only_arrays(name, form):
+    p = Problem(n=23, form=form)
+    args = CASES[name](p)[0]
+    frozen = []
+    for a in args:
+        if sparse.issparse(a):
+            a = a.copy()
+            for part in (a.data, a.indices, a.indptr):
+                part.flags.writeable = False
+        elif isinstance(a, np.ndarray):
+            a = a.copy()
+            a.flags.writeable = False
+        frozen.append(a)
+    compare(name, p, args, frozen)
+
+
+# ------------------------------------------------------------- what is no number
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_route_keeps_nan_beside_experts_ruled_out(dtype, k):
+    X, coef = np.ones((2, 2), dtype=dtype), np.ones((3, 2))
+    intercept = np.array([np.nan, -np.inf, -np.inf])
+    indices, weights = _numba.softmax_route(X, coef, intercept, k)
+    assert_array_equal(indices, [[1, 2, 0][:k]] * 2)
+    assert_array_equal(weights, np.full((2, k), np.nan if k == 3 else 1 / k))
+
+
+@pytest.mark.parametrize("form", ["dense", "int32"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("d", [2, 3, 16, 33])  # across registers and beside them
+def test_dot_keeps_what_is_no_number(dtype, form, d):
+    X = np.ones((5, d), dtype=dtype)
+    X[1, -1], X[2, 0], X[3, d // 2] = np.nan, np.inf, -np.inf
+    X[4, 0], X[4, -1] = np.inf, -np.inf
+    coef, intercept = np.ones((2, 1, d)), np.array([[0.5], [-np.inf]])
+    indices = np.tile([0, 1], (5, 1))
+    if form != "dense":
+        X = sparse.csr_array(X)
+    one = [d + 0.5, np.nan, np.inf, -np.inf, np.nan]
+    other = [-np.inf, np.nan, np.nan, -np.inf, np.nan]
+    found = _numba.linear_at(X, indices, coef, intercept)
+    assert_array_equal(found[:, :, 0], np.column_stack([one, other]))
+    weights = np.array([[1.0, 0.0]] * 5, dtype=dtype)
+    found = _numba.linear_mix(X, indices[:, :1], weights[:, :1], coef, intercept)
+    assert_array_equal(found[:, 0], one)
+    found = _numba.linear_mix(X, indices, weights, coef, intercept)
+    assert np.isnan(found).all()  # 0 times -inf
+
+
+# ----------------------------------------------------------------- the exponential
+@njit
+def exp_each(x, out):
+    for i in range(x.shape[0]):
+        out[i] = _kernels.exp(x[i])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "bound"), [("float64", -700.0, 4e-16), ("float32", -87.0, 2e-7)]
+)
+def test_exp_is_numpys(dtype, least, bound):
+    rng = np.random.default_rng(0)
+    halves = np.arange(2 * int(least), 1) * np.log(2) / 2  # where the exponent changes
+    x = np.concatenate(
+        [
+            np.linspace(least, 0.0, 200_001),
+            -np.logspace(-20, np.log10(-least), 20_001),
+            np.nextafter(halves, -1e3),
+            halves,
+            np.nextafter(halves, 1e3),
+            least * rng.random(20_000),
+        ]
+    ).astype(dtype)
+    x = x[(x >= least) & (x <= 0.0)]
+    found = np.full_like(x, 7.0)
+    exp_each(x, found)
+    wide = np.longdouble if dtype == "float64" else np.float64
+    expected = np.exp(x.astype(wide))
+    assert np.max(np.abs(found - expected) / expected) <= bound
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_exp_at_its_ends(dtype):
+    x = np.array([0.0, -0.0, -np.inf, np.nan, -709.0, -1e30], dtype=dtype)
+    found = np.full_like(x, 7.0)
+    exp_each(x, found)
+    assert_array_equal(found, [1.0, 1.0, 0.0, np.nan, 0.0, 0.0])
+
+
+# --------------------------------------------------------------------- the cache
+SORT = """
+import numpy as np
+from skmoe.backends._numba import _kernels, _operations
+
+order, offsets = _operations.expert_major(np.array([[1, -1], [0, 1]]), 2)
+assert order.tolist() == [1, 2, 0, 3]
+assert offsets.tolist() == [1, 2, 4]
+print(_kernels.__file__, type(_kernels.counting_sort._cache).__name__)
+"""
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_kernels_run_where_nothing_can_be_cached(tmp_path, writable):
+    """Numba tries a named folder, the source's own one and the user's."""
+    copy = tmp_path / "skmoe"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(skmoe.__file__).parent, copy, ignore=ignore)
+    blocked = copy / "backends" / "_numba" / "__pycache__"
+    if not writable:
+        # Nobody makes a folder where a file is, the superuser included.
+        blocked.touch()
+    names = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
+    environment = os.environ | {name: str(blocked / "below") for name in names}
+    command = [sys.executable, "-W", "error", "-c", SORT]
+    run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    found = subprocess.run(command, **run)
+    assert found.returncode == 0, found.stderr
+    file, cache = found.stdout.rsplit(maxsplit=1)
+    assert file == str(copy / "backends" / "_numba" / "_kernels.py")
+    assert cache == ("FunctionCache" if writable else "NullCache")
+    assert any(tmp_path.rglob("*counting_sort*.nbi")) == writable
