@@ -366,9 +366,11 @@ def small(request, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("K", [2, 3])
 def test_operation_on_many_features_for_few_experts(name, kind, K):
-    """Where a product is bound by memory there may be another kernel."""
+    """Where a product is bound by memory a loss has another kernel."""
+    assert K <= _operations.THIN
     for dtype in TOLERANCE:
-        p = Problem(n=130, d=70, K=K, m=2, kind=kind, dtype=dtype)
+        d = _operations.WIDE + 1
+        p = Problem(n=130, d=d, K=K, m=2, kind=kind, dtype=dtype)
         for args in CASES[name](p):
             compare(name, p, args)
 
@@ -450,6 +452,16 @@ def test_operation_takes_read_only_arrays(name, form):
             a.flags.writeable = False
         frozen.append(a)
     compare(name, p, args, frozen)
+
+
+# -------------------------------------------------------------------------- ties
+@pytest.mark.parametrize("name", ["softmax_route", "softmax_survey", "top_k"])
+@pytest.mark.parametrize("K", [2, 3, 4, 5, 8, 11])
+def test_ties_go_to_the_lowest_expert(name, K):
+    for k in {1, 2, 3, 4, K}:
+        p = Problem(n=300, d=2, K=K, kind="tied", k=k)
+        for args in CASES[name](p):
+            compare(name, p, args)
 
 
 # ------------------------------------------------------------- what is no number
