@@ -33,7 +33,7 @@ def interleaved(
     repeat: int,
     *,
     at_least: float = 0.3,
-    pause: float = 0.0,
+    settle: float = 0.0,
     warm: bool = True,
 ) -> dict[str, Timing]:
     """Time tasks in turn, A B A B ..., so that all meet the same machine.
@@ -45,9 +45,9 @@ def interleaved(
         Rounds, at least.
     at_least : float
         Seconds of rounds, at least: short tasks get more rounds.
-    pause : float
-        Seconds of sleep before each call. Threads of BLAS spin for a while after a
-        product; the pause keeps this out of the CPU seconds of the next task.
+    settle : float
+        Seconds that a task is called before its timed call. Threads of BLAS spin for
+        a while after a product; this keeps them out of the next task.
     warm : bool
         Whether each task is called once before the rounds.
     """
@@ -58,8 +58,9 @@ def interleaved(
     started, rounds = time.perf_counter(), 0
     while rounds < repeat or time.perf_counter() - started < at_least:
         for name, task in tasks.items():
-            if pause:
-                time.sleep(pause)
+            until = time.perf_counter() + settle
+            while time.perf_counter() < until:
+                task()
             cpu, wall = time.process_time(), time.perf_counter()
             task()
             wall = time.perf_counter() - wall

@@ -29,8 +29,8 @@ from skmoe.backends import _numba, _reference
 from skmoe.gates import SoftmaxGate
 
 D, N_EXPERTS, TOP_K, N_CLASSES = 64, 64, 2, 10
-PAUSE = 0.05
-"""Seconds before a call whose CPU seconds count."""
+SETTLE = 0.15
+"""Seconds of a task before its timed call: longer than threads of BLAS spin."""
 
 
 class Mixture:
@@ -102,7 +102,7 @@ def bench_core(report, args) -> None:
     for threads in (None, 1):
         with threadpool_limits(threads, user_api="blas"):
             roof = roofline(n, D, N_EXPERTS, np.float32, args.repeat)
-            times = interleaved(tasks, args.repeat, at_least=2.0, pause=PAUSE)
+            times = interleaved(tasks, args.repeat, at_least=2.0, settle=SETTLE)
         which = "BLAS's threads" if threads is None else "one thread"
         report.keep(f"core, {which}", times)
         report.section(
@@ -166,7 +166,7 @@ def bench_api(report, args) -> None:
         },
         args.repeat,
         at_least=2.0,
-        pause=PAUSE,
+        settle=SETTLE,
     )
     report.keep("api", times)
     report.section(f"MoERegressor.predict: n={n}, d={D}, {N_EXPERTS} experts, float32")
@@ -276,7 +276,7 @@ def bench_torch(report, args) -> None:
             torch.set_num_threads(threads)
             with threadpool_limits(threads, user_api="blas"):
                 tasks = {"skmoe": lambda: made.linear(_numba), **versions}
-                times = interleaved(tasks, args.repeat, at_least=2.0, pause=PAUSE)
+                times = interleaved(tasks, args.repeat, at_least=2.0, settle=SETTLE)
             report.keep(f"torch, {threads} threads", times)
             ours = times["skmoe"]
             report.table(
@@ -324,7 +324,7 @@ def bench_classifier(report, args) -> None:
         {"skmoe": kernels, "NumPy, expert by expert": numpy},
         args.repeat,
         at_least=2.0,
-        pause=PAUSE,
+        settle=SETTLE,
     )
     report.keep("classifier", times)
     report.section(
