@@ -307,6 +307,7 @@ def test_a_forked_process_has_workers_of_its_own(monkeypatch, many_runs):
     child = context.Process(target=checksum, args=(queue,))
     child.start()
     child.join(60)
+    child.kill()  # if it waits for threads that are not there
     assert child.exitcode == 0
     assert queue.get() == expected
 
