@@ -51,6 +51,9 @@ BACKENDS = ("auto", "numpy", "numba", "cupy")
 NUMBA_FROM = 1 << 17
 """Elements (rows times features or experts) from which kernels repay their start."""
 
+REGION_FROM = 1 << 12
+"""Elements from which BLAS would think of threads."""
+
 _chosen: ContextVar[str] = ContextVar("skmoe_backend", default="auto")
 
 
@@ -72,8 +75,9 @@ def using(
     if backend == "auto":
         backend = "numba" if n_elements >= NUMBA_FROM else "numpy"
     token = _chosen.set(backend)
-    # Numba's operations bring their own threads; BLAS's would only be in their way.
-    region = one_blas_thread() if backend == "numba" else nullcontext()
+    # Numba's operations bring their own threads, and the blocks of the others are too
+    # small for BLAS's: these would only wait for each other.
+    region = one_blas_thread() if n_elements >= REGION_FROM else nullcontext()
     try:
         with at_most(n_threads), region:
             yield
