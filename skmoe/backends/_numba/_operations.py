@@ -163,6 +163,13 @@ def softmax_loss(
 
 
 # ------------------------------------------------------------------ experts
+def _entries(X: Array, indices: Array, coef: Array, intercept: Array) -> tuple:
+    """Return (rows, indices, coef, intercept, cost of a row)."""
+    cost = indices.shape[1] * intercept.shape[1] * (_features(X) + STEP)
+    coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
+    return _rows(X), _as(indices, np.intp), coef, intercept, cost
+
+
 def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) -> Array:
     """Only the products that the entries ask for."""
     if indices is None:
@@ -171,14 +178,13 @@ def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) ->
             X,
             intercept.size * _features(X),
         )
-    rows, indices = _rows(X), _as(indices, np.intp)
-    coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
+    rows, indices, coef, intercept, cost = _entries(X, indices, coef, intercept)
     out = np.empty((*indices.shape, coef.shape[1]), dtype=X.dtype)
 
     def work(first: int, last: int) -> None:
         kernels.linear_at(rows, first, last, indices, coef, intercept, out)
 
-    _each(work, X.shape[0], indices.shape[1] * coef.shape[1] * (_features(X) + STEP))
+    _each(work, X.shape[0], cost)
     return out
 
 
@@ -188,14 +194,14 @@ def linear_mix(
     """Dot products and weighted sum of a row in one go."""
     if indices is None:
         return _reference.combine(weights, linear_at(X, None, coef, intercept))
-    rows, indices, weights = _rows(X), _as(indices, np.intp), _as(weights, X.dtype)
-    coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
+    rows, indices, coef, intercept, cost = _entries(X, indices, coef, intercept)
+    weights = _as(weights, X.dtype)
     out = np.empty((X.shape[0], coef.shape[1]), dtype=X.dtype)
 
     def work(first: int, last: int) -> None:
         kernels.linear_mix(rows, first, last, indices, weights, coef, intercept, out)
 
-    _each(work, X.shape[0], indices.shape[1] * coef.shape[1] * (_features(X) + STEP))
+    _each(work, X.shape[0], cost)
     return out
 
 
@@ -211,14 +217,14 @@ def softmax_at(
             X,
             intercept.size * (_features(X) + STEP),
         )
-    rows, indices, labels = _rows(X), _as(indices, np.intp), _as(labels, np.intp)
-    coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
+    rows, indices, coef, intercept, cost = _entries(X, indices, coef, intercept)
+    labels = _as(labels, np.intp)
     out = np.empty(indices.shape, dtype=X.dtype)
 
     def work(first: int, last: int) -> None:
         kernels.softmax_at(rows, first, last, labels, indices, coef, intercept, out)
 
-    _each(work, X.shape[0], indices.shape[1] * coef.shape[1] * (_features(X) + STEP))
+    _each(work, X.shape[0], cost)
     return out
 
 
@@ -234,14 +240,14 @@ def softmax_mix(
             X,
             intercept.size * (_features(X) + STEP),
         )
-    rows, indices, weights = _rows(X), _as(indices, np.intp), _as(weights, X.dtype)
-    coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
+    rows, indices, coef, intercept, cost = _entries(X, indices, coef, intercept)
+    weights = _as(weights, X.dtype)
     out = np.empty((X.shape[0], coef.shape[1]), dtype=X.dtype)
 
     def work(first: int, last: int) -> None:
         kernels.softmax_mix(rows, first, last, indices, weights, coef, intercept, out)
 
-    _each(work, X.shape[0], indices.shape[1] * coef.shape[1] * (_features(X) + STEP))
+    _each(work, X.shape[0], cost)
     return out
 
 
