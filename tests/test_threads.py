@@ -106,9 +106,6 @@ def test_an_interrupt_ends_the_run(threads):
         run(work, 1000, 1)
 
 
-@pytest.mark.xfail(
-    reason="workers do not run in the caller's context", raises=AssertionError
-)
 def test_the_callers_context_reaches_each_thread(monkeypatch):
     """`np.errstate` is one: warnings must not depend on the number of threads."""
     monkeypatch.setattr(_threads, "n_threads", lambda: 2)
@@ -202,9 +199,6 @@ print(_threads._blas_threads())
 """
 
 
-@pytest.mark.xfail(
-    reason="what closes last restores the other's limit", raises=AssertionError
-)
 @pytest.mark.parametrize("case", ["overlap", "runs"])
 def test_regions_that_overlap_leave_what_was_there(case):
     """In a process where no other limit, of a test or a worker, holds BLAS."""

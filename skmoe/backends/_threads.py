@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import cache
 from itertools import count
 from typing import Any
@@ -35,6 +35,10 @@ def _blas_threads() -> int:
 
 _before: ContextVar[int | None] = ContextVar("skmoe_blas_threads", default=None)
 
+_region = threading.Lock()
+"""Held by the region that limits BLAS. threadpoolctl restores what it found: a second
+one, opened meanwhile in another thread and closed later, would restore the limit."""
+
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
@@ -42,10 +46,11 @@ def one_blas_thread() -> Iterator[None]:
 
     Where all that is large goes through `run`, a region around it keeps BLAS's own
     threads asleep: between two products they would spin, for tens of milliseconds, on
-    the cores that `run` works on. Of regions in several Python threads the first one
-    rules, as threadpoolctl has it.
+    the cores that `run` works on. Of regions that overlap in several Python threads
+    the first one rules; the others leave BLAS as it is.
     """
-    if _before.get() is not None:
+    region = _region  # a fork puts another one in its place
+    if _before.get() is not None or not region.acquire(blocking=False):
         yield
         return
     token = _before.set(_blas_threads())
@@ -54,6 +59,7 @@ def one_blas_thread() -> Iterator[None]:
             yield
     finally:
         _before.reset(token)
+        region.release()
 
 
 _limit: ContextVar[int | None] = ContextVar("skmoe_threads", default=None)
@@ -98,8 +104,8 @@ def _workers() -> ThreadPoolExecutor:
 
 def _forget_workers() -> None:
     """In a forked process, whose parent's threads are not there."""
-    global _busy
-    _busy = threading.Lock()
+    global _busy, _region
+    _busy, _region = threading.Lock(), threading.Lock()
     _workers.cache_clear()
 
 
@@ -139,7 +145,9 @@ def _run_threads(
             stop.set()
             raise
 
-    others = [_workers().submit(worker) for _ in range(n_threads - 1)]
+    others = [
+        _workers().submit(copy_context().run, worker) for _ in range(n_threads - 1)
+    ]
     try:
         worker()
     finally:
