@@ -283,10 +283,10 @@ def bench_torch(report, args) -> None:
                 [f"{threads} threads", "wall", "CPU", "wall / ours", "CPU / ours"],
                 [[name, *cells(t, ours)] for name, t in times.items()],
             )
-            fastest = min(t.cpu for name, t in times.items() if name != "skmoe")
+            *five, sixth = (times[name].cpu / ours.cpu for name in versions)
             report.line(
-                f"Rows a CPU second against the fastest: {fastest / ours.cpu:.1f}"
-                " (target ≥ 7).\n"
+                f"Rows a CPU second against the fastest of the first five: {min(five):.1f} "
+                f"(target ≥ 7), against the sixth: {sixth:.1f}.\n"
             )
 
 

@@ -317,11 +317,11 @@ def log_softmax(logits: Array) -> Array:
 
 def novel(known: Array, more: Array) -> Array:
     """One pass over the rows."""
-    known, more = _as(known, np.intp), _as(more, np.intp)
+    dtype, known, more = more.dtype, _as(known, np.intp), _as(more, np.intp)
     out = np.empty_like(more)
     n, m = more.shape
     _each(lambda a, b: kernels.novel(a, b, known, more, out), n, STEP * m)
-    return out
+    return out.astype(dtype, copy=False)
 
 
 # ----------------------------------------------------- expert-major entries
