@@ -285,8 +285,8 @@ def bench_torch(report, args) -> None:
             )
             *five, sixth = (times[name].cpu / ours.cpu for name in versions)
             report.line(
-                f"Rows a CPU second against the fastest of the first five: {min(five):.1f} "
-                f"(target ≥ 7), against the sixth: {sixth:.1f}.\n"
+                "Rows a CPU second against the fastest of the first five: "
+                f"{min(five):.1f} (target ≥ 7), against the sixth: {sixth:.1f}.\n"
             )
 
 
