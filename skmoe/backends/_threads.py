@@ -19,6 +19,7 @@ from functools import cache
 from itertools import count
 from typing import Any
 
+from joblib import cpu_count
 from joblib.parallel import get_active_backend
 from threadpoolctl import ThreadpoolController
 
@@ -29,8 +30,9 @@ def _controller() -> ThreadpoolController:
 
 
 def _blas_threads() -> int:
+    """Return the threads of BLAS; all cores where it cannot be asked (Accelerate)."""
     libraries = _controller().lib_controllers
-    return min((library.num_threads for library in libraries), default=1)
+    return min((library.num_threads for library in libraries), default=cpu_count())
 
 
 _before: ContextVar[int | None] = ContextVar("skmoe_blas_threads", default=None)
