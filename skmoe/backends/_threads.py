@@ -31,8 +31,8 @@ def _controller() -> ThreadpoolController:
 
 def _blas_threads() -> int:
     """Return the threads of BLAS; all cores where it cannot be asked (Accelerate)."""
-    libraries = _controller().lib_controllers
-    return min((library.num_threads for library in libraries), default=cpu_count())
+    counts = [library.num_threads for library in _controller().lib_controllers]
+    return min(counts) if counts else cpu_count()
 
 
 _before: ContextVar[int | None] = ContextVar("skmoe_blas_threads", default=None)
