@@ -80,7 +80,7 @@ def exp(x):
     """Return exp x for x <= 0, 0 for -inf; NaN stays."""
 
 
-@overload(exp, inline="always")
+@overload(exp)
 def _exp(x):
     return (lambda x: _exp32(x)) if x == types.float32 else (lambda x: _exp64(x))
 
