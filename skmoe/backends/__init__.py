@@ -34,7 +34,6 @@ from ._threads import at_most, one_blas_thread
 __all__ = [
     "BACKENDS",
     "Array",
-    "at_most",
     "device_of",
     "filled",
     "like",

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import _reference
 from .._compat import Array
+from .._reference._experts import LOG_2PI
 from . import _device
 from ._device import launch
 
@@ -218,7 +219,7 @@ def normal_log_density(
     xp, dtype = _device.xp(), values.dtype
     y, values, table = _as(y, dtype), _as(values, dtype), _table(scale, dtype)
     n, m, q = values.shape
-    log_peak = -xp.log(table).sum(axis=1) - 0.5 * q * _reference.LOG_2PI
+    log_peak = -xp.log(table).sum(axis=1) - 0.5 * q * LOG_2PI
     kept = None if indices is None else _as(indices, "int64")
     density = _empty(n, m, dtype=dtype)
     tables = table, _as(log_peak, dtype)

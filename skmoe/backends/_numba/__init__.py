@@ -1,63 +1,14 @@
 """The CPU backend: Numba kernels for what is hot, the reference for the rest."""
 
-from .._reference import (
-    block_of,
-    column_sums,
-    combine,
-    logsumexp,
-    normalise,
-    row_blocks,
-    softmax,
-    spread,
-    take_rows,
-    weighted_moments,
-)
-from ._operations import (
-    expert_major,
-    gram,
-    linear_at,
-    linear_mix,
-    log_softmax,
-    normal_log_density,
-    novel,
-    segment_sums,
-    softmax_at,
-    softmax_log_proba,
-    softmax_loss,
-    softmax_mix,
-    softmax_route,
-    softmax_survey,
-    sum_by_expert,
-    top_k,
-    truncate,
-)
+from typing import Any
 
-__all__ = [
-    "block_of",
-    "column_sums",
-    "combine",
-    "expert_major",
-    "gram",
-    "linear_at",
-    "linear_mix",
-    "log_softmax",
-    "logsumexp",
-    "normal_log_density",
-    "normalise",
-    "novel",
-    "row_blocks",
-    "segment_sums",
-    "softmax",
-    "softmax_at",
-    "softmax_log_proba",
-    "softmax_loss",
-    "softmax_mix",
-    "softmax_route",
-    "softmax_survey",
-    "spread",
-    "sum_by_expert",
-    "take_rows",
-    "top_k",
-    "truncate",
-    "weighted_moments",
-]
+from .. import _reference
+from . import _operations
+
+__all__ = list(_reference.__all__)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_operations if hasattr(_operations, name) else _reference, name)

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _reference, _threads
 from .._compat import Array
+from .._reference._experts import LOG_2PI
 from . import _kernels as kernels
 
 BLOCK_BYTES = 1 << 18
@@ -260,7 +261,7 @@ def normal_log_density(
     everyone = np.empty((0, values.shape[1]), dtype=np.intp)
     indices = everyone if indices is None else _as(indices, np.intp)
     y, table = _as(y, values.dtype), _as(scale, values.dtype)
-    constant = table.dtype.type(0.5 * table.shape[1] * _reference.LOG_2PI)
+    constant = table.dtype.type(0.5 * table.shape[1] * LOG_2PI)
     log_peak = -np.log(table).sum(axis=1) - constant
     out = np.empty(values.shape[:2], dtype=values.dtype)
 

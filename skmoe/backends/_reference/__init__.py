@@ -23,7 +23,6 @@ bound, Gram matrices, gradients) are accumulated in float64 whatever the input.
 
 from ._entries import combine, expert_major, novel, spread, sum_by_expert
 from ._experts import (
-    LOG_2PI,
     linear_at,
     linear_mix,
     normal_log_density,
@@ -36,7 +35,6 @@ from ._rows import block_of, row_blocks, take_rows
 from ._softmax import log_softmax, logsumexp, normalise, softmax, top_k, truncate
 
 __all__ = [
-    "LOG_2PI",
     "block_of",
     "column_sums",
     "combine",
