@@ -21,7 +21,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
 )
 
-QUICK = {"n_experts": 2, "n_init": 1, "max_iter": 5, "random_state": 0}
+QUICK = {
+    "n_experts": 2,
+    "cross_fit": None,
+    "n_init": 1,
+    "max_iter": 5,
+    "random_state": 0,
+}
 random = np.random.RandomState(0)
 X = random.standard_normal((40, 3))
 Y = np.abs(X[:, 0]) + 0.1 * random.standard_normal(40)
@@ -228,7 +234,11 @@ def test_other_columns_at_predict():
         ({"tol": -1e-3}, "'tol' ... float in the range [0.0, inf). Got -0.001"),
         ({"n_init": 0}, "'n_init' ... int in the range [1, inf). Got 0"),
         ({"max_iter": 0}, "'max_iter' ... int in the range [1, inf). Got 0"),
-        ({"init": "best"}, "'init' ... must be a str among ... Got 'best'"),
+        ({"init": "best"}, "init must be 'auto', ... 'uniform' ... got 'best'"),
+        ({"init": ["tree", "auto"]}, "init must be ... got ['tree', 'auto']"),
+        ({"init": np.ones((40, 3))}, "init must hold ... (40, 2); got shape (40, 3)"),
+        ({"init": np.ones((39, 2))}, "init must hold ... (40, 2); got shape (39, 2)"),
+        ({"init": np.full((40, 2), np.nan)}, "init contains NaN"),
         (
             {"init": ["tree", "best"]},
             "init must be ... 'kmeans' ... got ['tree', 'best']",

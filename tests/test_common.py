@@ -11,7 +11,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.gates import SoftmaxGate
 
-QUICK = {"n_init": 1, "max_iter": 5}
+QUICK = {"cross_fit": None, "n_init": 1, "max_iter": 5}
+
+# The choices that are made on rows held out, as by default.
+CHOOSY = {**QUICK, "cross_fit": "auto"}
 
 # Tables of the checks have 20 rows or so: 2 to 4 experts, and small trees.
 TREE = {"max_depth": 3}
@@ -20,7 +23,8 @@ TREE = {"max_depth": 3}
 CLASS_TREE = {"max_depth": 3, "min_weight_fraction_leaf": 0.01}
 
 LINEAR = [
-    MoERegressor(n_experts=2, max_iter=5),
+    MoERegressor(n_experts=2, cross_fit=None, max_iter=5),
+    MoERegressor(n_experts=2, **CHOOSY),
     MoERegressor(n_experts=3, top_k=None, **QUICK),
     MoERegressor(n_experts=4, top_k=1, **QUICK),
     MoERegressor(Ridge(alpha=0.1), n_experts=2, init="random", **QUICK),
@@ -30,6 +34,7 @@ LINEAR = [
         n_experts=2, gate=make_pipeline(StandardScaler(), SoftmaxGate()), **QUICK
     ),
     MoEClassifier(n_experts=2, **QUICK),
+    MoEClassifier(n_experts=2, **CHOOSY),
     MoEClassifier(n_experts=3, top_k=None, **QUICK),
     MoEClassifier(n_experts=4, top_k=1, **QUICK),
     MoEClassifier(n_experts=2, gate="constant", **QUICK),
@@ -41,12 +46,12 @@ LINEAR = [
 ]
 
 TREES = [
-    MoERegressor(DecisionTreeRegressor(**TREE), n_experts=2, **QUICK),
+    MoERegressor(DecisionTreeRegressor(**TREE), n_experts=2, **CHOOSY),
     MoERegressor(
         DecisionTreeRegressor(**TREE, random_state=0), n_experts=3, top_k=1, **QUICK
     ),
     MoERegressor([Ridge(), DecisionTreeRegressor(**TREE)], n_experts=2, **QUICK),
-    MoEClassifier(DecisionTreeClassifier(**CLASS_TREE), n_experts=2, **QUICK),
+    MoEClassifier(DecisionTreeClassifier(**CLASS_TREE), n_experts=2, **CHOOSY),
     MoEClassifier(
         DecisionTreeClassifier(**CLASS_TREE, random_state=0),
         n_experts=3,

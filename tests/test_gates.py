@@ -219,7 +219,7 @@ def objective(gate, X, routing):
     value = np.sum(table * gate.log_proba(X)) / table.sum()
     if isinstance(gate, SoftmaxGate):
         spread = np.sqrt(np.sum(gate.coef_**2 * gate._scale**2))
-        value -= 0.5 * gate.alpha * spread**2
+        value -= 0.5 * gate._penalty() * spread**2
     return value
 
 

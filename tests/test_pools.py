@@ -865,12 +865,33 @@ def test_a_registered_pool_comes_first(monkeypatch):
     assert type(make_pool([Ridge(alpha=7), Ridge()], **options)) is LinearPool
 
 
+class Shy(RegressorMixin, BaseEstimator):
+    """Answers for one row at a time."""
+
+    def fit(self, X, y, sample_weight=None):
+        return self
+
+    def predict(self, X):
+        if X.shape[0] > 1:
+            raise ValueError("too many rows")
+        return np.zeros(1)
+
+
 def test_an_expert_that_cannot_predict_is_named(X, Y):
-    """Two neighbours cannot be found among one row; scikit-learn's error stays."""
-    routing = Routing.from_labels(np.array([0] * (N - 1) + [1]), 2)
-    made = EstimatorPool(
-        [KNeighborsRegressor(2)] * 2, likelihood=Gaussian(0.0, np.zeros(1))
-    ).fit(X, Y[:, :1], routing)
-    with pytest.raises(ValueError, match="n_neighbors") as caught:
+    made = EstimatorPool([Shy()] * 2, likelihood=Gaussian(0.0, np.zeros(1)))
+    made.fit(X, Y[:, :1], Routing.from_labels(np.repeat([0, 1], [40, N - 40]), 2))
+    with pytest.raises(ValueError, match="too many rows") as caught:
         made.predict(X, Routing.from_dense(np.full((N, 2), 0.5)))
-    assert "Raised by expert 1, KNeighborsRegressor" in caught.value.__notes__[0]
+    assert "Raised by expert 0, Shy" in caught.value.__notes__[0]
+
+
+def test_an_expert_that_could_not_predict_learns_all_rows(X, Y):
+    """Two neighbours cannot be found among one row."""
+    learner = KNeighborsRegressor(2)
+    routing = Routing.from_labels(np.array([0] * (N - 1) + [1]), 2)
+    made = EstimatorPool([learner] * 2, likelihood=Gaussian(0.0, np.zeros(1)))
+    made.fit(X, Y[:, :1], routing)
+    assert list(made.fallbacks) == [1]
+    assert "n_neighbors" in made.fallbacks[1]
+    alone = learner.fit(X, Y[:, 0])
+    assert_allclose(made.estimators()[1].predict(X), alone.predict(X))

@@ -1,24 +1,48 @@
 """Floor 3: the EM engine. It knows gates, pools and routings by their contracts."""
 
-from ._cross_fit import CrossFitPool, content_folds
+from ._choose import Choice
+from ._cross_fit import (
+    FINAL_FOLDS,
+    CrossFitPool,
+    content_folds,
+    fallbacks,
+    finished,
+)
 from ._engine import begin, expect, resume, run, step
 from ._problem import EMResult, PassInfo, Problem, State, Terms
+from ._settle import routed, settle
+from ._shared import NO_CORRECTION
 from ._starts import PORTFOLIO, STARTS, initial
+from ._train import KINDS, Mixture, Plan, Start, count_runs, finish, train
 
 __all__ = [
+    "FINAL_FOLDS",
+    "KINDS",
+    "NO_CORRECTION",
     "PORTFOLIO",
     "STARTS",
+    "Choice",
     "CrossFitPool",
     "EMResult",
+    "Mixture",
     "PassInfo",
+    "Plan",
     "Problem",
+    "Start",
     "State",
     "Terms",
     "begin",
     "content_folds",
+    "count_runs",
     "expect",
+    "fallbacks",
+    "finish",
+    "finished",
     "initial",
     "resume",
+    "routed",
     "run",
+    "settle",
     "step",
+    "train",
 ]

@@ -3,7 +3,8 @@
 A flexible learner memorises the rows it owns. Its in-sample likelihood is inflated
 exactly there, so it keeps them, and the partition turns to noise. With F folds, each
 expert has F models, each blind to one fold, and a row is judged by those that are
-blind to it. The idea is cross-fitting [1]_, inside the E-step.
+blind to it. The idea is cross-fitting [1]_, inside the E-step. When EM has ended,
+`finished` makes one pool that predicts of the fold models.
 
 References
 ----------
@@ -18,12 +19,21 @@ import copy
 from typing import Any, Self
 
 import numpy as np
+from scipy import sparse
 
 from ..backends import Array, like, namespace
 from ..experts import ExpertPool, take_rows
+from ..experts._averaged import averaged
+from ..experts._base import shares
 from ..routing import Routing
-from ._problem import Problem
+from ._problem import EMResult, Problem, State
 from ._starts import numeric, ranks, targets
+
+FINAL_FOLDS = 5
+"""Folds of the last noise scales where the number is ours to choose: their models
+have seen 4/5 of the rows, and so err nearly as the model of all rows will."""
+
+TINY = float(np.finfo(np.float64).tiny)
 
 
 class CrossFitPool(ExpertPool):
@@ -35,9 +45,20 @@ class CrossFitPool(ExpertPool):
         The pool to fit once for each fold; it stays unfitted itself.
     folds : (n_samples,) array of int
         Fold of each training row.
+    final_folds : (n_samples,) array of int or None
+        Folds to be fitted once more when EM has ended; None keeps those of EM.
+    part_rows : bool
+        Whether the folds part any rows that differ, so that only experts of a row or
+        two can lie in one.
     """
 
-    def __init__(self, pool: ExpertPool, folds: np.ndarray) -> None:
+    def __init__(
+        self,
+        pool: ExpertPool,
+        folds: np.ndarray,
+        final_folds: np.ndarray | None = None,
+        part_rows: bool = True,
+    ) -> None:
         super().__init__(
             pool.learners,
             likelihood=pool.likelihood,
@@ -48,12 +69,24 @@ class CrossFitPool(ExpertPool):
         self.slack = pool.slack
         self.pool = pool
         self.folds = folds
+        self.final_folds = final_folds
+        self.part_rows = part_rows
         self.rows = [np.flatnonzero(folds == f) for f in range(int(folds.max()) + 1)]
 
     @classmethod
     def supports(cls, estimator: Any, n_features: int) -> bool:
         """Tell whether the pool trains a learner: it wraps other pools."""
         return False
+
+    def of_rows(self, kept: np.ndarray) -> ExpertPool:
+        """Return the unfitted pool for some of the rows, in the folds they are in."""
+        folds = np.unique(self.folds[kept], return_inverse=True)[1]
+        if folds.max(initial=0) == 0:
+            return self.pool
+        final = self.final_folds
+        if final is not None:
+            final = np.unique(final[kept], return_inverse=True)[1]
+        return CrossFitPool(self.pool, folds, final)
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Fit one pool a fold, on the rows of the other folds."""
@@ -99,6 +132,19 @@ class CrossFitPool(ExpertPool):
         ]
         return chosen
 
+    def pulled(
+        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+    ) -> ExpertPool:
+        """Return the pool whose fold models are drawn to those of ``pooled``."""
+        if not isinstance(pooled, CrossFitPool) or pooled.folds is not self.folds:
+            return super().pulled(pooled, learner_of, strength)
+        chosen = copy.copy(self)
+        chosen.pools = [
+            own.pulled(base, learner_of, strength)
+            for own, base in zip(self.pools, pooled.pools, strict=True)
+        ]
+        return chosen
+
     def estimators(self) -> list[Any]:
         """Raise: there are F models an expert; see `finished`."""
         raise TypeError("CrossFitPool has a model a fold; use finished().")
@@ -109,21 +155,151 @@ class CrossFitPool(ExpertPool):
         pool.scale = self.scale
         return pool
 
+    def averaged(self) -> ExpertPool:
+        """Return the pool of the fold models' means, with the out-of-fold scales."""
+        pool = averaged(self.pools)
+        pool.scale = self.scale
+        return pool
 
-def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
+
+# -------------------------------------------------------------------- the end
+def finished(
+    problem: Problem, model: State | EMResult, *, average: bool = False
+) -> ExpertPool:
+    """Return the pool that predicts.
+
+    Parameters
+    ----------
+    problem : Problem
+    model : State or EMResult
+        Where EM ended.
+    average : bool
+        Cross-fitted experts become the means of their fold models, instead of being
+        refitted on all rows.
+
+    Returns
+    -------
+    ExpertPool
+        Its noise scales are those of rows out of fold, if experts were cross-fitted.
+    """
+    pool, X, y = model.pool, problem.X, problem.y
+    mass = model.resp.scaled(problem.sample_weight)
+    if not isinstance(pool, CrossFitPool):
+        return pool.finished(X, y, mass)
+    if pool.final_folds is not None and (average or pool.scale is not None):
+        pool = CrossFitPool(pool.pool, pool.final_folds).fit(X, y, mass)
+        pool = pool.rescale(y, pool.evaluate(X, y, model.resp), mass)
+    return pool.averaged() if average else pool.finished(X, y, mass)
+
+
+def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:
+    """Return of each model why it stands on rows that its expert does not own.
+
+    Parameters
+    ----------
+    result : EMResult
+        Its models judged the experts.
+    final : ExpertPool
+        The pool that predicts.
+
+    Returns
+    -------
+    list of str or None
+        None for a model that was fitted on the rows of its expert. Experts that own
+        no more than a row, all in all, are left out: nothing could judge them.
+    """
+    owners = np.flatnonzero(result.resp.sum_by_expert(result.resp.weights) > 1)
+    judges = getattr(result.pool, "pools", [result.pool])
+    both = (*judges, *getattr(final, "pools", [final]))
+    pools = {id(getattr(one, "fitted", one)): one for one in both}  # copies count once
+    reasons = [dict(getattr(one, "fallbacks", {})) for one in pools.values()]
+    if isinstance(result.pool, CrossFitPool) and not result.pool.part_rows:
+        for fold, why in enumerate(reasons[: len(judges)]):
+            outside = shares(result.pool._without(result.resp, fold))
+            for k in np.flatnonzero(outside == 0):
+                learner = result.pool.learners[k]
+                why[k] = f"Expert {k} ({learner!r}) has no rows outside fold {fold}."
+    return [why.get(k) for why in reasons for k in owners]
+
+
+# ---------------------------------------------------------------------- folds
+def content_folds(
+    problem: Problem, n_folds: int, seed: int, groups: np.ndarray | None = None
+) -> np.ndarray:
     """Assign each row to a fold by what it holds.
 
     Rows are ranked along a random direction of [x, residual of y] and dealt out in
     turn, class by class. Equal rows share a fold, so none is judged by its own copy;
     the folds of a permuted table are the permuted folds.
+
+    Parameters
+    ----------
+    problem : Problem
+    n_folds : int
+        There are fewer folds where there is less to deal out.
+    seed : int
+        Seed of the direction.
+    groups : (n_samples,) array or None
+        Group of each row. Groups are dealt out whole, by their mean rank.
+
+    Returns
+    -------
+    (n_samples,) array of int
+        Folds, from 0 without gaps.
     """
-    random, problem = np.random.RandomState(seed), problem.on_host()
+    random, one_view = np.random.RandomState(seed), problem.X is problem.X_gate
+    problem = problem.on_host()
     X, target = numeric(problem.X_gate), targets(problem)
     score = X @ random.standard_normal(X.shape[1])
     score = score + target @ random.standard_normal(target.shape[1])
     labels = problem.y if problem.y.ndim == 1 else np.zeros(len(score), dtype=np.intp)
+    if groups is not None:
+        folds = _deal_groups(groups, labels, score, problem.sample_weight, n_folds)
+        return np.unique(folds, return_inverse=True)[1]
+    place = ranks(score)
+    if not one_view and place.max() + 1 < len(place):
+        # The gate may take rows for equal that experts tell apart.
+        seen = numbers(problem.X)
+        other = ranks(seen @ random.standard_normal(seen.shape[1]))
+        place = place * (other.max() + 1) + other
     folds = np.empty(len(score), dtype=np.intp)
     for label in np.unique(labels):
         rows = labels == label
-        folds[rows] = ranks(score[rows]) % n_folds
+        folds[rows] = np.unique(place[rows], return_inverse=True)[1] % n_folds
     return np.unique(folds, return_inverse=True)[1]
+
+
+def numbers(X: Any) -> Any:
+    """Return what experts see, maybe a data frame, as numbers that tell rows apart."""
+    if sparse.issparse(X):
+        return X
+    columns = []
+    for column in np.asarray(X).T:
+        try:
+            known = np.nan_to_num(column.astype(np.float64), posinf=0.0, neginf=0.0)
+        except (TypeError, ValueError):
+            known = np.unique(column.astype(str), return_inverse=True)[1]
+        columns.append(known)
+    return np.stack(columns, axis=1)
+
+
+def _deal_groups(
+    groups: np.ndarray,
+    labels: np.ndarray,
+    score: np.ndarray,
+    weight: np.ndarray,
+    n_folds: int,
+) -> np.ndarray:
+    """Deal out groups, the largest first, to the fold with least of what each holds."""
+    group = np.unique(groups, return_inverse=True)[1]
+    mass = np.bincount(group, weight)
+    mean = np.bincount(group, weight * score) / np.maximum(mass, TINY)
+    held = np.zeros((len(mass), labels.max() + 1))
+    np.add.at(held, (group, labels), weight)
+    # Rounded, so that sums in another order decide alike.
+    held = np.round(held / np.maximum(held.sum(axis=0), TINY), 10)
+    load, fold_of = np.zeros((n_folds, held.shape[1])), np.zeros(len(mass), np.intp)
+    for g in np.lexsort((ranks(mean), -held.sum(axis=1))):
+        fold_of[g] = np.argmin(load @ held[g])
+        load[fold_of[g]] += held[g]
+    return fold_of[group]

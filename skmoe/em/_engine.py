@@ -38,8 +38,11 @@ from ..gates import BaseGate
 from ..routing import Routing
 from ._problem import EMResult, PassInfo, Problem, State, Terms
 
-PATIENCE = 3
+PATIENCE = 2
 """Passes without progress before a pool that may fall is called converged."""
+
+NOISE = 5e-3
+"""A gain of the bound, mean a row, that a refit of such a pool brings by chance."""
 
 WIDE_PASSES = 5
 """Passes a start spends on a support twice as wide before it narrows."""
@@ -57,14 +60,16 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
     best: State | None = None
     passes: list[PassInfo] = []
     reference, stalled, converged = state.bound, 0, False
-    patience = 1 if state.pool.slack == 0 else PATIENCE
+    patience, tol = 1, problem.tol
+    if state.pool.slack > 0:
+        patience, tol = PATIENCE, max(tol, NOISE)
     while len(passes) < problem.max_iter and not converged:
         close = watch() if watch is not None else None
         state, info = step(problem, state)
         passes.append(info)
         if best is None or state.bound > best.bound:
             best = state
-        if state.bound - reference > problem.tol:
+        if state.bound - reference > tol:
             reference, stalled = state.bound, 0
         else:
             stalled += 1

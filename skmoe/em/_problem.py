@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..backends import Array, namespace, to_host
-from ..experts import ExpertPool
+from ..experts import ExpertPool, remembered, take_rows
 from ..gates import BaseGate
 from ..routing import Routing
 
@@ -31,6 +32,8 @@ class Problem:
         EM stops when a pass raises the bound by less than this, mean a row.
     seed : int
         Seed of the expert pairs that sparse passes explore.
+    shared : Shared or None
+        The shared expert whose residuals y is, or to which classifiers are drawn.
     """
 
     X_gate: Array
@@ -42,6 +45,7 @@ class Problem:
     max_iter: int
     tol: float
     seed: int = 0
+    shared: Any = None
 
     def on_host(self) -> Problem:
         """Return the problem with NumPy arrays, for what runs on the CPU."""
@@ -54,6 +58,21 @@ class Problem:
             y=to_host(self.y),
             sample_weight=to_host(self.sample_weight),
         )
+
+    def take(self, rows: Array) -> Problem:
+        """Return the problem of some of the rows."""
+        X = take_rows(self.X, rows)
+        return replace(
+            self,
+            X_gate=X if self.X_gate is self.X else take_rows(self.X_gate, rows),
+            X=X,
+            y=take_rows(self.y, rows),
+            sample_weight=take_rows(self.sample_weight, rows),
+        )
+
+    def remember(self, pool: ExpertPool) -> ExpertPool:
+        """Return a fitted pool that knows already what it says of the rows."""
+        return remembered(pool, self.X, self.y, self.sample_weight)
 
     @property
     def dense(self) -> bool:

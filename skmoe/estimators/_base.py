@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 import warnings
 from abc import ABCMeta, abstractmethod
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from scipy import sparse
+from sklearn import get_config  # type: ignore[attr-defined]
+from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.model_selection import LeaveOneOut
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    process_routing,
+)
 
 from .._sklearn_compat import (
     CallbackSupportMixin,
@@ -24,24 +33,47 @@ from .._sklearn_compat import (
 )
 from ..backends import BACKENDS, Array, namespace
 from ..em import (
+    FINAL_FOLDS,
+    KINDS,
+    NO_CORRECTION,
     PORTFOLIO,
-    STARTS,
+    Choice,
     CrossFitPool,
+    Mixture,
+    Plan,
     Problem,
+    Start,
     State,
     begin,
     content_folds,
-    initial,
+    count_runs,
+    fallbacks,
+    finish,
+    finished,
     resume,
-    run,
+    train,
 )
-from ..experts import ExpertPool, make_pool
+from ..experts import ExpertPool, left_out, make_pool
+from ..experts._averaged import AveragedPool
+from ..gates import BaseGate
+from ..routing import Routing
 from . import _parts as parts
 from ._inference import RoutedMixin
-from ._validation import CheckedMixin
+from ._validation import CheckedMixin, on_host
+from ._watching import Watched
 
 AUTO_FOLDS = 3
 """Folds of cross_fit="auto": more cost more and change little."""
+
+
+def level_of_caller() -> int:
+    """Return the stack level of the line that called fit, for `warnings.warn`."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        ("skmoe.", "sklearn.")
+    ):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def all_or_nothing(fit):
@@ -70,13 +102,15 @@ class BaseMoE(
         "n_experts": [Interval(Integral, 1, None, closed="left")],
         "gate": [StrOptions(set(parts.GATES)), HasMethods(["fit"])],
         "top_k": [Interval(Integral, 1, None, closed="left"), None],
+        "shared_expert": [StrOptions({"auto"}), HasMethods(["fit", "predict"]), None],
         "cross_fit": [
             StrOptions({"auto"}),
             Interval(Integral, 2, None, closed="left"),
             HasMethods(["split"]),
             None,
         ],
-        "init": [StrOptions({"auto", *STARTS}), list, tuple],
+        "final": [StrOptions({"refit", "average"})],
+        "init": [str, list, tuple, "array-like", "sparse matrix"],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -87,6 +121,9 @@ class BaseMoE(
         "verbose": ["verbose"],
     }
 
+    # Folds are all that groups are for, as in a splitter, which requests them too.
+    __metadata_request__fit = {"groups": True}
+
     @abstractmethod
     def __init__(
         self,
@@ -95,7 +132,9 @@ class BaseMoE(
         n_experts=8,
         gate="softmax",
         top_k=2,
+        shared_expert=None,
         cross_fit="auto",
+        final="refit",
         init="auto",
         n_init=4,
         max_iter=100,
@@ -110,7 +149,9 @@ class BaseMoE(
         self.n_experts = n_experts
         self.gate = gate
         self.top_k = top_k
+        self.shared_expert = shared_expert
         self.cross_fit = cross_fit
+        self.final = final
         self.init = init
         self.n_init = n_init
         self.max_iter = max_iter
@@ -146,7 +187,7 @@ class BaseMoE(
     @all_or_nothing
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, groups=None):
         """Fit gate and experts by expectation-maximisation.
 
         Parameters
@@ -159,6 +200,9 @@ class BaseMoE(
             Targets; several outputs for a regressor whose expert takes them.
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights; weight 2 is the row twice, weight 0 is no row.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row, for ``cross_fit``: a splitter is given the groups, and
+            else rows of a group share a fold. They are held out together, too.
 
         Returns
         -------
@@ -170,7 +214,10 @@ class BaseMoE(
             self.expert, self.n_experts, self._default_expert(), self._classifies
         )
         before, gate = parts.read_gate(self.gate)
+        self._check_cross_fit(groups)
         raw, X, y, weight = self._check_training(X, y, sample_weight)
+        groups = self._check_groups(groups, sample_weight, weight.shape[0])
+        given = self._given(sample_weight, weight)
         warm = self.warm_start and hasattr(self, "gate_")
         random = check_random_state(self.random_state)
         seeds = random.randint(2**31 - 1, size=self.n_experts + 1 + self.n_init)
@@ -179,17 +226,9 @@ class BaseMoE(
             before, gate = self._warm_gate(gate)
         elif before is not None:
             before = before.fit(raw, y)
-        X_expert = raw if self._experts_read_raw else X
-        pool = make_pool(
-            learners,
-            n_features=self.n_features_in_,
-            seeds=[int(seed) for seed in seeds[: self.n_experts]],
-            n_jobs=self.n_jobs,
-            **self._pool_options(y, weight),
-        )
         problem = Problem(
             X_gate=parts.gate_input(before, X, raw),
-            X=X_expert,
+            X=raw if self._experts_read_raw else X,
             y=y,
             sample_weight=weight,
             n_experts=self.n_experts,
@@ -199,133 +238,179 @@ class BaseMoE(
             seed=int(seeds[self.n_experts]),
         )
         with self._computing(problem.X_gate):
-            pool = self._cross_fitted(pool, problem)
-            seeds = seeds[self.n_experts + 1 :]
-            starts = self._starts(problem, gate, pool, seeds, warm)
-            results = self._run_all(problem, starts, before)
-            best = max(results, key=lambda result: result.lower_bound)
-            attributes = self._attributes(best, problem, before)
+            plans = self._plans(problem, gate, learners, seeds, groups, given)
+            runs = Watched(
+                self,
+                problem,
+                count_runs(problem, plans),
+                lambda part, state: self._attributes(
+                    state.gate, finished(part, state), part, before
+                ),
+            )
+            if warm:
+                mixture = self._go_on(problem, plans[0], gate, runs)
+            else:
+                mixture = train(problem, plans, runs)
+            runs.close()
+            models = fallbacks(mixture.run, mixture.own)
+            attributes = self._attributes(
+                mixture.gate, mixture.pool, mixture.problem, before
+            )
 
         for name, value in attributes.items():
             setattr(self, name, value)
-        self.lower_bound_ = best.lower_bound
-        self.lower_bounds_ = np.array([info.bound for info in best.passes])
-        self.n_iter_ = best.n_iter
-        self.converged_ = best.converged
-        self._warn_of(best)
+        self._set_record(mixture)
+        self._warn_of(mixture.run)
+        self._warn_of_fallbacks(models)
         return self
 
-    def _run_all(self, problem, starts, before) -> list:
-        """Run EM from every start, under the callbacks."""
-        root = self._init_callback_context(max_subtasks=len(starts))
-        root.call_on_fit_task_begin(estimator=self, X=problem.X, y=problem.y)
-        results = []
-        for number, (kind, make_state) in enumerate(starts):
-            context = root.subcontext(task_name="start", max_subtasks=self.max_iter)
-            context.call_on_fit_task_begin(estimator=self, X=problem.X, y=problem.y)
-            watch = self._watch(context, problem, before, number, kind)
-            results.append(run(problem, make_state(), watch))
-            if context.call_on_fit_task_end(estimator=self, X=problem.X, y=problem.y):
-                break
-        root.call_on_fit_task_end(estimator=self, X=problem.X, y=problem.y)
-        return results
+    def _plans(self, problem, gate, learners, seeds, groups, given) -> list[Plan]:
+        """Return the ways to train that compete: one, but for shared_expert="auto"."""
+        options = self._pool_options(problem.y, problem.sample_weight)
+        options |= {"n_features": self.n_features_in_, "n_jobs": self.n_jobs}
+        own, rest = np.split(seeds, [self.n_experts])
 
-    def _watch(self, context, problem, before, number, kind):
-        """Return what opens and closes a pass: callbacks and the verbose line."""
-
-        def open_pass():
-            task = context.subcontext(task_name="pass")
-            task.call_on_fit_task_begin(estimator=self, X=problem.X, y=problem.y)
-
-            def close_pass(info, state) -> bool:
-                if self.verbose:
-                    print(
-                        f"[{type(self).__name__}] start {number + 1} ({kind}) "
-                        f"pass {info.n_pass:3d}  bound {info.bound: .6f}  "
-                        f"gain {info.gain:.1e}  experts updated "
-                        f"{info.experts_accepted}/{problem.n_experts}"
-                    )
-                return task.call_on_fit_task_end(
-                    estimator=self,
-                    X=problem.X,
-                    y=problem.y,
-                    reconstruction_attributes=lambda: self._attributes(
-                        state, problem, before
-                    ),
-                )
-
-            return close_pass
-
-        return open_pass
-
-    def _starts(self, problem, gate, pool, seeds, warm) -> list:
-        """Return (name, maker of the first state) of each start."""
-        if warm:
-            return [("warm", functools.partial(self._warm_state, problem, gate, pool))]
-        kinds = self._start_kinds()
-
-        def cold(kind: str, number: int, seed: int):
-            return begin(problem, gate, pool, initial(problem, kind, number, seed))
-
-        return [
-            (
-                kinds[i % len(kinds)],
-                functools.partial(cold, kinds[i % len(kinds)], i // len(kinds), seed),
+        def plan(learners: list, shared: Any) -> Plan:
+            pool = make_pool(learners, seeds=own.tolist(), **options)
+            return Plan(
+                gates=gate.variants(),
+                pool=self._cross_fitted(pool, problem, groups),
+                starts=self._starts(rest[1:], pool),
+                top_k=self.top_k,
+                choice=None if self._holds_out else Choice(),
+                average=self.final == "average",
+                groups=groups,
+                resp=given,
+                shared=None if shared is None else make_pool([shared], **options),
             )
-            for i, seed in enumerate(int(s) for s in seeds)
-        ]
 
-    def _cross_fitted(self, pool: ExpertPool, problem: Problem) -> ExpertPool:
-        """Return the pool, wrapped if its experts are to be judged out of fold."""
-        folds = self.cross_fit
-        if isinstance(folds, str):
-            if folds != "auto":  # a str has a split method too
-                raise ValueError(
-                    "cross_fit must be 'auto', a number of folds, a splitter or None; "
-                    f"got {folds!r}."
-                )
-            # Rigid experts do not memorise rows.
-            folds = None if pool.slack == 0 else AUTO_FOLDS
-        if folds is None:
-            return pool
-        if hasattr(folds, "split"):
-            host = problem.on_host()
-            which = np.full(len(host.y), -1)
-            for fold, (_, rows) in enumerate(folds.split(host.X_gate, host.y)):
-                which[rows] = fold
-            if (which < 0).any():
-                raise ValueError(
-                    f"cross_fit={self.cross_fit!r} leaves {(which < 0).sum()} rows in "
-                    "no test fold; every row must be in one."
-                )
-        else:
-            which = content_folds(problem, folds, problem.seed)
-        return CrossFitPool(pool, which) if which.max() > 0 else pool
+        shared = self.shared_expert
+        if shared is None:
+            return [plan(learners, None)]
+        if not isinstance(shared, str):
+            return [plan(self._beside_shared(learners), clone(shared))]
+        pure = plan(learners, None)
+        if not self._holds_out or pure.pool.slack == 0 or not parts.alike(learners):
+            return [pure]
+        linear = self._beside_shared([self._default_expert()] * self.n_experts)
+        return [pure, plan(linear, clone(learners[0]))]
 
-    def _start_kinds(self) -> tuple[str, ...]:
+    def _beside_shared(self, learners: list) -> list:
+        """Return the experts that a shared one has: one of them corrects nothing."""
+        return learners if self._classifies else [*learners[:-1], NO_CORRECTION]
+
+    def _go_on(self, problem, plan: Plan, gate, runs: Watched) -> Mixture:
+        """Train from where the previous fit ended."""
+        problem = plan.left_over(problem)
+        state = self._warm_state(problem, gate, plan.pool)
+        result = runs(problem, "warm", lambda: state)
+        choice = Choice(strength=1.0 - self.shrinkage_)
+        return finish(problem, result, plan, choice)
+
+    def _set_record(self, mixture: Mixture) -> None:
+        """Set the attributes that tell how training went."""
+        result, choice = mixture.run, mixture.choice
+        self.lower_bound_ = result.lower_bound
+        self.lower_bounds_ = np.array([info.bound for info in result.passes])
+        self.n_iter_ = result.n_iter
+        self.converged_ = result.converged
+        self.routed_bound_ = mixture.bound
+        self.shrinkage_ = 1.0 - choice.strength
+        self.held_out_ = {
+            "mixture": choice.mixture,
+            "pooled": choice.pooled,
+            "single": choice.single,
+        }
+        self._own_pool = mixture.own
+
+    @property
+    def _holds_out(self) -> bool:
+        """Whether gate and shrinkage are chosen on rows held out."""
+        return self.cross_fit is not None and self.n_experts > 1
+
+    def _starts(self, seeds, pool: ExpertPool) -> list[Start]:
+        """Return the starts: the kinds in turn, each with its seed."""
+        kinds = self._start_kinds(pool)
         if isinstance(self.init, str) and self.init == "auto":
-            return PORTFOLIO + ("random",) * max(0, self.n_init - len(PORTFOLIO))
-        kinds = (self.init,) if isinstance(self.init, str) else tuple(self.init)
-        if not kinds or any(kind not in STARTS for kind in kinds):
-            raise ValueError(
-                f"init must be 'auto', one of {sorted(STARTS)}, or a list of these; "
-                f"got {self.init!r}."
-            )
-        return kinds
+            seeds = seeds[: len(kinds)]
+        starts = [
+            Start(kinds[i % len(kinds)], i // len(kinds), int(seed))
+            for i, seed in enumerate(seeds)
+        ]
+        # These draw nothing, so a second one would be the first again.
+        fixed = ("given", "uniform")
+        return [s for s in starts if s.number == 0 or s.kind not in fixed]
 
-    def _attributes(self, model, problem: Problem, before) -> dict[str, Any]:
-        """Return the fitted attributes that predict needs, from a state or result."""
-        routing = model.gate.route(problem.X_gate, self.top_k)
+    def _start_kinds(self, pool: ExpertPool) -> tuple[str, ...]:
+        """Return the kinds of starts, to be gone through in turn."""
+        if not self._names_starts:
+            return ("given",)
+        if not isinstance(self.init, str):
+            return tuple(self.init)
+        if self.init != "auto":
+            return (self.init,)
+        if pool.slack == 0:
+            return PORTFOLIO + ("random",) * max(0, self.n_init - len(PORTFOLIO))
+        # Linear experts find the regimes; learners that differ sort themselves out.
+        return ("linear",) if parts.alike(pool.learners) else ("linear", "uniform")
+
+    @property
+    def _names_starts(self) -> bool:
+        """Whether init names starts, instead of being responsibilities."""
+        if isinstance(self.init, str):
+            return True
+        return isinstance(self.init, (list, tuple)) and all(
+            isinstance(kind, str) for kind in self.init
+        )
+
+    def _given(self, sample_weight, weight) -> Routing | None:
+        """Return the responsibilities that init gives, of rows that have weight."""
+        if self._names_starts:
+            kinds = (self.init,) if isinstance(self.init, str) else tuple(self.init)
+            known = {"auto", *KINDS} if isinstance(self.init, str) else KINDS
+            if not kinds or any(kind not in known for kind in kinds):
+                raise ValueError(
+                    f"init must be 'auto', one of {sorted(KINDS)}, a list of these, or "
+                    "responsibilities of shape (n_samples, n_experts); got "
+                    f"{self.init!r}."
+                )
+            return None
+        resp = check_array(
+            on_host(self.init), accept_sparse="csr", input_name="init", dtype=np.float64
+        )
+        resp = resp.toarray() if sparse.issparse(resp) else resp
+        used = self._used(sample_weight, weight.shape[0])
+        if resp.shape != (len(used), self.n_experts):
+            raise ValueError(
+                "init must hold a responsibility for each row and expert, shape "
+                f"{(len(used), self.n_experts)}; got shape {resp.shape}."
+            )
+        resp = resp[used]
+        total = resp.sum(axis=1, keepdims=True)
+        if (resp < 0).any() or (total == 0).any():
+            raise ValueError(
+                "init holds responsibilities, which must not be negative nor all zero "
+                "in a row."
+            )
+        return Routing.from_dense(resp / total).like(weight)
+
+    def _attributes(
+        self, gate: BaseGate, pool: ExpertPool, problem: Problem, before
+    ) -> dict[str, Any]:
+        """Return the fitted attributes that predict needs."""
+        routing = gate.route(problem.X_gate, self.top_k)
         weights = problem.sample_weight
-        pool = model.pool.finished(problem.X, problem.y, model.resp.scaled(weights))
         load = routing.scaled(weights / namespace(weights).sum(weights))
         attributes = {
-            "gate_": parts.fitted_gate(self.gate, before, model.gate),
+            "gate_": parts.fitted_gate(self.gate, before, gate),
             "experts_": pool.estimators(),
             "n_experts_": problem.n_experts,
             "expert_load_": load.sum_by_expert(load.weights),
             "_pool": pool,
+            "_shared": None if problem.shared is None else problem.shared.pool,
         }
+        if problem.shared is not None:
+            attributes["shared_expert_"] = problem.shared.pool.estimators()[0]
         if pool.scale is not None:
             scale = pool.scale
             attributes["scale_"] = scale[:, 0] if self._single_output else scale
@@ -343,6 +428,153 @@ class BaseMoE(
             stacklevel=4,
         )
 
+    def _warn_of_fallbacks(self, models: list[str | None]) -> None:
+        reasons = [why for why in models if why is not None]
+        if reasons:
+            warnings.warn(
+                f"{len(reasons)} of the {len(models)} models that judged the experts "
+                "or became them could not be fitted on the rows of their expert, and "
+                f"stand on the rows of others. The first: {reasons[0]} Use fewer "
+                "experts or folds, or a learner that needs fewer rows.",
+                FitFailedWarning,
+                stacklevel=level_of_caller(),
+            )
+
+    # ----------------------------------------------------------- cross-fitting
+    @property
+    def _splits(self) -> bool:
+        """Whether cross_fit is a splitter; a str has a split method too."""
+        return hasattr(self.cross_fit, "split") and not isinstance(self.cross_fit, str)
+
+    def get_metadata_routing(self):
+        """Return how metadata reaches fit and the splitter of ``cross_fit``.
+
+        Returns
+        -------
+        MetadataRouter
+            See scikit-learn's guide to metadata routing.
+        """
+        router = MetadataRouter(owner=self).add_self_request(self)
+        if self._splits:
+            mapping = MethodMapping().add(caller="fit", callee="split")
+            router.add(splitter=self.cross_fit, method_mapping=mapping)
+        return router
+
+    def _check_cross_fit(self, groups) -> None:
+        if isinstance(self.cross_fit, str) and self.cross_fit != "auto":
+            raise ValueError(
+                "cross_fit must be 'auto', a number of folds, a splitter or None; got "
+                f"{self.cross_fit!r}."
+            )
+        if self.cross_fit is not None:
+            return
+        remedy = "Set cross_fit to 'auto', a number of folds or a splitter, or"
+        if self.final == "average":
+            raise ValueError(
+                "final='average' averages the models of the folds, but cross_fit=None "
+                f"makes no folds. {remedy} final='refit'."
+            )
+        if groups is not None:
+            raise ValueError(
+                "groups say which rows share a fold, but cross_fit=None makes no "
+                f"folds. {remedy} leave groups out (under metadata routing: "
+                "set_fit_request(groups=False))."
+            )
+
+    def _check_groups(self, groups, sample_weight, n_used: int) -> np.ndarray | None:
+        """Return the group of each row that has weight."""
+        if groups is None:
+            return None
+        used = self._used(sample_weight, n_used)
+        groups = check_array(
+            on_host(groups), ensure_2d=False, dtype=None, input_name="groups"
+        )
+        if groups.shape != used.shape:
+            raise ValueError(
+                f"groups must have one entry a row, shape {used.shape}; got shape "
+                f"{groups.shape}."
+            )
+        return groups[used]
+
+    @staticmethod
+    def _used(sample_weight, n_used: int) -> np.ndarray:
+        """Tell which of the rows given to fit have weight."""
+        weight = np.asarray(on_host(sample_weight))
+        return weight > 0 if weight.ndim else np.ones(n_used, dtype=bool)
+
+    def _cross_fitted(
+        self, pool: ExpertPool, problem: Problem, groups: np.ndarray | None
+    ) -> ExpertPool:
+        """Return the pool, wrapped if its experts are to be judged out of fold."""
+        auto = isinstance(self.cross_fit, str)
+        # Rigid experts do not memorise rows.
+        if self.cross_fit is None or (auto and pool.slack == 0):
+            return pool
+        if (auto and groups is None) or isinstance(self.cross_fit, LeaveOneOut):
+            free = left_out(pool)
+            if free is not None:
+                return free
+        final_folds = None
+        if self._splits:
+            folds = self._split(problem, groups)
+        else:
+            n_folds = AUTO_FOLDS if auto else self.cross_fit
+            n_groups = None if groups is None else len(np.unique(groups))
+            if n_groups is not None and n_groups < (2 if auto else n_folds):
+                raise ValueError(
+                    f"cross_fit={self.cross_fit!r} needs at least "
+                    f"{2 if auto else n_folds} groups, since rows of a group share a "
+                    f"fold; groups has {n_groups}."
+                )
+            folds = content_folds(problem, n_folds, problem.seed, groups)
+            if auto:
+                final_folds = content_folds(problem, FINAL_FOLDS, problem.seed, groups)
+        if folds.max() == 0:
+            return pool
+        if pool.classes is not None:
+            self._warn_of_rare_classes(pool.classes, problem.on_host().y, folds)
+        part_rows = groups is None and not self._splits
+        return CrossFitPool(pool, folds, final_folds, part_rows)
+
+    def _split(self, problem: Problem, groups: np.ndarray | None) -> np.ndarray:
+        """Return the fold that the splitter puts each row in."""
+        host, params = problem.on_host(), {} if groups is None else {"groups": groups}
+        if get_config()["enable_metadata_routing"]:
+            params = process_routing(self, "fit", **params).splitter.split
+        folds = np.full(len(host.y), -1)
+        for fold, (_, rows) in enumerate(
+            self.cross_fit.split(host.X_gate, host.y, **params)
+        ):
+            folds[rows] = fold
+        if (folds < 0).any():
+            raise ValueError(
+                f"cross_fit={self.cross_fit!r} leaves {(folds < 0).sum()} rows in no "
+                "test fold; every row must be in one."
+            )
+        return folds
+
+    def _warn_of_rare_classes(
+        self, classes: np.ndarray, y: np.ndarray, folds: np.ndarray
+    ) -> None:
+        """Warn of classes that models may have to judge without having seen them."""
+        n_folds = int(folds.max()) + 1
+        count = np.zeros((len(classes), n_folds), dtype=np.intp)
+        np.add.at(count, (y, folds), 1)
+        n_rows, n_met = count.sum(axis=1), (count > 0).sum(axis=1)
+        rare = np.flatnonzero((n_rows < n_folds) | (n_met < 2))
+        if rare.size:
+            first, others = rare[0], len(rare) - 1
+            also = f" (and {others} more classes)" if others else ""
+            warnings.warn(
+                f"Class {classes[first].item()!r}{also} has {n_rows[first]} rows, in "
+                f"{n_met[first]} of the {n_folds} folds of cross_fit="
+                f"{self.cross_fit!r}: its rows are judged by models that saw few or "
+                "none of them. Use fewer folds, merge rare classes, or set "
+                "cross_fit=None.",
+                UserWarning,
+                stacklevel=level_of_caller(),
+            )
+
     # -------------------------------------------------------------- warm start
     def _warm_gate(self, gate):
         before, old = parts.split_gate(self.gate_)
@@ -351,7 +583,13 @@ class BaseMoE(
                 f"warm_start=True needs the gate of the previous fit, {old!r}; got "
                 f"{gate!r}. Set warm_start=False to start afresh."
             )
-        return before, copy.copy(old).set_params(**gate.get_params())
+        # What "auto" chose stays chosen.
+        params = {
+            k: v
+            for k, v in gate.get_params().items()
+            if not isinstance(v, str) or v != "auto"
+        }
+        return before, copy.copy(old).set_params(**params)
 
     def _warm_state(self, problem, gate, pool) -> State:
         scale, y = self._pool.scale, problem.y
@@ -361,14 +599,15 @@ class BaseMoE(
                 f"previous fit; got {y.shape[1]}. Set warm_start=False to start afresh."
             )
         state = resume(problem, gate, self._warm_pool(pool))
-        if isinstance(pool, CrossFitPool):
+        if type(state.pool) is not type(pool):  # what predicted is not what is trained
             return begin(problem, gate, pool, state.resp)
         return state
 
     def _warm_pool(self, pool: ExpertPool) -> ExpertPool:
-        old = self._pool
+        old = self._own_pool
         pool = pool.pool if isinstance(pool, CrossFitPool) else pool
-        same = type(old) is type(pool) and old.n_experts == pool.n_experts
+        fitted = old.pools[0] if isinstance(old, AveragedPool) else old
+        same = type(fitted) is type(pool) and old.n_experts == pool.n_experts
         if not same or not np.array_equal(old.classes, pool.classes):
             raise ValueError(
                 "warm_start=True needs the same n_experts, kind of expert and classes "

@@ -48,7 +48,16 @@ class RoutedMixin:
         _, gate = parts.split_gate(self.gate_)
         with self._computing(X_gate):
             routing = gate.route(X_gate, self.top_k)
-            return answer(X, self._pool.mix(X_expert, routing))
+            mixed = self._pool.mix(X_expert, routing)
+            return answer(X, mixed + self._said(X_expert, routing))
+
+    def _said(self, X_expert, routing: Routing) -> Array | float:
+        """Return what a shared expert says of y, which the experts only correct."""
+        if self._shared is None or self._shared.classes is not None:
+            return 0.0
+        xp, weights = namespace(routing.weights), routing.weights
+        one = Routing.from_dense(xp.ones_like(weights[:, :1]))
+        return self._shared.predict(X_expert, one)[:, 0, :]
 
     def gate_proba(self, X):
         """Return the gate's probability of each expert.
@@ -112,7 +121,8 @@ class RoutedMixin:
         y = like(y, X_gate)
         with self._computing(X_gate):
             routing = gate.route(X_gate, width)
-            log_lik = self._pool.log_likelihood(X_expert, y, routing)
+            left = y - self._said(X_expert, routing) if y.ndim == 2 else y
+            log_lik = self._pool.log_likelihood(X_expert, left, routing)
             log_gate = select(log_lik).log_softmax(gate.log_proba_at(X_gate, routing))
         return log_gate + log_lik, routing
 

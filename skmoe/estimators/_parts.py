@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import joblib
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
@@ -31,6 +32,11 @@ def read_experts(
     for learner in experts:
         _check_learner(learner, classify)
     return [clone(learner) for learner in experts]
+
+
+def alike(learners: list[BaseEstimator]) -> bool:
+    """Tell whether all learners are the same."""
+    return len({joblib.hash(learner) for learner in learners}) == 1
 
 
 def _check_learner(learner: Any, classify: bool) -> None:

@@ -53,18 +53,35 @@ class MoERegressor(RegressorMixin, BaseMoE):
     scale_prior : float, default=10.0
         Pseudo-rows that pull each expert's noise variance to the pooled one, so that
         a small expert cannot run away to zero noise. 0 is maximum likelihood.
+    shared_expert : estimator, "auto" or None, default=None
+        A learner fitted on all rows, whose out-of-fold residuals the experts learn;
+        one of the ``n_experts`` learns nothing, so that rows may keep the shared
+        prediction. "auto" lets rows held out choose between the mixture of ``expert``
+        and one such learner with linear experts beside it. None has no shared expert.
     cross_fit : "auto", None, int or cross-validation splitter, default="auto"
         How experts are judged in the E-step. None judges them on the rows that they
         were fitted on, which flexible learners memorise; a number of folds or a
         splitter judges each row by models that were blind to its fold. "auto" is
         None for ridge and logistic experts that are trained together, 3 folds for
-        all others. Experts are refitted on all rows at the end.
-    init : {"auto", "tree", "kmeans", "kmeans_x", "random"} or list, default="auto"
-        How starts split the rows: leaves of a small tree, k-means on x and the
-        residual of y, k-means on x, or a random smooth function of both. A list is
-        gone through in turn; "auto" is all four.
+        all others, and 5 for the last ``scale_``. Unless it is None, the gate's
+        ``alpha="auto"`` and ``shrinkage_`` are chosen on rows held out.
+    final : {"refit", "average"}, default="refit"
+        What becomes of cross-fitted experts at the end: each is refitted on all rows,
+        or is the mean of its fold models. The mean is steadier where learners are
+        flexible, and a prediction asks every fold model (but the mean of ridge models
+        is one). "average" needs ``cross_fit``; where "auto" is None it is "refit".
+    init : str, list of str or (n_samples, n_experts) array-like, default="auto"
+        How starts split the rows: "tree", by the leaves of a small tree; "kmeans", by
+        k-means on x and the residual of y; "kmeans_x", by k-means on x; "random", by a
+        random smooth function of both; "linear", as the best mixture of linear experts
+        does, from those four; "uniform", not at all, for experts that differ as
+        learners. A list is gone through in turn. "auto" is the first four for ridge
+        and logistic experts that are trained together, with further "random" ones; for
+        others it is "linear", and "uniform" if learners differ. An array or sparse
+        matrix holds responsibilities of the experts for the rows, to start from.
     n_init : int, default=4
-        Starts; the one with the best bound is kept. 4 is one of each kind.
+        Starts, at most; the best is kept. "uniform" and given responsibilities are
+        one start each.
     max_iter : int, default=100
         Passes of EM a start.
     tol : float, default=1e-4
@@ -100,15 +117,25 @@ class MoERegressor(RegressorMixin, BaseMoE):
         Share of the training rows that each expert serves, by routing weight; sums
         to one.
     lower_bound_ : float
-        Mean a row of the log-likelihood bound of the returned model; out of fold if
-        cross-fitted. In sample and with ``top_k=None`` it equals the mean of
-        ``score_samples`` on the training rows.
+        Mean a row of the log-likelihood bound where EM ended, over the experts that
+        training keeps for a row; out of fold if cross-fitted.
     lower_bounds_ : ndarray of shape (n_iter_,)
-        The bound after each pass of the best start.
+        The bound after each pass of the run of EM that was kept.
+    routed_bound_ : float
+        Mean a row of the log-likelihood of the returned model, over the experts that
+        predict asks; out of fold if cross-fitted. In sample it equals the mean of
+        ``score_samples`` on the training rows.
+    shrinkage_ : float
+        How far experts are drawn to their learner fitted on all rows: 0 is not at
+        all, 1 makes them that learner. Chosen on rows held out; 0 where none were.
+    held_out_ : dict of str to float
+        Mean log-likelihood of rows held out: of the "mixture" as chosen, of the best
+        with ``shrinkage_`` 1 ("pooled"), and of the best learner alone ("single").
+        NaN where none were held out.
     n_iter_ : int
-        Passes of the best start.
+        Passes of the run of EM that was kept.
     converged_ : bool
-        Whether the best start converged.
+        Whether that run converged.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -153,7 +180,9 @@ class MoERegressor(RegressorMixin, BaseMoE):
         gate="softmax",
         top_k=2,
         scale_prior=10.0,
+        shared_expert=None,
         cross_fit="auto",
+        final="refit",
         init="auto",
         n_init=4,
         max_iter=100,
@@ -169,7 +198,9 @@ class MoERegressor(RegressorMixin, BaseMoE):
             n_experts=n_experts,
             gate=gate,
             top_k=top_k,
+            shared_expert=shared_expert,
             cross_fit=cross_fit,
+            final=final,
             init=init,
             n_init=n_init,
             max_iter=max_iter,

@@ -2,19 +2,25 @@
 
 from ._base import ExpertPool, take_rows
 from ._estimator_pool import EstimatorPool
+from ._left_out import LeaveOneOutPool, LeftOutPool, left_out
 from ._likelihoods import Categorical, Gaussian
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
 from ._registry import make_pool, register_pool
+from ._remembered import remembered
 
 __all__ = [
     "Categorical",
     "EstimatorPool",
     "ExpertPool",
     "Gaussian",
+    "LeaveOneOutPool",
+    "LeftOutPool",
     "LinearPool",
     "LogisticPool",
+    "left_out",
     "make_pool",
     "register_pool",
+    "remembered",
     "take_rows",
 ]

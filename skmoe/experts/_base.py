@@ -165,6 +165,31 @@ class ExpertPool(ABC):
         """Return the pool that predicts once EM has ended: this one."""
         return self
 
+    def pulled(
+        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+    ) -> ExpertPool:
+        """Return the pool whose experts are drawn to their learners' pooled fits.
+
+        Parameters
+        ----------
+        pooled : ExpertPool
+            One expert for each distinct learner, fitted on all rows.
+        learner_of : (n_experts,) array of int
+            Which of them belongs to each expert.
+        strength : float
+            Weight of the expert itself, from 0 (the pooled fit) to 1 (the expert).
+
+        Returns
+        -------
+        ExpertPool
+            Fitted; its scale is that of self.
+        """
+        from ._blended import BlendedPool
+
+        if strength == 1.0:
+            return self
+        return BlendedPool(self, pooled, learner_of, strength)
+
     @property
     def n_parameters(self) -> int:
         """Number of free parameters, noise scales included."""

@@ -33,8 +33,19 @@ class EstimatorPool(ExpertPool):
     not meet gets the floored probability; an expert that met a single class is a
     `sklearn.dummy.DummyClassifier`.
 
+    *Rows that a learner cannot take.* An expert whose learner raises ValueError on its
+    rows (too few neighbours, a class missing), in ``fit`` or when it is asked about
+    the first of them, is fitted on the rows of all experts.
+
     *The same bits for any n_jobs.* Learners without a ``random_state`` of their own
     get one seed an expert, and BLAS runs on one thread while an expert is fitted.
+
+    Attributes
+    ----------
+    fitted : list of estimators
+        The fitted clones.
+    fallbacks : dict of int to str
+        Why experts were fitted on the rows of all although they have rows.
 
     References
     ----------
@@ -44,6 +55,8 @@ class EstimatorPool(ExpertPool):
     """
 
     slack = 1.0
+    fitted: list[Any]
+    fallbacks: dict[int, str] = {}
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
@@ -53,48 +66,66 @@ class EstimatorPool(ExpertPool):
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Fit one clone an expert on its share; an empty share means all rows."""
         self.n_outputs = y.shape[1] if self.classes is None else len(self.classes)
-        self.fitted = self._fit_experts(X, y, routing, [None] * self.n_experts)
+        self.fitted = [None] * self.n_experts
+        self.fallbacks = {}
+        self._fit_experts(X, y, routing)
         return self
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
         """Return a new pool of fresh clones; an empty share keeps the old expert."""
         other = copy.copy(self)
-        other.fitted = self._fit_experts(X, y, routing, self.fitted)
+        other.fitted, other.fallbacks = list(self.fitted), dict(self.fallbacks)
+        other._fit_experts(X, y, routing)
         return other
 
-    def _fit_experts(
-        self, X: Array, y: Array, routing: Routing, old: list[Any]
-    ) -> list[Any]:
+    def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
+        """Fit each expert on its share; on all rows where that does not go."""
         row_mass = routing.row_sums
         target = to_host(y) if self.classes is None else self.classes[to_host(y)]
         if target.ndim == 2 and target.shape[1] == 1:
             target = target[:, 0]
-        shares = []
+        shares = {}
         for k in range(self.n_experts):
             rows, mass, factor = share(routing, k, row_mass)
-            shares.append((to_host(rows), to_host(mass * factor)))
+            if rows.shape[0]:
+                shares[k] = to_host(rows), to_host(mass * factor)
+        fitted = self._fit_each(X, target, shares)
+        failed = {k: e for k, e in fitted.items() if isinstance(e, RuntimeError)}
+
         row_mass = to_host(row_mass)
         everyone = np.flatnonzero(row_mass > 0)
-        for k, (rows, _) in enumerate(shares):
-            if not rows.size and old[k] is None:
-                shares[k] = everyone, row_mass[everyone]
-        busy = [k for k, (rows, _) in enumerate(shares) if rows.size]
+        lost = [
+            k
+            for k in range(self.n_experts)
+            if k in failed or (k not in shares and self.fitted[k] is None)
+        ]
+        pooled = dict.fromkeys(lost, (everyone, row_mass[everyone]))
+        for k, expert in self._fit_each(X, target, pooled).items():
+            if isinstance(expert, RuntimeError):  # the rows are not to blame
+                raise failed.get(k, expert)
+            fitted[k] = expert
+        for k, expert in fitted.items():
+            self.fitted[k] = expert
+            self.fallbacks.pop(k, None)
+        self.fallbacks.update({k: str(error) for k, error in failed.items()})
+
+    def _fit_each(
+        self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]
+    ) -> dict[int, Any]:
+        """Return the expert of each share, or the error of one that its rows cause."""
         fitted = Parallel(n_jobs=self.n_jobs)(
             delayed(_fit_expert)(
                 self.learners[k],
                 k,
-                host_rows(X, shares[k][0]),
-                target[shares[k][0]],
-                shares[k][1],
+                host_rows(X, rows),
+                target[rows],
+                weights,
                 self.seeds[k],
                 self.classes is not None,
             )
-            for k in busy
+            for k, (rows, weights) in shares.items()
         )
-        experts = list(old)
-        for k, expert in zip(busy, fitted, strict=True):
-            experts[k] = expert
-        return experts
+        return dict(zip(shares, fitted, strict=True))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return predictions, or the log probability of each row's label."""
@@ -142,10 +173,11 @@ class EstimatorPool(ExpertPool):
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the learners of ``other`` where ``take`` is True."""
         chosen = copy.copy(self)
-        chosen.fitted = [
-            new if t else old
-            for old, new, t in zip(self.fitted, other.fitted, take, strict=True)
-        ]
+        of = [other if taken else self for taken in take]
+        chosen.fitted = [pool.fitted[k] for k, pool in enumerate(of)]
+        chosen.fallbacks = {
+            k: pool.fallbacks[k] for k, pool in enumerate(of) if k in pool.fallbacks
+        }
         return chosen
 
     def estimators(self) -> list[Any]:
@@ -166,7 +198,11 @@ def _fit_expert(
     seed: int,
     classify: bool,
 ) -> Any:
-    """Fit one clone; runs in a worker process when n_jobs asks for it."""
+    """Fit one clone; runs in a worker process when n_jobs asks for it.
+
+    A ValueError, scikit-learn's word for rows that a learner cannot take, is returned
+    as the RuntimeError that any other error raises.
+    """
     expert = _seeded(clone(learner), seed)
     weight_name = _weight_parameter(expert)
     if weight_name is None:
@@ -181,13 +217,22 @@ def _fit_expert(
     ):
         try:
             if weight_name is None or isinstance(expert, DummyClassifier):
-                return expert.fit(X, target)
-            return expert.fit(X, target, **{weight_name: weights})
+                expert.fit(X, target)
+            else:
+                expert.fit(X, target, **{weight_name: weights})
+            # Neighbours say only now that they are too few.
+            first = take_rows(X, np.zeros(1, dtype=np.intp))
+            expert.predict_proba(first) if classify else expert.predict(first)
+            return expert
         except Exception as error:
-            raise RuntimeError(
+            failure = RuntimeError(
                 f"Expert {k} ({learner!r}) failed to fit on its {len(target)} rows: "
                 f"{type(error).__name__}: {error}"
-            ) from error
+            )
+            if not isinstance(error, ValueError):
+                raise failure from error
+            failure.__cause__ = error
+            return failure
 
 
 def _weight_parameter(learner: BaseEstimator) -> str | None:

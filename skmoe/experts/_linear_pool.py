@@ -102,6 +102,17 @@ class LinearPool(ExpertPool):
         chosen.intercept = np.where(take[:, None], other.intercept, self.intercept)
         return chosen
 
+    def pulled(
+        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+    ) -> ExpertPool:
+        """Return the linear pool of the blended coefficients."""
+        if not isinstance(pooled, LinearPool):
+            return super().pulled(pooled, learner_of, strength)
+        pool, a = copy.copy(self), strength
+        pool.coef = (1.0 - a) * pooled.coef[learner_of] + a * self.coef
+        pool.intercept = (1.0 - a) * pooled.intercept[learner_of] + a * self.intercept
+        return pool
+
     def estimators(self) -> list[Any]:
         """Return fitted Ridge or LinearRegression objects."""
         fitted = []

@@ -195,6 +195,40 @@ class LogisticPool(ExpertPool):
         chosen.met = np.where(take[:, None], other.met, self.met)
         return chosen
 
+    def pulled(
+        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+    ) -> ExpertPool:
+        r"""Return the logistic pool of the blended coefficients.
+
+        That is the geometric pool :math:`p \propto b^{1-a} h^a` of the probabilities.
+        To a class that it did not meet an expert gives its floor.
+        """
+        if strength == 1.0:
+            return self
+        if not isinstance(pooled, LogisticPool):
+            return super().pulled(pooled, learner_of, strength)
+        own_coef, own = self._imputed()
+        base_coef, base = pooled._imputed()
+        pool, a = copy.copy(self), strength
+        pool.coef = (1.0 - a) * base_coef[learner_of] + a * own_coef
+        pool.intercept = (1.0 - a) * base[learner_of] + a * own
+        pool.met = np.ones_like(self.met)
+        return pool
+
+    def _imputed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return coefficients and intercepts where unmet classes are improbable."""
+        met = self.met[:, :, None]
+        count = np.maximum(self.met.sum(axis=1, keepdims=True), 1)
+        coef = np.where(met, self.coef, 0.0).sum(axis=1, keepdims=True) / count[:, None]
+        mean = (
+            np.where(self.met, self.intercept, 0.0).sum(axis=1, keepdims=True) / count
+        )
+        floor = np.log(PROBABILITY_FLOOR / self.met.shape[1])
+        return (
+            np.where(met, self.coef, coef),
+            np.where(self.met, self.intercept, mean + floor),
+        )
+
     def estimators(self) -> list[Any]:
         """Return fitted LogisticRegression objects (a single class: a constant)."""
         assert self.classes is not None

@@ -45,7 +45,8 @@ class BaseGate(BaseEstimator, ABC):
        rows must sum to one in probability;
     4. if it can improve on what it has more cheaply than from scratch, write
        ``update(X, routing)``, which returns a *new* gate and leaves self unchanged;
-    5. if it can count its free parameters, write ``n_parameters``.
+    5. if it can count its free parameters, write ``n_parameters``;
+    6. if its smoothness is for the data to choose, write ``variants()``.
 
     ``X`` is a float array or a scipy CSR matrix if ``accepts_sparse`` is True.
     """
@@ -103,6 +104,18 @@ class BaseGate(BaseEstimator, ABC):
         from sklearn.base import clone
 
         return clone(self).fit(X, routing)
+
+    def variants(self) -> list[BaseGate]:
+        """Return unfitted gates for a mixture to choose from on rows held out.
+
+        Returns
+        -------
+        list of BaseGate
+            The first serves where nothing is held out; here it is the only one.
+        """
+        from sklearn.base import clone
+
+        return [clone(self)]
 
     @property
     def n_parameters(self) -> int:

@@ -1,0 +1,237 @@
+"""What the training rows cannot say: how smooth the gate, how far experts may go.
+
+Out-of-fold terms keep an expert from owning the rows it memorised, but the partition
+itself has seen every y, so bounds of the training rows flatter a mixture. Two choices
+are therefore made on rows that no part of EM saw: the gate among its variants, and the
+strength a with which an expert counts against its learner fitted on all rows. At a = 0
+the mixture is that one learner with noise that varies, so a mixture that brings nothing
+gives way to it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backends import like, namespace, to_host
+from ..experts import ExpertPool
+from ..gates import BaseGate
+from ._cross_fit import content_folds
+from ._problem import EMResult, Problem, State
+from ._settle import Pooled, rescaled, routed, settle
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Weights of an expert against its pooled fit."""
+
+PARTS = 4
+"""One row in so many is held out."""
+
+SPLITS = ((1_000, 4), (4_000, 2))
+"""Below so many rows, so many parts are held out in turn; else one."""
+
+FEW_ROWS = 4
+"""With fewer rows an expert than this nothing is held out."""
+
+GATE_UPDATES = 3
+"""Updates of a gate when its smoothness changes."""
+
+MORE_SQUARED, MORE_ERRORS = 0.005, 0.0025
+"""How much worse point predictions may be than the pooled fit's: share of its squared
+error, share of the rows."""
+
+SETTLE_PASSES, GATE_PASSES = 8, 1
+"""Passes of experts and gate, and of the gate after experts were pulled."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows to learn from and rows held out.
+
+    Attributes
+    ----------
+    train, test : Problem
+    rows : (n_samples,) array of bool
+        Which rows are those to learn from.
+    """
+
+    train: Problem
+    test: Problem
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What the rows held out say of one split.
+
+    Attributes
+    ----------
+    table : (n_gates, n_strengths) array
+        Mean log-likelihood a row of the mixture, as predict routes it.
+    losses : (n_gates, n_strengths) array
+        How wrong its point predictions are; see `loss`.
+    single : float
+        The same of the best learner alone, with one noise scale.
+    models : list of (gate, pool)
+        For each gate the mixture of unpulled experts.
+    """
+
+    table: np.ndarray
+    losses: np.ndarray
+    single: float
+    models: list[tuple[BaseGate, ExpertPool]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes
+    ----------
+    gate : int
+        Which variant.
+    strength : float
+        Weight of the experts against their pooled fits.
+    mixture, pooled, single : float
+        Held-out log-likelihood a row of the mixture chosen, of the best one whose
+        experts are the pooled fit, and of one learner with one noise scale.
+    """
+
+    gate: int = 0
+    strength: float = 1.0
+    mixture: float = np.nan
+    pooled: float = np.nan
+    single: float = np.nan
+
+
+def count_splits(problem: Problem) -> int:
+    """Return how many splits the choices are made on, at most; 0 if rows are few."""
+    n_rows = problem.sample_weight.shape[0]
+    if n_rows < FEW_ROWS * problem.n_experts:
+        return 0
+    return next((count for rows, count in SPLITS if n_rows < rows), 1)
+
+
+def splits(problem: Problem, groups: np.ndarray | None) -> list[Split]:
+    """Return the splits that the choices are made on."""
+    count = count_splits(problem)
+    if count == 0:
+        return []
+    part = content_folds(problem, PARTS, problem.seed + 1, groups)
+    n_parts = int(part.max()) + 1
+    if n_parts == 1:
+        return []
+    return [
+        Split(_rows(problem, part != s), _rows(problem, part == s), part != s)
+        for s in range(min(count, n_parts))
+    ]
+
+
+def _rows(problem: Problem, kept: np.ndarray) -> Problem:
+    return problem.take(like(np.flatnonzero(kept), problem.sample_weight))
+
+
+def hold_out(
+    split: Split,
+    result: EMResult,
+    gates: Sequence[BaseGate],
+    top_k: int | None,
+) -> HeldOut:
+    """Try each gate and strength on the rows held out.
+
+    Parameters
+    ----------
+    split : Split
+    result : EMResult
+        The best run on the rows to learn from.
+    gates : sequence of BaseGate
+        Variants of the gate.
+    top_k : int or None
+        Experts that predict asks.
+    """
+    train, test, rigid = split.train, split.test, result.pool.slack == 0
+    pooled = Pooled.of(train, result.pool)
+    pooled_new = pooled.finished(train)
+    single = _single(split, pooled, pooled_new)
+    mass, pool = result.resp.scaled(train.sample_weight), result.pool
+    new = pool.finished(train.X, train.y, mass)
+    asked = new
+    if not rigid:  # the experts stay: ask them once
+        pool, pooled = train.remember(pool), pooled.remember(train)
+        asked, pooled_new = test.remember(new), pooled_new.remember(test)
+    table, models = np.empty((len(gates), len(STRENGTHS))), []
+    losses = np.empty_like(table)
+    for i, variant in enumerate(gates):
+        gate = copy.copy(result.gate).set_params(**variant.get_params())
+        for _ in range(GATE_UPDATES):
+            gate = gate.update(train.X_gate, mass)
+        state = settle(train, gate, pool, top_k, SETTLE_PASSES, learn=rigid)
+        if rigid:
+            own = state.resp.scaled(train.sample_weight)
+            asked = new = state.pool.finished(train.X, train.y, own)
+        models.append((state.gate, copy.copy(new)))
+        models[-1][1].scale = state.pool.scale
+        for j, strength in enumerate(STRENGTHS):
+            judge = rescaled(train, pooled.pull(state.pool, strength), state.resp)
+            last = settle(train, state.gate, judge, top_k, GATE_PASSES, learn=False)
+            final = copy.copy(pooled_new.pull(asked, strength))
+            final.scale = last.pool.scale
+            state_new = routed(test, last.gate, final, top_k)
+            table[i, j], losses[i, j] = state_new.bound, loss(test, state_new)
+    return HeldOut(table, losses, single, models)
+
+
+def loss(problem: Problem, state: State) -> float:
+    """Return how wrong the point prediction of a routed state is.
+
+    Regression: mean squared error. Classification: share of the rows whose label has
+    less than half of the probability, which for two classes is the error rate.
+    """
+    terms, weight = state.terms, problem.sample_weight
+    xp = namespace(weight)
+    gate = xp.exp(terms.log_gate)
+    if problem.y.ndim == 1:
+        wrong = xp.sum(gate * xp.exp(terms.log_lik), axis=1) < 0.5
+        error = xp.astype(wrong, weight.dtype)
+    else:
+        mean = xp.sum(gate[:, :, None] * terms.values, axis=1)
+        error = xp.sum((problem.y - mean) ** 2, axis=1)
+    return float(to_host(xp.sum(weight * error) / xp.sum(weight)))
+
+
+def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
+    """Return the held-out log-likelihood of the best learner alone."""
+    train, test = split.train, split.test
+    judge = rescaled(train, pooled.pool, pooled.everyone(train))
+    alone = copy.copy(new.pool)
+    alone.scale = judge.scale
+    scores = alone.log_likelihood(test.X, test.y, pooled.everyone(test))
+    xp, weight = namespace(scores), test.sample_weight
+    means = xp.sum(weight[:, None] * scores, axis=0) / xp.sum(weight)
+    return float(np.max(to_host(means)))
+
+
+def choose(held: Sequence[HeldOut], split: Sequence[Split]) -> Choice:
+    """Return the gate and strength with the best held-out log-likelihood.
+
+    Of those whose point predictions are about as good as the pooled fit's, at least:
+    on a target of few values sharp densities may pay although means get worse.
+    """
+    weights = [float(to_host(s.test.sample_weight).sum()) for s in split]
+    table = np.average([h.table for h in held], axis=0, weights=weights)
+    losses = np.average([h.losses for h in held], axis=0, weights=weights)
+    classes = split[0].test.y.ndim == 1
+    most = losses[:, 0].min() * (1.0 if classes else 1.0 + MORE_SQUARED)
+    most += MORE_ERRORS if classes else 0.0
+    gate, at = np.unravel_index(
+        np.argmax(np.where(losses <= most, table, -np.inf)), table.shape
+    )
+    return Choice(
+        int(gate),
+        STRENGTHS[at],
+        mixture=float(table[gate, at]),
+        pooled=float(table[:, 0].max()),
+        single=float(np.average([h.single for h in held], weights=weights)),
+    )

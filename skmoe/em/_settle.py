@@ -1,0 +1,157 @@
+r"""The last passes: EM on the experts that predict will ask.
+
+EM lets a row choose its experts with y in hand. Predict has x alone: it asks the
+``top_k`` that the gate prefers, with the gate's probabilities renormalised. Where the
+gate is unsure the two differ, and what counts is
+
+    R = (1/Σs) Σ_i s_i log Σ_{k ∈ top(x_i)} g̃_k(x_i) p_k(y_i | x_i)
+
+So the last passes take the gate's choice as the support: responsibilities, gate,
+experts and noise scales are those of the rows as predict routes them. The support
+moves with the gate, so R may fall; the pass with the best R is kept.
+
+Then experts may be pulled to the pooled fit, their learner fitted on all rows. How
+much is not for the training rows to say: see `_choose`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+
+from ..backends import namespace
+from ..experts import ExpertPool
+from ..gates import BaseGate
+from ..routing import Routing
+from ._cross_fit import CrossFitPool
+from ._engine import evaluate, expect, update_pool
+from ._problem import Problem, State
+from ._shared import all_rows
+
+PATIENCE = 2
+"""Passes without progress before the best is taken."""
+
+LAST_PASSES = 20
+"""Passes on the gate's own support, at most, once EM has ended."""
+
+
+def routed(
+    problem: Problem, gate: BaseGate, pool: ExpertPool, top_k: int | None
+) -> State:
+    """Return the state of a model whose rows go where the gate alone sends them."""
+    choice = gate.route(problem.X_gate, top_k)
+    xp, weights = namespace(choice.weights), choice.weights
+    tiny = float(np.finfo(np.float32).tiny)
+    log_gate = xp.log(xp.where(weights > tiny, weights, xp.full_like(weights, tiny)))
+    support = choice.with_weights(log_gate)
+    return expect(problem, gate, pool, [(support, evaluate(problem, pool, support))])
+
+
+def settle(
+    problem: Problem,
+    gate: BaseGate,
+    pool: ExpertPool,
+    top_k: int | None,
+    n_pass: int,
+    *,
+    learn: bool,
+) -> State:
+    """Run passes on the gate's own support; return the best, whose bound is R.
+
+    Parameters
+    ----------
+    problem : Problem
+    gate, pool : BaseGate, ExpertPool
+        Where EM ended.
+    top_k : int or None
+        Experts that predict asks.
+    n_pass : int
+        Passes, at most.
+    learn : bool
+        Whether experts are trained too; else only the gate and the noise scales.
+    """
+    state = best = routed(problem, gate, pool, top_k)
+    stalled = 0
+    for _ in range(n_pass):
+        mass = state.resp.scaled(problem.sample_weight)
+        gate = state.gate.update(problem.X_gate, mass)
+        if learn:
+            pool, *_ = update_pool(problem, state, mass)
+        else:
+            pool = state.pool.rescale(problem.y, state.terms.values, mass)
+        state = routed(problem, gate, pool, top_k)
+        stalled = 0 if state.bound > best.bound + problem.tol else stalled + 1
+        best = state if state.bound > best.bound else best
+        if stalled >= PATIENCE:
+            break
+    return best
+
+
+# ------------------------------------------------------------------ pooled fits
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """Each distinct learner, fitted on all rows: what experts are pulled to.
+
+    Attributes
+    ----------
+    pool : ExpertPool
+        One expert for each distinct learner.
+    learner_of : (n_experts,) array of int
+        Which of them belongs to each expert.
+    """
+
+    pool: ExpertPool
+    learner_of: np.ndarray
+
+    @classmethod
+    def of(cls, problem: Problem, pool: ExpertPool) -> Pooled:
+        """Fit the learners of a pool, judged as the pool judges its own.
+
+        Classifiers beside a shared expert are pulled to that one.
+        """
+        if problem.shared is not None and pool.classes is not None:
+            return cls(problem.shared.judge, np.zeros(pool.n_experts, dtype=np.intp))
+        keys = [joblib.hash(learner) for learner in pool.learners]
+        _, first, learner_of = np.unique(keys, return_index=True, return_inverse=True)
+        few = _some(pool, first)
+        if isinstance(pool, CrossFitPool):
+            few = CrossFitPool(_some(pool.pool, first), pool.folds)
+        few.fit(problem.X, problem.y, all_rows(problem, len(first)))
+        return cls(few, learner_of)
+
+    def everyone(self, problem: Problem) -> Routing:
+        """Return the routing that gives each learner all rows, with their weights."""
+        return all_rows(problem, self.pool.n_experts)
+
+    def pull(self, pool: ExpertPool, strength: float) -> ExpertPool:
+        """Return a pool of blended experts."""
+        return pool.pulled(self.pool, self.learner_of, strength)
+
+    def remember(self, problem: Problem) -> Pooled:
+        """Return learners that know already what they say of the rows."""
+        return Pooled(problem.remember(self.pool), self.learner_of)
+
+    def finished(self, problem: Problem) -> Pooled:
+        """Return the learners for new rows."""
+        if problem.shared is not None and self.pool is problem.shared.judge:
+            return Pooled(problem.shared.pool, self.learner_of)
+        done = self.pool.finished(problem.X, problem.y, self.everyone(problem))
+        return Pooled(done, self.learner_of)
+
+
+def _some(pool: ExpertPool, which: np.ndarray) -> ExpertPool:
+    """Return an unfitted pool of some of the learners."""
+    few = copy.copy(pool)
+    few.learners = [pool.learners[k] for k in which]
+    few.seeds = [pool.seeds[k] for k in which]
+    few.n_experts = len(few.learners)
+    return few
+
+
+def rescaled(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
+    """Return the pool with the noise scales of what it says."""
+    values = pool.evaluate(problem.X, problem.y, resp)
+    return pool.rescale(problem.y, values, resp.scaled(problem.sample_weight))

@@ -1,0 +1,341 @@
+"""From starts to a mixture that predicts.
+
+Where experts are judged out of fold: runs from all starts on part of the rows; the
+choice of gate and strength on the rest; one run on all rows, from where the best left
+off; the last passes. Where they are judged in sample: runs from all starts on all rows,
+and the last passes of the best.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from ..backends import Array, like, namespace
+from ..experts import ExpertPool, make_pool
+from ..gates import BaseGate
+from ..routing import Routing
+from ._choose import (
+    Choice,
+    HeldOut,
+    Split,
+    choose,
+    count_splits,
+    hold_out,
+    splits,
+)
+from ._cross_fit import CrossFitPool, numbers
+from ._engine import begin, resume, run
+from ._problem import EMResult, Problem, State
+from ._settle import LAST_PASSES, Pooled, rescaled, settle
+from ._shared import Shared
+from ._starts import PORTFOLIO, STARTS, initial
+
+SHORT, SHORT_FLEXIBLE = 20, 2
+"""Passes of a start while rows are held out: of grouped pools, of other learners."""
+
+FEW_PASSES = 4
+"""Last passes by which starts are compared."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start: its kind, how many of that kind went before, its seed."""
+
+    kind: str
+    number: int
+    seed: int
+
+
+class Run(Protocol):
+    """Runs EM from a state that is made when its turn comes.
+
+    ``stopped`` tells that no further starts are wanted.
+    """
+
+    stopped: bool
+
+    def __call__(
+        self, problem: Problem, name: str, make_state: Callable[[], State]
+    ) -> EMResult:
+        """Run EM."""
+        ...
+
+
+KINDS = ("linear", "uniform", *STARTS)
+"""Kinds of starts that a user may name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that training needs beyond the problem.
+
+    Attributes
+    ----------
+    gates : sequence of BaseGate
+        Unfitted variants of the gate, to be chosen from; the first serves the starts.
+    pool : ExpertPool
+        Unfitted; it judges the training rows as they are to be judged.
+    starts : sequence of Start
+    top_k : int or None
+        Experts that predict asks.
+    choice : Choice or None
+        Gate and strength; None chooses them on rows held out.
+    average : bool
+        Whether cross-fitted experts become the means of their fold models.
+    groups : (n_samples,) array or None
+        Rows of a group are held out together.
+    resp : Routing or None
+        Responsibilities given by the user, for starts of kind "given".
+    shared : ExpertPool or None
+        The shared expert, unfitted.
+    """
+
+    gates: Sequence[BaseGate]
+    pool: ExpertPool
+    starts: Sequence[Start]
+    top_k: int | None
+    choice: Choice | None
+    average: bool = False
+    groups: np.ndarray | None = None
+    resp: Routing | None = None
+    shared: ExpertPool | None = None
+
+    def left_over(self, problem: Problem) -> Problem:
+        """Return what a shared expert, if there is one, leaves over of a problem."""
+        if self.shared is None:
+            return problem
+        shared = Shared.of(problem, copy.copy(self.shared), self.groups)
+        return shared.left_over(problem, new=False)
+
+    def take(self, rows: np.ndarray) -> Plan:
+        """Return the plan for some of the rows."""
+        pool = self.pool
+        if isinstance(pool, CrossFitPool):
+            pool = pool.of_rows(rows)
+        groups = None if self.groups is None else self.groups[rows]
+        resp = self.resp
+        if resp is not None:
+            resp = resp.take(like(np.flatnonzero(rows), resp.indices))
+        return replace(self, pool=pool, groups=groups, resp=resp)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A trained mixture.
+
+    Attributes
+    ----------
+    gate, pool : BaseGate, ExpertPool
+        What predicts.
+    own : ExpertPool
+        The experts before they were pulled.
+    resp : Routing
+        Responsibilities of the training rows, as predict routes them.
+    bound : float
+        Mean log-likelihood a training row as predict routes it, of experts judged as
+        in EM.
+    run : EMResult
+        The run of EM that it ended.
+    choice : Choice
+    problem : Problem
+        What was learned: that of the residuals beside a shared expert.
+    """
+
+    gate: BaseGate
+    pool: ExpertPool
+    own: ExpertPool
+    resp: Routing
+    bound: float
+    run: EMResult
+    choice: Choice
+    problem: Problem
+
+
+def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
+    """Train a mixture: that of the best plan.
+
+    Parameters
+    ----------
+    problem : Problem
+    plans : sequence of Plan
+        Where there are several, rows held out choose.
+    run_one : callable
+        Runs EM from one start, under the eyes of who is watching.
+    """
+    parts = splits(problem, plans[0].groups) if plans[0].choice is None else []
+    if not parts:
+        plan = plans[0]
+        problem = plan.left_over(problem)
+        best = max(run_all(problem, plan, run_one), key=lambda found: found.lower_bound)
+        return finish(problem, best, plan, plan.choice or Choice())
+
+    tried = [_hold_out(parts, plan, run_one) for plan in plans]
+    choices = [choose(held, parts) for held in tried]
+    won = int(np.argmax([choice.mixture for choice in choices]))
+    plan, choice, held = plans[won], choices[won], tried[won]
+    problem = plan.left_over(problem)
+    gate = plan.gates[choice.gate]
+    start = resume(problem, *held[0].models[choice.gate]).resp
+    result = run_one(problem, "chosen", lambda: begin(problem, gate, plan.pool, start))
+    return finish(problem, result, plan, choice)
+
+
+def _hold_out(parts: Sequence[Split], plan: Plan, run_one: Run) -> list[HeldOut]:
+    """Return what the rows held out say of a plan."""
+    held = []
+    for part in parts:
+        few = plan.take(part.rows)
+        learn, test = few.left_over(part.train), part.test
+        if learn.shared is not None:
+            test = learn.shared.left_over(test, new=True)
+        part = replace(part, train=learn, test=test)
+        runs = run_all(shortened(learn, few.pool), few, run_one)
+        worth = [_worth(learn, found, plan.top_k) for found in runs]
+        best = runs[int(np.argmax(worth))]
+        held.append(hold_out(part, best, plan.gates, plan.top_k))
+    return held
+
+
+def run_all(problem: Problem, plan: Plan, run_one: Run) -> list[EMResult]:
+    """Run EM from every start."""
+
+    def first(start: Start) -> State:
+        resp = _responsibilities(problem, plan, start)
+        return begin(problem, plan.gates[0], plan.pool, resp)
+
+    results = []
+    for start in plan.starts:
+        results.append(run_one(problem, start.kind, functools.partial(first, start)))
+        if run_one.stopped:
+            break
+    return results
+
+
+def count_runs(problem: Problem, plans: Sequence[Plan]) -> int:
+    """Return how many runs of EM there will be, at most."""
+    if plans[0].choice is not None:
+        return len(plans[0].starts)
+    return count_splits(problem) * sum(len(plan.starts) for plan in plans) + 1
+
+
+def shortened(problem: Problem, pool: ExpertPool) -> Problem:
+    """Return the problem with the passes that a start is judged after."""
+    n_pass = SHORT if pool.slack == 0 else SHORT_FLEXIBLE
+    return replace(problem, max_iter=min(problem.max_iter, n_pass))
+
+
+def _worth(problem: Problem, result: EMResult, top_k: int | None) -> float:
+    """Return the bound of a run as predict routes the rows, after a few passes."""
+    if top_k is None or top_k >= problem.n_experts:
+        return result.lower_bound
+    learn = result.pool.slack == 0
+    model = result.gate, result.pool
+    return settle(problem, *model, top_k, FEW_PASSES, learn=learn).bound
+
+
+# ------------------------------------------------------------------- starts
+def _responsibilities(problem: Problem, plan: Plan, start: Start) -> Routing:
+    if start.kind == "given":
+        assert plan.resp is not None
+        return plan.resp
+    if start.kind == "uniform":
+        shape = (problem.sample_weight.shape[0], problem.n_experts)
+        even = np.full(shape, 1.0 / problem.n_experts)
+        return Routing.from_dense(like(even, problem.sample_weight))
+    if start.kind == "linear":
+        return linear_start(problem, plan, start)
+    return initial(problem, start.kind, start.number, start.seed)
+
+
+def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
+    """Return the responsibilities of a mixture of linear experts of the same gate.
+
+    Linear experts find regimes in a fraction of the time of flexible ones, and cannot
+    memorise rows; of the starts of every kind the best is taken.
+    """
+    random, pool = np.random.RandomState(start.seed), plan.pool
+    X = _linear_view(problem)
+    learner = Ridge() if pool.classes is None else LogisticRegression()
+    linear = make_pool(
+        [learner] * problem.n_experts,
+        n_features=X.shape[1],
+        likelihood=pool.likelihood,
+        classes=pool.classes,
+    )
+    problem = replace(problem, X=X, max_iter=min(problem.max_iter, SHORT))
+    results = []
+    for kind in PORTFOLIO:
+        seed = int(random.randint(2**31 - 1))
+        resp = initial(problem, kind, start.number, seed)
+        results.append(run(problem, begin(problem, plan.gates[0], linear, resp)))
+    return max(results, key=lambda found: _worth(problem, found, plan.top_k)).resp
+
+
+def _linear_view(problem: Problem) -> Array:
+    """Return what experts see, as numbers."""
+    if problem.X is problem.X_gate:
+        return problem.X
+    X, weight = numbers(problem.on_host().X), problem.sample_weight
+    if issparse(X):
+        return X if namespace(weight) is np else problem.X_gate
+    return like(X, weight, problem.X_gate.dtype)
+
+
+# --------------------------------------------------------------------- the end
+def finish(
+    problem: Problem,
+    result: EMResult,
+    plan: Plan,
+    choice: Choice,
+) -> Mixture:
+    """Return the mixture that predicts: last passes, pull, and models for new rows."""
+    gate, pool, resp, bound = result.gate, result.pool, result.resp, result.lower_bound
+    sparse = plan.top_k is not None and plan.top_k < problem.n_experts
+    if sparse:
+        learn = pool.slack == 0
+        state = settle(problem, gate, pool, plan.top_k, LAST_PASSES, learn=learn)
+        gate, pool, resp, bound = state.gate, state.pool, state.resp, state.bound
+    judge = last_judge(problem, pool, resp, plan.average)
+    own = predictor(problem, judge, resp, plan.average)
+    if choice.strength == 1.0:
+        return Mixture(gate, own, own, resp, bound, result, choice, problem)
+
+    pooled = Pooled.of(problem, judge)
+    final = copy.copy(pooled.finished(problem).pull(own, choice.strength))
+    if judge.slack > 0:  # the experts stay: ask them once
+        judge, pooled = problem.remember(judge), pooled.remember(problem)
+    pulled = rescaled(problem, pooled.pull(judge, choice.strength), resp)
+    last = settle(problem, gate, pulled, plan.top_k, LAST_PASSES, learn=False)
+    final.scale = last.pool.scale
+    model = last.gate, final, own, last.resp, last.bound
+    return Mixture(*model, result, choice, problem)
+
+
+def last_judge(
+    problem: Problem, pool: ExpertPool, resp: Routing, average: bool
+) -> ExpertPool:
+    """Return the pool of the last noise scales: of more folds if "auto" chose."""
+    if not isinstance(pool, CrossFitPool) or pool.final_folds is None:
+        return pool
+    if not average and pool.scale is None:
+        return pool
+    mass = resp.scaled(problem.sample_weight)
+    more = CrossFitPool(pool.pool, pool.final_folds).fit(problem.X, problem.y, mass)
+    return rescaled(problem, more, resp)
+
+
+def predictor(
+    problem: Problem, judge: ExpertPool, resp: Routing, average: bool
+) -> ExpertPool:
+    """Return the pool that answers for new rows, with the scales of the judge."""
+    if average and isinstance(judge, CrossFitPool):
+        return judge.averaged()
+    return judge.finished(problem.X, problem.y, resp.scaled(problem.sample_weight))

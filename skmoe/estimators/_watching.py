@@ -1,0 +1,83 @@
+"""EM under the eyes of callbacks and of ``verbose``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..em import EMResult, PassInfo, Problem, State, run
+
+
+class Watched:
+    """Runs EM from one start after another, each a task of scikit-learn's callbacks.
+
+    Parameters
+    ----------
+    estimator : BaseMoE
+    problem : Problem
+        Of all rows.
+    n_runs : int
+        How many runs there will be, at most.
+    attributes : callable
+        ``attributes(problem, state)`` returns the fitted attributes of a state, for
+        callbacks that score it.
+
+    Attributes
+    ----------
+    stopped : bool
+        Whether a callback asked for no further starts.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        problem: Problem,
+        n_runs: int,
+        attributes: Callable[[Problem, State], dict[str, Any]],
+    ) -> None:
+        self.estimator, self.problem, self.attributes = estimator, problem, attributes
+        self.stopped, self.n_runs = False, 0
+        self.root = estimator._init_callback_context(max_subtasks=n_runs)
+        self.root.call_on_fit_task_begin(**self._task(problem))
+
+    def _task(self, problem: Problem) -> dict[str, Any]:
+        return {"estimator": self.estimator, "X": problem.X, "y": problem.y}
+
+    def __call__(
+        self, problem: Problem, name: str, make_state: Callable[[], State]
+    ) -> EMResult:
+        """Run EM from one start."""
+        self.n_runs += 1
+        start = self.root.subcontext(task_name="start", max_subtasks=problem.max_iter)
+        start.call_on_fit_task_begin(**self._task(problem))
+
+        def open_pass() -> Callable[[PassInfo, State], bool]:
+            task = start.subcontext(task_name="pass")
+            task.call_on_fit_task_begin(**self._task(problem))
+
+            def close_pass(info: PassInfo, state: State) -> bool:
+                self._print(problem, name, info)
+                return task.call_on_fit_task_end(
+                    **self._task(problem),
+                    reconstruction_attributes=lambda: self.attributes(problem, state),
+                )
+
+            return close_pass
+
+        result = run(problem, make_state(), open_pass)
+        stop = start.call_on_fit_task_end(**self._task(problem))
+        self.stopped = self.stopped or bool(stop)
+        return result
+
+    def close(self) -> None:
+        """Tell the callbacks that fit has ended."""
+        self.root.call_on_fit_task_end(**self._task(self.problem))
+
+    def _print(self, problem: Problem, name: str, info: PassInfo) -> None:
+        if self.estimator.verbose:
+            print(
+                f"[{type(self.estimator).__name__}] start {self.n_runs} ({name}) "
+                f"pass {info.n_pass:3d}  bound {info.bound: .6f}  "
+                f"gain {info.gain:.1e}  experts updated "
+                f"{info.experts_accepted}/{problem.n_experts}"
+            )

@@ -1,0 +1,126 @@
+"""Experts pulled to the pooled fit: their learner, fitted on all rows."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+
+from ..backends import Array, filled, like, namespace
+from ..routing import Routing
+from ._averaged import AveragedClassifier, AveragedRegressor
+from ._base import ExpertPool
+
+
+class BlendedPool(ExpertPool):
+    r"""A pool whose answers are drawn to what its learners say when fitted on all rows.
+
+    .. math:: \mu_k(x) = (1 - a) \, b_k(x) + a \, h_k(x)
+
+    for means and for class probabilities, where h is the expert and b its learner
+    fitted on all rows [1]_. It is fitted already: it judges and predicts.
+
+    Parameters
+    ----------
+    pool : ExpertPool
+        The experts, h.
+    pooled : ExpertPool
+        One fitted expert for each distinct learner, b.
+    learner_of : (n_experts,) array of int
+        Which of the pooled ones belongs to each expert.
+    strength : float
+        a, in [0, 1): the weight of the expert itself.
+
+    References
+    ----------
+    .. [1] A. Gelman and J. Hill, "Data analysis using regression and
+       multilevel/hierarchical models", Cambridge University Press (2007), ch. 12.
+    """
+
+    def __init__(
+        self,
+        pool: ExpertPool,
+        pooled: ExpertPool,
+        learner_of: np.ndarray,
+        strength: float,
+    ) -> None:
+        super().__init__(
+            pool.learners,
+            likelihood=pool.likelihood,
+            classes=pool.classes,
+            seeds=pool.seeds,
+            n_jobs=pool.n_jobs,
+        )
+        self.slack = pool.slack
+        self.scale = pool.scale
+        self.pool, self.pooled = pool, pooled
+        self.learner_of, self.strength = learner_of, strength
+
+    @classmethod
+    def supports(cls, estimator: Any, n_features: int) -> bool:
+        """Tell whether the pool trains a learner: it blends trained ones."""
+        return False
+
+    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Raise: both parts are fitted already."""
+        raise TypeError("BlendedPool joins fitted pools; fit those.")
+
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return a pool with the experts of ``other`` where ``take`` is True."""
+        chosen = copy.copy(self)
+        chosen.pool = self.pool.swap(other.pool, take)
+        return chosen
+
+    def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return blended predictions, or log probabilities of each row's label."""
+        base = self._at(routing, self.pooled.evaluate(X, y, self._everyone(routing)))
+        if self.strength == 0.0:
+            return base
+        own = self.pool.evaluate(X, y, routing)
+        if self.classes is None:
+            return self._blend(base, own)
+        xp = namespace(own)
+        return xp.log(self._blend(xp.exp(base), xp.exp(own)))
+
+    def predict(self, X: Array, routing: Routing) -> Array:
+        """Return each entry's mean or class probabilities."""
+        base = self._at(routing, self.pooled.predict(X, self._everyone(routing)))
+        if self.strength == 0.0:
+            return base
+        return self._blend(base, self.pool.predict(X, routing))
+
+    def _blend(self, base: Array, own: Array) -> Array:
+        return (1.0 - self.strength) * base + self.strength * own
+
+    def _everyone(self, routing: Routing) -> Routing:
+        """Return the routing of all rows to all pooled learners."""
+        ones = np.ones((routing.shape[0], self.pooled.n_experts))
+        return Routing.from_dense(like(ones, routing.weights, routing.weights.dtype))
+
+    def _at(self, routing: Routing, base: Array) -> Array:
+        """Return pooled values (n, u, q) at the entries of a routing, (n, m, q)."""
+        xp = namespace(base)
+        learner_of = like(self.learner_of, routing.indices)
+        flat = xp.reshape(filled(routing.indices), (-1,))
+        which = xp.reshape(xp.take(learner_of, flat), routing.shape)
+        found = xp.take_along_axis(base, which[:, :, None], axis=1)
+        absent = (routing.indices < 0)[:, :, None]
+        return xp.where(absent, xp.zeros_like(found), found)
+
+    def estimators(self) -> list[Any]:
+        """Return one estimator an expert: the weighted mean of the two."""
+        pooled = [self.pooled.estimators()[i] for i in self.learner_of]
+        if self.strength == 0.0:
+            return pooled
+        kind = AveragedRegressor if self.classes is None else AveragedClassifier
+        weights = [1.0 - self.strength, self.strength]
+        return [
+            kind([base, own], weights)
+            for base, own in zip(pooled, self.pool.estimators(), strict=True)
+        ]
+
+    def count_parameters(self) -> int:
+        """Return those of the experts that have a say, and of the pooled learners."""
+        own = self.pool.count_parameters() if self.strength else 0
+        return own + self.pooled.count_parameters()
