@@ -39,20 +39,29 @@ def data(n=240, seed=0):
     return X, y, np.digitize(y, [-0.5, 0.5])
 
 
-COMMON = {"n_experts": 3, "n_init": 2, "max_iter": 3, "random_state": 0}
+COMMON = {
+    "n_experts": 3,
+    "cross_fit": None,
+    "n_init": 2,
+    "max_iter": 3,
+    "random_state": 0,
+}
+HELD_OUT = {**COMMON, "cross_fit": "auto"}
 MIXTURES = {
     "ridge": MoERegressor(**COMMON),
     "ridge dense": MoERegressor(top_k=None, **COMMON),
-    "ridge cross-fitted": MoERegressor(top_k=1, cross_fit=3, **COMMON),
+    "ridge held out": MoERegressor(**HELD_OUT),
+    "ridge cross-fitted": MoERegressor(top_k=1, **{**COMMON, "cross_fit": 3}),
     "ridge without intercept": MoERegressor(Ridge(fit_intercept=False), **COMMON),
     "constant gate": MoERegressor(gate="constant", **COMMON),
     "logistic": MoEClassifier(**COMMON),
     "logistic dense": MoEClassifier(top_k=None, **COMMON),
-    "trees": MoERegressor(DecisionTreeRegressor(max_depth=3), **COMMON),
+    "logistic held out": MoEClassifier(**HELD_OUT),
+    "trees": MoERegressor(DecisionTreeRegressor(max_depth=3), **HELD_OUT),
     "tree classifiers": MoEClassifier(DecisionTreeClassifier(max_depth=3), **COMMON),
     "mixed": MoEClassifier(
         [DecisionTreeClassifier(max_depth=2), LogisticRegression(), None][:2],
-        **{**COMMON, "n_experts": 2},
+        **{**HELD_OUT, "n_experts": 2},
     ),
 }
 PARAMS = [pytest.param(model, id=name) for name, model in MIXTURES.items()]
@@ -153,7 +162,7 @@ def test_warm_start_on_a_device(guarded):
     assert model.fit(put(X), put(y)).lower_bound_ >= before
 
 
-@pytest.mark.parametrize("model", [PARAMS[0], PARAMS[5]])
+@pytest.mark.parametrize("model", [PARAMS[0], PARAMS[6]])
 def test_bad_input_on_a_device(guarded, model):
     X, y = data()[0], target(model)
     with pytest.raises(NotFittedError):
@@ -302,7 +311,8 @@ def test_sparse_rows_are_never_made_dense(backend, top_k):
     y = (columns % 2).sum(axis=1) > 2
     gate = SoftmaxGate(max_iter=5, update_iter=2)
     options = {"n_experts": 3, "top_k": top_k, "gate": gate, "init": "tree"}
-    model = MoEClassifier(LogisticRegression(tol=1), n_init=1, max_iter=2, **options)
+    options |= {"cross_fit": None, "n_init": 1, "max_iter": 2}
+    model = MoEClassifier(LogisticRegression(tol=1), **options)
     tracemalloc.start()
     try:
         model.set_params(backend=backend).fit(X, y).predict_proba(X)
@@ -322,7 +332,8 @@ def test_a_row_is_checked_once_and_needs_no_numba():
         from skmoe import MoEClassifier
         from skmoe.estimators import _validation
         X = np.random.default_rng(0).normal(size=(90, 3))
-        model = MoEClassifier(n_experts=2, n_init=1, max_iter=2).fit(X, X[:, 0] > 0)
+        model = MoEClassifier(n_experts=2, cross_fit=None, n_init=1, max_iter=2)
+        model.fit(X, X[:, 0] > 0)
         calls = []
         check = _validation.check_array
         def counted(*args, **kwargs):

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends import like, namespace, to_host
-from ..experts import ExpertPool
-from ..gates import BaseGate
+from ..experts import MOST, ExpertPool
+from ..gates import BaseGate, ConstantGate
 from ._cross_fit import content_folds
 from ._problem import EMResult, Problem, State
 from ._settle import Pooled, rescaled, routed, settle
@@ -29,8 +29,9 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PARTS = 4
 """One row in so many is held out."""
 
-SPLITS = ((1_000, 4), (4_000, 2))
-"""Below so many rows, so many parts are held out in turn; else one."""
+SPLITS, SPLITS_FLEXIBLE = ((1_000, 4), (4_000, 2)), ((1_000, 2),)
+"""Below so many rows, so many parts are held out in turn; else one. Learners that are
+fitted one by one cost more."""
 
 FEW_ROWS = 4
 """With fewer rows an expert than this nothing is held out."""
@@ -72,6 +73,9 @@ class HeldOut:
         Mean log-likelihood a row of the mixture, as predict routes it.
     losses : (n_gates, n_strengths) array
         How wrong its point predictions are; see `loss`.
+    blind : (n_gates, n_strengths) array
+        Log-likelihood of the same experts under a gate that ignores x; NaN where they
+        are very many.
     single : float
         The same of the best learner alone, with one noise scale.
     models : list of (gate, pool)
@@ -80,6 +84,7 @@ class HeldOut:
 
     table: np.ndarray
     losses: np.ndarray
+    blind: np.ndarray
     single: float
     models: list[tuple[BaseGate, ExpertPool]]
 
@@ -94,29 +99,32 @@ class Choice:
         Which variant.
     strength : float
         Weight of the experts against their pooled fits.
-    mixture, pooled, single : float
-        Held-out log-likelihood a row of the mixture chosen, of the best one whose
-        experts are the pooled fit, and of one learner with one noise scale.
+    mixture, blind, pooled, single : float
+        Held-out log-likelihood a row of the mixture chosen, of the same with a gate
+        that ignores x, of the best mixture whose experts are the pooled fit, and of
+        one learner with one noise scale.
     """
 
     gate: int = 0
     strength: float = 1.0
     mixture: float = np.nan
+    blind: float = np.nan
     pooled: float = np.nan
     single: float = np.nan
 
 
-def count_splits(problem: Problem) -> int:
+def count_splits(problem: Problem, *, rigid: bool = True) -> int:
     """Return how many splits the choices are made on, at most; 0 if rows are few."""
     n_rows = problem.sample_weight.shape[0]
     if n_rows < FEW_ROWS * problem.n_experts:
         return 0
-    return next((count for rows, count in SPLITS if n_rows < rows), 1)
+    table = SPLITS if rigid else SPLITS_FLEXIBLE
+    return next((count for rows, count in table if n_rows < rows), 1)
 
 
-def splits(problem: Problem, groups: np.ndarray | None) -> list[Split]:
+def splits(problem: Problem, groups: np.ndarray | None, *, rigid: bool) -> list[Split]:
     """Return the splits that the choices are made on."""
-    count = count_splits(problem)
+    count = count_splits(problem, rigid=rigid)
     if count == 0:
         return []
     part = content_folds(problem, PARTS, problem.seed + 1, groups)
@@ -162,7 +170,7 @@ def hold_out(
         pool, pooled = train.remember(pool), pooled.remember(train)
         asked, pooled_new = test.remember(new), pooled_new.remember(test)
     table, models = np.empty((len(gates), len(STRENGTHS))), []
-    losses = np.empty_like(table)
+    losses, blind = np.empty_like(table), np.empty_like(table)
     for i, variant in enumerate(gates):
         gate = copy.copy(result.gate).set_params(**variant.get_params())
         for _ in range(GATE_UPDATES):
@@ -178,9 +186,21 @@ def hold_out(
             last = settle(train, state.gate, judge, top_k, GATE_PASSES, learn=False)
             final = copy.copy(pooled_new.pull(asked, strength))
             final.scale = last.pool.scale
-            state_new = routed(test, last.gate, final, top_k)
-            table[i, j], losses[i, j] = state_new.bound, loss(test, state_new)
-    return HeldOut(table, losses, single, models)
+            found = routed(test, last.gate, final, top_k)
+            table[i, j], losses[i, j] = found.bound, loss(test, found)
+            blind[i, j] = _blind(test, final, last)
+    return HeldOut(table, losses, blind, single, models)
+
+
+def _blind(problem: Problem, pool: ExpertPool, state: State) -> float:
+    """Return the log-likelihood of a mixture whose gate ignores x.
+
+    Its weights are the experts' shares of the rows that the state was trained on.
+    """
+    if pool.n_experts > MOST:
+        return np.nan
+    gate = ConstantGate().fit(problem.X_gate, state.resp)
+    return routed(problem, gate, pool, None).bound
 
 
 def loss(problem: Problem, state: State) -> float:
@@ -204,7 +224,11 @@ def loss(problem: Problem, state: State) -> float:
 def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
     """Return the held-out log-likelihood of the best learner alone."""
     train, test = split.train, split.test
-    judge = rescaled(train, pooled.pool, pooled.everyone(train))
+    everyone = pooled.everyone(train)
+    whole = everyone.with_weights(
+        namespace(everyone.weights).ones_like(everyone.weights)
+    )
+    judge = rescaled(train, pooled.pool, whole)
     alone = copy.copy(new.pool)
     alone.scale = judge.scale
     scores = alone.log_likelihood(test.X, test.y, pooled.everyone(test))
@@ -222,6 +246,7 @@ def choose(held: Sequence[HeldOut], split: Sequence[Split]) -> Choice:
     weights = [float(to_host(s.test.sample_weight).sum()) for s in split]
     table = np.average([h.table for h in held], axis=0, weights=weights)
     losses = np.average([h.losses for h in held], axis=0, weights=weights)
+    blind = np.average([h.blind for h in held], axis=0, weights=weights)
     classes = split[0].test.y.ndim == 1
     most = losses[:, 0].min() * (1.0 if classes else 1.0 + MORE_SQUARED)
     most += MORE_ERRORS if classes else 0.0
@@ -232,6 +257,7 @@ def choose(held: Sequence[HeldOut], split: Sequence[Split]) -> Choice:
         int(gate),
         STRENGTHS[at],
         mixture=float(table[gate, at]),
+        blind=float(blind[gate, at]),
         pooled=float(table[:, 0].max()),
         single=float(np.average([h.single for h in held], weights=weights)),
     )

@@ -21,6 +21,8 @@ References
 ----------
 .. [1] J. Lücke and J. Eggert, "Expectation truncation and the benefits of
    preselection in training generative models", JMLR 11 (2010) 2855-2900.
+.. [2] N. Ueda and R. Nakano, "Deterministic annealing EM algorithm", Neural Networks
+   11 (1998) 271-282. doi:10.1016/S0893-6080(97)00133-0
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from dataclasses import replace
 import numpy as np
 from sklearn.base import clone
 
-from ..backends import Array, filled, like, namespace, select, to_host
+from ..backends import Array, device_of, filled, like, namespace, select, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from ..routing import Routing
@@ -44,8 +46,9 @@ PATIENCE = 2
 NOISE = 5e-3
 """A gain of the bound, mean a row, that a refit of such a pool brings by chance."""
 
-WIDE_PASSES = 5
-"""Passes a start spends on a support twice as wide before it narrows."""
+ANNEALING = (0.3, 0.475, 0.65, 0.825, 1.0)
+"""Powers of the likelihood in the first passes of a start [2]_: experts should not
+settle before they have seen the rows that they are best at."""
 
 BLOCK_ROWS = 1 << 17
 """Rows whose candidates are held side by side in the E-step."""
@@ -239,7 +242,7 @@ def _expect_rows(
     for more, other in parts[1:]:
         indices = namespace(indices).concat([indices, more], axis=1)
         terms = terms.join(other)
-    log_joint = terms.log_gate + terms.log_lik
+    log_joint = terms.log_gate + problem.beta * terms.log_lik
     width = min(problem.width, indices.shape[1])
     kept, weights, norm = select(log_joint).truncate(log_joint, width)
     if width < indices.shape[1]:
@@ -262,21 +265,57 @@ def _stack(
 def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) -> State:
     """Return the first state: gate and pool fitted to initial responsibilities.
 
-    Sparse EM spends a few passes on a wider support first: with a narrow one from
-    the start, experts settle before they have seen the rows that they are best at.
+    Grouped pools spend a few annealed passes first, on a support twice as wide. For
+    learners that are fitted one by one that would cost more than it is worth.
     """
     X, y, mass = problem.X, problem.y, start.scaled(problem.sample_weight)
     gate = clone(gate).fit(problem.X_gate, mass)
     pool = copy.copy(pool).fit(X, y, mass)
     pool = pool.rescale(y, pool.evaluate(X, y, start), mass)
     del start, mass  # the passes that follow need the memory
-    if problem.dense:
+    if pool.slack > 0:
         return resume(problem, gate, pool)
     wide = replace(problem, width=min(2 * problem.width, problem.n_experts))
-    state = resume(wide, gate, pool)
-    for _ in range(WIDE_PASSES):
-        state, _ = step(wide, state)
+    state = resume(replace(wide, beta=ANNEALING[0]), gate, pool)
+    for beta in ANNEALING:
+        annealed = replace(wide, beta=beta)
+        state, _ = step(annealed, revived(annealed, state))
     return expect(problem, state.gate, state.pool, [(state.resp, state.terms)])
+
+
+def revived(problem: Problem, state: State) -> State:
+    """Give an expert that owns less than a row those that are explained worst.
+
+    They are half of a fair share, by weight, and become the expert's alone. Of several
+    dead experts the first is served; the next pass serves the next.
+    """
+    mass = state.resp.scaled(problem.sample_weight)
+    dead = np.flatnonzero(mass.sum_by_expert(mass.weights) < 1.0)
+    if not dead.size:
+        return state
+    log_joint = state.terms.log_gate + state.terms.log_lik
+    score = to_host(select(log_joint).logsumexp(log_joint))
+    weight = to_host(problem.sample_weight)
+    order = np.argsort(score, kind="stable")
+    share = np.cumsum(weight[order]) <= weight.sum() / (2 * problem.n_experts)
+    new = np.full(len(order), -1)
+    new[order[share]] = dead[0]
+    return replace(state, resp=_handed_over(state.resp, like(new, state.resp.indices)))
+
+
+def _handed_over(resp: Routing, new: Array) -> Routing:
+    """Return responsibilities in which some rows belong to a new expert alone."""
+    xp = namespace(resp.weights)
+    moved, hers = new[:, None] >= 0, resp.indices == new[:, None]
+    first = xp.argmax(xp.astype(hers, xp.float64), axis=1)[:, None]
+    place = xp.arange(resp.shape[1], dtype=first.dtype, device=device_of(first))
+    indices = resp.indices
+    if not resp.dense:
+        absent = moved & ~xp.any(hers, axis=1)[:, None] & (place[None, :] == 0)
+        indices = xp.where(absent, new[:, None], indices)
+    alone = xp.astype(place[None, :] == first, resp.weights.dtype)
+    weights = xp.where(moved, alone, resp.weights)
+    return Routing(indices, weights, resp.n_experts, resp.dense)
 
 
 def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:

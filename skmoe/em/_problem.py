@@ -32,6 +32,8 @@ class Problem:
         EM stops when a pass raises the bound by less than this, mean a row.
     seed : int
         Seed of the expert pairs that sparse passes explore.
+    beta : float
+        Power of the likelihood in the responsibilities; below 1 a start is annealed.
     shared : Shared or None
         The shared expert whose residuals y is, or to which classifiers are drawn.
     """
@@ -45,6 +47,7 @@ class Problem:
     max_iter: int
     tol: float
     seed: int = 0
+    beta: float = 1.0
     shared: Any = None
 
     def on_host(self) -> Problem:

@@ -123,7 +123,7 @@ class Pooled:
         return cls(few, learner_of)
 
     def everyone(self, problem: Problem) -> Routing:
-        """Return the routing that gives each learner all rows, with their weights."""
+        """Return the routing that gives each learner all rows, alike."""
         return all_rows(problem, self.pool.n_experts)
 
     def pull(self, pool: ExpertPool, strength: float) -> ExpertPool:

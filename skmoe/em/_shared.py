@@ -27,8 +27,11 @@ NO_CORRECTION = Ridge(alpha=1e30, fit_intercept=False)
 
 
 def all_rows(problem: Problem, n_experts: int) -> Routing:
-    """Return the routing that gives each expert all rows, with their weights."""
-    weight: Array = problem.sample_weight
+    """Return the routing that gives each expert all rows, alike.
+
+    As in EM, the weights of a row sum to its sample weight; `share` undoes the rest.
+    """
+    weight: Array = problem.sample_weight / n_experts
     return Routing.from_dense(namespace(weight).stack([weight] * n_experts, axis=1))
 
 

@@ -38,7 +38,7 @@ from ._settle import LAST_PASSES, Pooled, rescaled, settle
 from ._shared import Shared
 from ._starts import PORTFOLIO, STARTS, initial
 
-SHORT, SHORT_FLEXIBLE = 20, 2
+SHORT, SHORT_FLEXIBLE = 20, 1
 """Passes of a start while rows are held out: of grouped pools, of other learners."""
 
 FEW_PASSES = 4
@@ -170,7 +170,10 @@ def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
     run_one : callable
         Runs EM from one start, under the eyes of who is watching.
     """
-    parts = splits(problem, plans[0].groups) if plans[0].choice is None else []
+    parts = []
+    if plans[0].choice is None:
+        rigid = plans[0].pool.slack == 0
+        parts = splits(problem, plans[0].groups, rigid=rigid)
     if not parts:
         plan = plans[0]
         problem = plan.left_over(problem)
@@ -183,7 +186,8 @@ def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
     plan, choice, held = plans[won], choices[won], tried[won]
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
-    start = resume(problem, *held[0].models[choice.gate]).resp
+    states = (resume(problem, *each.models[choice.gate]) for each in held)
+    start = max(states, key=lambda state: state.bound).resp  # a part may be stuck
     result = run_one(problem, "chosen", lambda: begin(problem, gate, plan.pool, start))
     return finish(problem, result, plan, choice)
 
@@ -223,7 +227,10 @@ def count_runs(problem: Problem, plans: Sequence[Plan]) -> int:
     """Return how many runs of EM there will be, at most."""
     if plans[0].choice is not None:
         return len(plans[0].starts)
-    return count_splits(problem) * sum(len(plan.starts) for plan in plans) + 1
+    rigid = plans[0].pool.slack == 0
+    return (
+        count_splits(problem, rigid=rigid) * sum(len(plan.starts) for plan in plans) + 1
+    )
 
 
 def shortened(problem: Problem, pool: ExpertPool) -> Problem:
@@ -290,30 +297,26 @@ def _linear_view(problem: Problem) -> Array:
 
 
 # --------------------------------------------------------------------- the end
-def finish(
-    problem: Problem,
-    result: EMResult,
-    plan: Plan,
-    choice: Choice,
-) -> Mixture:
+def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mixture:
     """Return the mixture that predicts: last passes, pull, and models for new rows."""
     gate, pool, resp, bound = result.gate, result.pool, result.resp, result.lower_bound
-    sparse = plan.top_k is not None and plan.top_k < problem.n_experts
-    if sparse:
-        learn = pool.slack == 0
-        state = settle(problem, gate, pool, plan.top_k, LAST_PASSES, learn=learn)
-        gate, pool, resp, bound = state.gate, state.pool, state.resp, state.bound
+    rigid, top_k = pool.slack == 0, plan.top_k
+    if top_k is not None and top_k < problem.n_experts:
+        asked = pool if rigid else problem.remember(pool)
+        state = settle(problem, gate, asked, top_k, LAST_PASSES, learn=rigid)
+        gate, resp, bound = state.gate, state.resp, state.bound
+        pool = state.pool if rigid else pool
     judge = last_judge(problem, pool, resp, plan.average)
     own = predictor(problem, judge, resp, plan.average)
-    if choice.strength == 1.0:
+    if rigid and choice.strength == 1.0:
         return Mixture(gate, own, own, resp, bound, result, choice, problem)
 
     pooled = Pooled.of(problem, judge)
     final = copy.copy(pooled.finished(problem).pull(own, choice.strength))
-    if judge.slack > 0:  # the experts stay: ask them once
+    if not rigid:  # the experts stay: ask them once
         judge, pooled = problem.remember(judge), pooled.remember(problem)
     pulled = rescaled(problem, pooled.pull(judge, choice.strength), resp)
-    last = settle(problem, gate, pulled, plan.top_k, LAST_PASSES, learn=False)
+    last = settle(problem, gate, pulled, top_k, LAST_PASSES, learn=False)
     final.scale = last.pool.scale
     model = last.gate, final, own, last.resp, last.bound
     return Mixture(*model, result, choice, problem)
@@ -322,10 +325,8 @@ def finish(
 def last_judge(
     problem: Problem, pool: ExpertPool, resp: Routing, average: bool
 ) -> ExpertPool:
-    """Return the pool of the last noise scales: of more folds if "auto" chose."""
+    """Return the pool that judges last: of more folds where "auto" chose folds."""
     if not isinstance(pool, CrossFitPool) or pool.final_folds is None:
-        return pool
-    if not average and pool.scale is None:
         return pool
     mass = resp.scaled(problem.sample_weight)
     more = CrossFitPool(pool.pool, pool.final_folds).fit(problem.X, problem.y, mass)

@@ -76,6 +76,13 @@ def level_of_caller() -> int:
     return level
 
 
+WORTH = 1e-3
+"""Nats a row from which a mixture is said to gain over one learner."""
+
+IDLE = 0.01
+"""Share of an even load below which an expert is said to serve next to no rows."""
+
+
 def all_or_nothing(fit):
     """Leave the estimator as it was if its fit fails or is interrupted."""
 
@@ -318,10 +325,35 @@ class BaseMoE(
         self.shrinkage_ = 1.0 - choice.strength
         self.held_out_ = {
             "mixture": choice.mixture,
+            "constant_gate": choice.blind,
             "pooled": choice.pooled,
             "single": choice.single,
         }
+        self.routing_gain_ = choice.mixture - choice.blind
+        if self.verbose:
+            print(f"[{type(self).__name__}] {self._verdict()}")
         self._own_pool = mixture.own
+
+    def _verdict(self) -> str:
+        """Say what the mixture is worth, from the rows held out."""
+        held, name = self.held_out_, type(self).__name__
+        if not np.isfinite(held["mixture"]):
+            return (
+                f"No rows were held out, so nothing says whether {name} is better than "
+                "one of its learners (cross_fit='auto' would)."
+            )
+        gain = held["mixture"] - held["single"]
+        worth = (
+            f"It gains {gain:.3f} nats a row over one learner"
+            if gain > WORTH
+            else "It brings nothing over one learner"
+        )
+        return (
+            f"{worth} on rows held out, of which {self.routing_gain_:.3f} come from "
+            f"the gate. Experts keep {1.0 - self.shrinkage_:.0%} of their own answers; "
+            f"{int(np.sum(self.expert_load_ < IDLE / self.n_experts))} of "
+            f"{self.n_experts} experts serve next to no rows."
+        )
 
     @property
     def _holds_out(self) -> bool:

@@ -123,9 +123,11 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         How far experts are drawn to their learner fitted on all rows: 0 is not at
         all, 1 makes them that learner. Chosen on rows held out; 0 where none were.
     held_out_ : dict of str to float
-        Mean log-likelihood of rows held out: of the "mixture" as chosen, of the best
-        with ``shrinkage_`` 1 ("pooled"), and of the best learner alone ("single").
-        NaN where none were held out.
+        Mean log-likelihood of rows held out: of the "mixture" as chosen, of the same
+        with a "constant_gate", of the best with ``shrinkage_`` 1 ("pooled"), and of
+        the best learner alone ("single"). NaN where none were held out.
+    routing_gain_ : float
+        What of the "mixture" in ``held_out_`` a constant gate would lose.
     n_iter_ : int
         Passes of the run of EM that was kept.
     converged_ : bool

@@ -7,9 +7,10 @@ from ._likelihoods import Categorical, Gaussian
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
 from ._registry import make_pool, register_pool
-from ._remembered import remembered
+from ._remembered import MOST, remembered
 
 __all__ = [
+    "MOST",
     "Categorical",
     "EstimatorPool",
     "ExpertPool",
