@@ -443,11 +443,16 @@ def test_warm_start_on_another_table():
 
 
 # ------------------------------------------------------------- a fit that fails
-@pytest.mark.parametrize("after", [0, 7])
+at_any_time = pytest.mark.parametrize(
+    ("cross_fit", "after"), [(None, 0), (None, 3), ("auto", 20)]
+)
+
+
+@at_any_time
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()], ids=repr)
-def test_a_failed_first_fit_leaves_no_trace(error, after):
+def test_a_failed_first_fit_leaves_no_trace(error, cross_fit, after):
     Faulty.n_fits = 0
-    model = regressor(Faulty(error, after=after))
+    model = regressor(Faulty(error, after=after), cross_fit=cross_fit)
     before = dict(vars(model))
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
         model.fit(X, Y)
@@ -457,9 +462,9 @@ def test_a_failed_first_fit_leaves_no_trace(error, after):
         model.predict(X)
 
 
-@pytest.mark.parametrize("after", [0, 7])
-def test_an_interrupted_refit_keeps_the_old_model(after):
-    model = regressor(Faulty()).fit(X, Y)
+@at_any_time
+def test_an_interrupted_refit_keeps_the_old_model(cross_fit, after):
+    model = regressor(Faulty(), cross_fit=cross_fit).fit(X, Y)
     answer = model.predict(X)
     Faulty.n_fits = 0
     model.set_params(expert__error=KeyboardInterrupt(), expert__after=after)

@@ -583,7 +583,7 @@ def test_a_mixture_is_trained_by_the_kernels(host, monkeypatch, classify, top_k)
     y = np.where(X[:, 0] > 0, X[:, 1], -X[:, 2]) + 0.1 * rng.normal(size=200)
     kind, y = (MoEClassifier, y > 0) if classify else (MoERegressor, y)
     options = {"n_experts": 4, "top_k": top_k, "n_init": 2, "max_iter": 4}
-    options["random_state"] = 0
+    options |= {"cross_fit": None, "random_state": 0}
     plain = kind(backend="numpy", **options).fit(X, y)
     assert not host.launched
     ours = kind(backend="numba", **options).fit(X, y)

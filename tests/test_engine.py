@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.cluster import KMeans
 from sklearn.ensemble import RandomForestRegressor
@@ -28,6 +29,8 @@ from skmoe.em import (
     run,
     step,
 )
+from skmoe.em._engine import revived
+from skmoe.em._problem import State, Terms
 from skmoe.experts import Categorical, EstimatorPool, Gaussian, make_pool
 from skmoe.gates import ConstantGate, SoftmaxGate
 from skmoe.routing import Routing
@@ -144,8 +147,9 @@ def test_a_refit_that_hurts_is_rejected():
         def predict(self, X, routing):
             return super().predict(X, routing) + getattr(self, "shift", 0.0)
 
-        def swap(self, other, take):
-            raise AssertionError("no expert may be taken")
+        def swap(self, other, take):  # of noise scales alone
+            assert not hasattr(other, "shift"), "no expert may be taken"
+            return super().swap(other, take)
 
     problem, pool = regression(Ridge(), slack=0.0)
     pool = Worse(pool.learners, likelihood=pool.likelihood)
@@ -154,6 +158,34 @@ def test_a_refit_that_hurts_is_rejected():
     after, info = step(problem, state)
     assert info.experts_accepted == 0
     assert after.bound >= state.bound
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_a_dead_expert_is_given_the_rows_explained_worst(form):
+    rng, n = np.random.default_rng(0), 240
+    weight = rng.integers(1, 4, size=n).astype(float)
+    problem = replace(regression(Ridge())[0], sample_weight=weight)
+    table = rng.dirichlet(np.ones(4), size=n)
+    table[:, [2, 3]] = 0.0  # experts 2 and 3 are dead
+    resp = Routing.from_dense(table / table.sum(axis=1, keepdims=True))
+    if form == "sparse":
+        indices = np.tile([[1, 0]], (n, 1))
+        indices[::3] = [2, 0]
+        weights = np.where(indices == 2, 0.0, 1.0)
+        resp = Routing(indices, weights / weights.sum(axis=1, keepdims=True), 4)
+    joint = rng.normal(size=resp.shape)
+    terms = Terms(joint, joint[:, :, None], np.zeros_like(joint))
+    state = State(None, None, resp, terms, 0.0)
+    found = revived(problem, state).resp.to_csr().toarray()
+
+    order = np.argsort(logsumexp(joint, axis=1))
+    worst = order[np.cumsum(weight[order]) <= weight.sum() / 8]
+    assert worst.size > 5
+    expected = resp.to_csr().toarray()
+    expected[worst] = np.eye(4)[2]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    nobody = replace(state, resp=Routing.from_dense(np.full((n, 4), 0.25)))
+    assert revived(problem, nobody) is nobody
 
 
 def test_returned_model_is_the_best_pass():

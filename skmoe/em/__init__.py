@@ -10,7 +10,7 @@ from ._cross_fit import (
 )
 from ._engine import begin, expect, resume, run, step
 from ._problem import EMResult, PassInfo, Problem, State, Terms
-from ._settle import routed, settle
+from ._settle import kept, routed, settle
 from ._shared import NO_CORRECTION
 from ._starts import PORTFOLIO, STARTS, initial
 from ._train import KINDS, Mixture, Plan, Start, count_runs, finish, train
@@ -39,6 +39,7 @@ __all__ = [
     "finish",
     "finished",
     "initial",
+    "kept",
     "resume",
     "routed",
     "run",

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import joblib
 import numpy as np
 
-from ..backends import namespace
+from ..backends import namespace, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from ..routing import Routing
@@ -33,6 +33,9 @@ from ._shared import all_rows
 
 PATIENCE = 2
 """Passes without progress before the best is taken."""
+
+MOST_OF_IT = 0.95
+"""Little of a row is lost if the experts asked have so much of its probability."""
 
 LAST_PASSES = 20
 """Passes on the gate's own support, at most, once EM has ended."""
@@ -88,6 +91,24 @@ def settle(
         if stalled >= PATIENCE:
             break
     return best
+
+
+def kept(problem: Problem, gate: BaseGate, top_k: int | None) -> tuple[float, float]:
+    """Return what of the gate predict keeps.
+
+    Returns
+    -------
+    mass : float
+        Mean probability of the experts that predict asks.
+    rows : float
+        Share of the rows of which they have `MOST_OF_IT`.
+    """
+    routing, weight = gate.route(problem.X_gate, top_k), problem.sample_weight
+    xp = namespace(weight)
+    mass = xp.sum(xp.exp(gate.log_proba_at(problem.X_gate, routing)), axis=1)
+    share = weight / xp.sum(weight)
+    enough = xp.astype(mass >= MOST_OF_IT, weight.dtype)
+    return float(to_host(xp.sum(share * mass))), float(to_host(xp.sum(share * enough)))
 
 
 # ------------------------------------------------------------------ pooled fits

@@ -50,7 +50,9 @@ from ..em import (
     fallbacks,
     finish,
     finished,
+    kept,
     resume,
+    routed,
     train,
 )
 from ..experts import ExpertPool, left_out, make_pool
@@ -263,6 +265,7 @@ class BaseMoE(
             attributes = self._attributes(
                 mixture.gate, mixture.pool, mixture.problem, before
             )
+            attributes |= self._diagnosis(mixture)
 
         for name, value in attributes.items():
             setattr(self, name, value)
@@ -295,6 +298,7 @@ class BaseMoE(
         if shared is None:
             return [plan(learners, None)]
         if not isinstance(shared, str):
+            parts.check_learner(shared, self._classifies, "shared_expert")
             return [plan(self._beside_shared(learners), clone(shared))]
         pure = plan(learners, None)
         if not self._holds_out or pure.pool.slack == 0 or not parts.alike(learners):
@@ -313,6 +317,18 @@ class BaseMoE(
         result = runs(problem, "warm", lambda: state)
         choice = Choice(strength=1.0 - self.shrinkage_)
         return finish(problem, result, plan, choice)
+
+    def _diagnosis(self, mixture: Mixture) -> dict[str, Any]:
+        """Return the attribute that sets bounds side by side."""
+        problem, model = mixture.problem, (mixture.gate, mixture.pool)
+        mass, rows = kept(problem, mixture.gate, self.top_k)
+        diagnostics = {
+            "routed_bound": mixture.bound,
+            "in_sample_bound": routed(problem, *model, self.top_k).bound,
+            "top_k_mass": mass,
+            "top_k_rows": rows,
+        }
+        return {"diagnostics_": diagnostics}
 
     def _set_record(self, mixture: Mixture) -> None:
         """Set the attributes that tell how training went."""

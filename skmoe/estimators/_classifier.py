@@ -55,9 +55,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         How experts are judged in the E-step. None judges them on the rows that they
         were fitted on, which flexible learners memorise; a number of folds or a
         splitter judges each row by models that were blind to its fold. "auto" is
-        None for ridge and logistic experts that are trained together, 3 folds for
-        all others. Unless it is None, the gate's ``alpha="auto"`` and ``shrinkage_``
-        are chosen on rows held out.
+        None for ridge and logistic experts that are trained together, out of the bag
+        for bags and forests, without the row itself for nearest neighbours, and 3
+        folds for all others. Unless it is None, the gate's ``alpha="auto"`` and
+        ``shrinkage_`` are chosen on rows held out.
     final : {"refit", "average"}, default="refit"
         What becomes of cross-fitted experts at the end: each is refitted on all rows,
         or is the mean of its fold models. The mean is steadier where learners are
@@ -94,7 +95,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     random_state : int, RandomState or None, default=None
         Seeds starts and experts.
     verbose : int, default=0
-        1 prints a line a pass.
+        1 prints a line a pass, and at the end what the mixture brings over one
+        learner.
 
     Attributes
     ----------
@@ -128,6 +130,12 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         the best learner alone ("single"). NaN where none were held out.
     routing_gain_ : float
         What of the "mixture" in ``held_out_`` a constant gate would lose.
+    diagnostics_ : dict of str to float
+        "routed_bound" beside the "in_sample_bound" of the same rows, which flexible
+        experts flatter; "top_k_mass", the gate's mean probability of the experts that
+        predict asks, and "top_k_rows", the share of rows of which they have 95 %.
+    shared_expert_ : estimator
+        The fitted shared expert, if the mixture has one.
     n_iter_ : int
         Passes of the run of EM that was kept.
     converged_ : bool

@@ -30,7 +30,7 @@ def read_experts(
     else:
         experts = [default if expert is None else expert] * n_experts
     for learner in experts:
-        _check_learner(learner, classify)
+        check_learner(learner, classify)
     return [clone(learner) for learner in experts]
 
 
@@ -39,27 +39,28 @@ def alike(learners: list[BaseEstimator]) -> bool:
     return len({joblib.hash(learner) for learner in learners}) == 1
 
 
-def _check_learner(learner: Any, classify: bool) -> None:
+def check_learner(learner: Any, classify: bool, name: str = "expert") -> None:
+    """Raise an error that says why a learner will not do."""
     if isinstance(learner, type) or not hasattr(learner, "fit"):
         raise TypeError(
-            "expert must be an estimator instance with fit and predict; got "
+            f"{name} must be an estimator instance with fit and predict; got "
             f"{learner!r}."
         )
     if not classify:
         if is_classifier(learner):
             raise ValueError(
-                f"expert {learner!r} is a classifier; MoERegressor needs regressors."
+                f"{name} {learner!r} is a classifier; MoERegressor needs regressors."
             )
         if not hasattr(learner, "predict"):
-            raise ValueError(f"expert {learner!r} has no predict.")
+            raise ValueError(f"{name} {learner!r} has no predict.")
         return
     if is_regressor(learner):
         raise ValueError(
-            f"expert {learner!r} is a regressor; MoEClassifier needs classifiers."
+            f"{name} {learner!r} is a regressor; MoEClassifier needs classifiers."
         )
     if not hasattr(learner, "predict_proba"):
         raise ValueError(
-            f"expert {learner!r} has no predict_proba; wrap it in "
+            f"{name} {learner!r} has no predict_proba; wrap it in "
             "sklearn.calibration.CalibratedClassifierCV."
         )
 

@@ -62,8 +62,10 @@ class MoERegressor(RegressorMixin, BaseMoE):
         How experts are judged in the E-step. None judges them on the rows that they
         were fitted on, which flexible learners memorise; a number of folds or a
         splitter judges each row by models that were blind to its fold. "auto" is
-        None for ridge and logistic experts that are trained together, 3 folds for
-        all others, and 5 for the last ``scale_``. Unless it is None, the gate's
+        None for ridge and logistic experts that are trained together, out of the bag
+        for bags and forests, without the row itself for nearest neighbours, and 3
+        folds for all others, 5 for the last ``scale_``. `LeaveOneOut` is the closed
+        form for ridge experts. Unless it is None, the gate's
         ``alpha="auto"`` and ``shrinkage_`` are chosen on rows held out.
     final : {"refit", "average"}, default="refit"
         What becomes of cross-fitted experts at the end: each is refitted on all rows,
@@ -101,7 +103,8 @@ class MoERegressor(RegressorMixin, BaseMoE):
     random_state : int, RandomState or None, default=None
         Seeds starts and experts.
     verbose : int, default=0
-        1 prints a line a pass.
+        1 prints a line a pass, and at the end what the mixture brings over one
+        learner.
 
     Attributes
     ----------
@@ -134,6 +137,12 @@ class MoERegressor(RegressorMixin, BaseMoE):
         the best learner alone ("single"). NaN where none were held out.
     routing_gain_ : float
         What of the "mixture" in ``held_out_`` a constant gate would lose.
+    diagnostics_ : dict of str to float
+        "routed_bound" beside the "in_sample_bound" of the same rows, which flexible
+        experts flatter; "top_k_mass", the gate's mean probability of the experts that
+        predict asks, and "top_k_rows", the share of rows of which they have 95 %.
+    shared_expert_ : estimator
+        The fitted shared expert, if the mixture has one.
     n_iter_ : int
         Passes of the run of EM that was kept.
     converged_ : bool
