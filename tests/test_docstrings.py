@@ -44,6 +44,7 @@ def test_docstring(name):
 def test_every_parameter_and_attribute_is_documented(name):
     from numpydoc.docscrape import ClassDoc
     from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression, Ridge
 
     estimator = getattr(importlib.import_module("skmoe"), name)
     doc = ClassDoc(estimator)
@@ -51,6 +52,14 @@ def test_every_parameter_and_attribute_is_documented(name):
         inspect.signature(estimator).parameters
     )
     X, y = load_iris(return_X_y=True, as_frame=True)
-    fitted = estimator(n_experts=2, n_init=1, random_state=0).fit(X, y)
-    public = {a for a in vars(fitted) if a.endswith("_") and not a.startswith("_")}
-    assert public == {a.name for a in doc["Attributes"]}
+    model = estimator(n_experts=2, n_init=1, cross_fit=None, random_state=0)
+    documented = {a.name for a in doc["Attributes"]}
+
+    def public():
+        return {a for a in vars(model) if a.endswith("_") and not a.startswith("_")}
+
+    model.fit(X, y)
+    assert public() == documented - {"shared_expert_"}
+    learner = LogisticRegression(max_iter=1000) if name == "MoEClassifier" else Ridge()
+    model.set_params(shared_expert=learner).fit(X, y)
+    assert public() == documented

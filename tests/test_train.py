@@ -27,6 +27,7 @@ from skmoe.experts._base import PROBABILITY_FLOOR, floored
 from skmoe.experts._blended import BlendedPool
 from skmoe.experts._remembered import MOST, RememberedPool, remembered
 from skmoe.gates import ConstantGate, SoftmaxGate
+from skmoe.gates._softmax import ALPHAS
 from skmoe.routing import Routing
 
 pytestmark = pytest.mark.filterwarnings(
@@ -526,9 +527,9 @@ def test_a_part_that_is_stuck_does_not_decide(monkeypatch):
 # ---------------------------------------------------------------- smooth gates
 def test_the_penalty_of_the_gate_is_chosen():
     model = MoERegressor(**QUICK).fit(X, Y)
-    assert model.gate_.alpha in (1e-4, 1e-3, 1e-2, 1e-1)
+    assert model.gate_.alpha in ALPHAS
     assert SoftmaxGate().alpha == "auto"
-    assert [gate.alpha for gate in SoftmaxGate().variants()] == [1e-4, 1e-3, 0.01, 0.1]
+    assert [gate.alpha for gate in SoftmaxGate().variants()] == list(ALPHAS)
     given = SoftmaxGate(alpha=0.5)
     assert [gate.alpha for gate in given.variants()] == [0.5]
     assert MoERegressor(gate=given, **QUICK).fit(X, Y).gate_.alpha == 0.5
@@ -540,7 +541,7 @@ def test_the_penalty_of_the_gate_is_chosen():
 
 def test_the_variant_that_is_chosen_is_the_one_that_is_fitted(monkeypatch):
     norms = []
-    for which, alpha in enumerate([1e-4, 1e-3, 0.01, 0.1]):
+    for which, alpha in enumerate(ALPHAS):
         monkeypatch.setattr(_train, "choose", lambda *_, i=which: Choice(gate=i))
         model = MoERegressor(**QUICK).fit(X, Y)
         assert model.gate_.alpha == alpha
@@ -664,6 +665,6 @@ def test_warm_starts_keep_what_was_chosen(expert, strength, monkeypatch):
     monkeypatch.undo()
     model.fit(X, Y)
     assert model.shrinkage_ == before.shrinkage_ == 1.0 - strength
-    assert model.gate_.alpha == before.gate_.alpha == 0.01
+    assert model.gate_.alpha == before.gate_.alpha == ALPHAS[2]
     assert model.score(X, Y) == pytest.approx(before.score(X, Y), abs=0.1)
     assert model.routed_bound_ >= before.routed_bound_ - 0.05

@@ -64,6 +64,29 @@ def one_blas_thread() -> Iterator[None]:
         region.release()
 
 
+@cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="openmp")
+
+
+FEW_ROWS = 5_000
+"""With fewer rows the threads of OpenMP wait for each other longer than they work."""
+
+
+@contextmanager
+def few_openmp_threads(n_rows: int) -> Iterator[None]:
+    """Keep OpenMP, which gradient boosting runs on, to one thread where rows are few.
+
+    A mixture makes hundreds of small fits. On a busy machine the threads of one that
+    wait for a core spin, and such a fit takes ten times as long.
+    """
+    if n_rows >= FEW_ROWS:
+        yield
+        return
+    with _openmp().limit(limits=1):
+        yield
+
+
 _limit: ContextVar[int | None] = ContextVar("skmoe_threads", default=None)
 
 

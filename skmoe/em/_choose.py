@@ -39,9 +39,7 @@ FEW_ROWS = 4
 GATE_UPDATES = 3
 """Updates of a gate when its smoothness changes."""
 
-MORE_SQUARED, MORE_ERRORS = 0.005, 0.0025
-"""How much worse point predictions may be than the pooled fit's: share of its squared
-error, share of the rows."""
+ROUNDING = 1e-9
 
 SETTLE_PASSES, GATE_PASSES = 8, 1
 """Passes of experts and gate, and of the gate after experts were pulled."""
@@ -240,18 +238,16 @@ def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
 def choose(held: Sequence[HeldOut], split: Sequence[Split]) -> Choice:
     """Return the gate and strength with the best held-out log-likelihood.
 
-    Of those whose point predictions are about as good as the pooled fit's, at least:
-    on a target of few values sharp densities may pay although means get worse.
+    Of those whose point predictions are no worse than the pooled fit's: on a target of
+    few values sharp densities may pay although means get worse.
     """
     weights = [float(to_host(s.test.sample_weight).sum()) for s in split]
     table = np.average([h.table for h in held], axis=0, weights=weights)
     losses = np.average([h.losses for h in held], axis=0, weights=weights)
     blind = np.average([h.blind for h in held], axis=0, weights=weights)
-    classes = split[0].test.y.ndim == 1
-    most = losses[:, 0].min() * (1.0 if classes else 1.0 + MORE_SQUARED)
-    most += MORE_ERRORS if classes else 0.0
+    no_worse = losses <= losses[:, 0].min() * (1 + ROUNDING)
     gate, at = np.unravel_index(
-        np.argmax(np.where(losses <= most, table, -np.inf)), table.shape
+        np.argmax(np.where(no_worse, table, -np.inf)), table.shape
     )
     return Choice(
         int(gate),

@@ -13,7 +13,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
-from ..backends import Array, like, one_blas_thread, to_host
+from ..backends import Array, few_openmp_threads, like, one_blas_thread, to_host
 from ..routing import Routing
 from ._base import ExpertPool, floored, host_rows, share, take_rows
 
@@ -152,9 +152,9 @@ class EstimatorPool(ExpertPool):
     def _predict_one(self, k: int, X: Array) -> np.ndarray:
         expert = self.fitted[k]
         try:
-            known = np.asarray(
-                expert.predict(X) if self.classes is None else expert.predict_proba(X)
-            )
+            with few_openmp_threads(X.shape[0]):
+                ask = expert.predict if self.classes is None else expert.predict_proba
+                known = np.asarray(ask(X))
         except Exception as error:
             error.add_note(f"Raised by expert {k}, {self.learners[k]!r}.")
             raise
@@ -214,6 +214,7 @@ def _fit_expert(
     with (
         config_context(enable_metadata_routing=False),
         one_blas_thread(),
+        few_openmp_threads(len(target)),
     ):
         try:
             if weight_name is None or isinstance(expert, DummyClassifier):
