@@ -614,7 +614,7 @@ def test_kinds_of_starts_by_name(cross_fit, capsys):
     [
         (None, ["tree", "kmeans", "random", "kmeans_x", "random", "random"]),
         (TREE, ["linear"]),
-        ([TREE, Ridge()], ["linear", "uniform"]),
+        ([TREE, Ridge()], ["linear", "uniform", "best"]),
     ],
     ids=str,
 )

@@ -69,7 +69,7 @@ class Run(Protocol):
         ...
 
 
-KINDS = ("linear", "uniform", *STARTS)
+KINDS = ("linear", "uniform", "best", *STARTS)
 """Kinds of starts that a user may name."""
 
 
@@ -257,9 +257,23 @@ def _responsibilities(problem: Problem, plan: Plan, start: Start) -> Routing:
         shape = (problem.sample_weight.shape[0], problem.n_experts)
         even = np.full(shape, 1.0 / problem.n_experts)
         return Routing.from_dense(like(even, problem.sample_weight))
+    if start.kind == "best":
+        return best_start(problem, plan)
     if start.kind == "linear":
         return linear_start(problem, plan, start)
     return initial(problem, start.kind, start.number, start.seed)
+
+
+def best_start(problem: Problem, plan: Plan) -> Routing:
+    """Return responsibilities that give all rows to the best learner alone."""
+    pooled = Pooled.of(problem, plan.pool)
+    mass = pooled.everyone(problem)
+    judge = rescaled(problem, pooled.pool, mass)
+    log_lik = judge.log_likelihood(problem.X, problem.y, mass)
+    worth = mass.sum_by_expert(mass.weights * log_lik)
+    expert = int(np.argmax(worth[pooled.learner_of]))
+    labels = np.full(problem.sample_weight.shape[0], expert)
+    return Routing.from_labels(like(labels, problem.sample_weight), problem.n_experts)
 
 
 def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:

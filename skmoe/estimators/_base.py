@@ -7,6 +7,7 @@ import functools
 import sys
 import warnings
 from abc import ABCMeta, abstractmethod
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -275,7 +276,11 @@ class BaseMoE(
         return self
 
     def _plans(self, problem, gate, learners, seeds, groups, given) -> list[Plan]:
-        """Return the ways to train that compete: one, but for shared_expert="auto"."""
+        """Return the ways to train that compete on rows held out.
+
+        One, but for shared_expert="auto", and for experts that differ as learners:
+        from every start these become another kind of mixture.
+        """
         options = self._pool_options(problem.y, problem.sample_weight)
         options |= {"n_features": self.n_features_in_, "n_jobs": self.n_jobs}
         own, rest = np.split(seeds, [self.n_experts])
@@ -296,7 +301,11 @@ class BaseMoE(
 
         shared = self.shared_expert
         if shared is None:
-            return [plan(learners, None)]
+            only = plan(learners, None)
+            auto = isinstance(self.init, str) and self.init == "auto"
+            if not auto or not self._holds_out or parts.alike(learners):
+                return [only]
+            return [replace(only, starts=[start]) for start in only.starts]
         if not isinstance(shared, str):
             parts.check_learner(shared, self._classifies, "shared_expert")
             return [plan(self._beside_shared(learners), clone(shared))]
@@ -386,7 +395,7 @@ class BaseMoE(
             for i, seed in enumerate(seeds)
         ]
         # These draw nothing, so a second one would be the first again.
-        fixed = ("given", "uniform")
+        fixed = ("given", "uniform", "best")
         return [s for s in starts if s.number == 0 or s.kind not in fixed]
 
     def _start_kinds(self, pool: ExpertPool) -> tuple[str, ...]:
@@ -400,7 +409,8 @@ class BaseMoE(
         if pool.slack == 0:
             return PORTFOLIO + ("random",) * max(0, self.n_init - len(PORTFOLIO))
         # Linear experts find the regimes; learners that differ sort themselves out.
-        return ("linear",) if parts.alike(pool.learners) else ("linear", "uniform")
+        alike = parts.alike(pool.learners)
+        return ("linear",) if alike else ("linear", "uniform", "best")
 
     @property
     def _names_starts(self) -> bool:
