@@ -182,14 +182,27 @@ def finished(
     ExpertPool
         Its noise scales are those of rows out of fold, if experts were cross-fitted.
     """
-    pool, X, y = model.pool, problem.X, problem.y
-    mass = model.resp.scaled(problem.sample_weight)
-    if not isinstance(pool, CrossFitPool):
-        return pool.finished(X, y, mass)
-    if pool.final_folds is not None and (average or pool.scale is not None):
-        pool = CrossFitPool(pool.pool, pool.final_folds).fit(X, y, mass)
-        pool = pool.rescale(y, pool.evaluate(X, y, model.resp), mass)
-    return pool.averaged() if average else pool.finished(X, y, mass)
+    judge = last_judge(problem, model.pool, model.resp)
+    return predictor(problem, judge, model.resp, average=average)
+
+
+def last_judge(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
+    """Return the pool that judges last: of more folds where "auto" chose folds."""
+    if not isinstance(pool, CrossFitPool) or pool.final_folds is None:
+        return pool
+    mass = resp.scaled(problem.sample_weight)
+    more = CrossFitPool(pool.pool, pool.final_folds).fit(problem.X, problem.y, mass)
+    values = more.evaluate(problem.X, problem.y, resp)
+    return more.rescale(problem.y, values, mass)
+
+
+def predictor(
+    problem: Problem, judge: ExpertPool, resp: Routing, *, average: bool
+) -> ExpertPool:
+    """Return the pool that answers for new rows, with the scales of the judge."""
+    if average and isinstance(judge, CrossFitPool):
+        return judge.averaged()
+    return judge.finished(problem.X, problem.y, resp.scaled(problem.sample_weight))
 
 
 def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:

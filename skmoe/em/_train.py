@@ -31,7 +31,7 @@ from ._choose import (
     hold_out,
     splits,
 )
-from ._cross_fit import CrossFitPool, numbers
+from ._cross_fit import CrossFitPool, last_judge, numbers, predictor
 from ._engine import begin, resume, run
 from ._problem import EMResult, Problem, State
 from ._settle import LAST_PASSES, Pooled, rescaled, settle
@@ -320,8 +320,8 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
         state = settle(problem, gate, asked, top_k, LAST_PASSES, learn=rigid)
         gate, resp, bound = state.gate, state.resp, state.bound
         pool = state.pool if rigid else pool
-    judge = last_judge(problem, pool, resp, plan.average)
-    own = predictor(problem, judge, resp, plan.average)
+    judge = last_judge(problem, pool, resp)
+    own = predictor(problem, judge, resp, average=plan.average)
     if rigid and choice.strength == 1.0:
         return Mixture(gate, own, own, resp, bound, result, choice, problem)
 
@@ -334,23 +334,3 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
     final.scale = last.pool.scale
     model = last.gate, final, own, last.resp, last.bound
     return Mixture(*model, result, choice, problem)
-
-
-def last_judge(
-    problem: Problem, pool: ExpertPool, resp: Routing, average: bool
-) -> ExpertPool:
-    """Return the pool that judges last: of more folds where "auto" chose folds."""
-    if not isinstance(pool, CrossFitPool) or pool.final_folds is None:
-        return pool
-    mass = resp.scaled(problem.sample_weight)
-    more = CrossFitPool(pool.pool, pool.final_folds).fit(problem.X, problem.y, mass)
-    return rescaled(problem, more, resp)
-
-
-def predictor(
-    problem: Problem, judge: ExpertPool, resp: Routing, average: bool
-) -> ExpertPool:
-    """Return the pool that answers for new rows, with the scales of the judge."""
-    if average and isinstance(judge, CrossFitPool):
-        return judge.averaged()
-    return judge.finished(problem.X, problem.y, resp.scaled(problem.sample_weight))

@@ -1,0 +1,161 @@
+"""How `cross_fit` and ``groups`` become folds."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn import get_config  # type: ignore[attr-defined]
+from sklearn.model_selection import LeaveOneOut
+from sklearn.utils import check_array
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    process_routing,
+)
+
+from ..em import FINAL_FOLDS, CrossFitPool, Problem, content_folds
+from ..experts import ExpertPool, left_out
+from ._reporting import level_of_caller
+from ._validation import on_host
+
+AUTO_FOLDS = 3
+"""Folds of cross_fit="auto": more cost more and change little."""
+
+
+class FoldsMixin:
+    """Reads the parameters ``cross_fit`` and ``final``, and the groups given to fit."""
+
+    @property
+    def _splits(self) -> bool:
+        """Whether cross_fit is a splitter; a str has a split method too."""
+        return hasattr(self.cross_fit, "split") and not isinstance(self.cross_fit, str)
+
+    def get_metadata_routing(self):
+        """Return how metadata reaches fit and the splitter of ``cross_fit``.
+
+        Returns
+        -------
+        MetadataRouter
+            See scikit-learn's guide to metadata routing.
+        """
+        router = MetadataRouter(owner=self).add_self_request(self)
+        if self._splits:
+            mapping = MethodMapping().add(caller="fit", callee="split")
+            router.add(splitter=self.cross_fit, method_mapping=mapping)
+        return router
+
+    def _check_cross_fit(self, groups) -> None:
+        if isinstance(self.cross_fit, str) and self.cross_fit != "auto":
+            raise ValueError(
+                "cross_fit must be 'auto', a number of folds, a splitter or None; got "
+                f"{self.cross_fit!r}."
+            )
+        if self.cross_fit is not None:
+            return
+        remedy = "Set cross_fit to 'auto', a number of folds or a splitter, or"
+        if self.final == "average":
+            raise ValueError(
+                "final='average' averages the models of the folds, but cross_fit=None "
+                f"makes no folds. {remedy} final='refit'."
+            )
+        if groups is not None:
+            raise ValueError(
+                "groups say which rows share a fold, but cross_fit=None makes no "
+                f"folds. {remedy} leave groups out (under metadata routing: "
+                "set_fit_request(groups=False))."
+            )
+
+    def _check_groups(self, groups, sample_weight, n_used: int) -> np.ndarray | None:
+        """Return the group of each row that has weight."""
+        if groups is None:
+            return None
+        used = self._used(sample_weight, n_used)
+        groups = check_array(
+            on_host(groups), ensure_2d=False, dtype=None, input_name="groups"
+        )
+        if groups.shape != used.shape:
+            raise ValueError(
+                f"groups must have one entry a row, shape {used.shape}; got shape "
+                f"{groups.shape}."
+            )
+        return groups[used]
+
+    @staticmethod
+    def _used(sample_weight, n_used: int) -> np.ndarray:
+        """Tell which of the rows given to fit have weight."""
+        weight = np.asarray(on_host(sample_weight))
+        return weight > 0 if weight.ndim else np.ones(n_used, dtype=bool)
+
+    def _cross_fitted(
+        self, pool: ExpertPool, problem: Problem, groups: np.ndarray | None
+    ) -> ExpertPool:
+        """Return the pool, wrapped if its experts are to be judged out of fold."""
+        auto = isinstance(self.cross_fit, str)
+        # Rigid experts do not memorise rows.
+        if self.cross_fit is None or (auto and pool.slack == 0):
+            return pool
+        if (auto and groups is None) or isinstance(self.cross_fit, LeaveOneOut):
+            free = left_out(pool)
+            if free is not None:
+                return free
+        final_folds = None
+        if self._splits:
+            folds = self._split(problem, groups)
+        else:
+            n_folds = AUTO_FOLDS if auto else self.cross_fit
+            n_groups = None if groups is None else len(np.unique(groups))
+            if n_groups is not None and n_groups < (2 if auto else n_folds):
+                raise ValueError(
+                    f"cross_fit={self.cross_fit!r} needs at least "
+                    f"{2 if auto else n_folds} groups, since rows of a group share a "
+                    f"fold; groups has {n_groups}."
+                )
+            folds = content_folds(problem, n_folds, problem.seed, groups)
+            if auto:
+                final_folds = content_folds(problem, FINAL_FOLDS, problem.seed, groups)
+        if folds.max() == 0:
+            return pool
+        if pool.classes is not None:
+            self._warn_of_rare_classes(pool.classes, problem.on_host().y, folds)
+        part_rows = groups is None and not self._splits
+        return CrossFitPool(pool, folds, final_folds, part_rows)
+
+    def _split(self, problem: Problem, groups: np.ndarray | None) -> np.ndarray:
+        """Return the fold that the splitter puts each row in."""
+        host, params = problem.on_host(), {} if groups is None else {"groups": groups}
+        if get_config()["enable_metadata_routing"]:
+            params = process_routing(self, "fit", **params).splitter.split
+        folds = np.full(len(host.y), -1)
+        for fold, (_, rows) in enumerate(
+            self.cross_fit.split(host.X_gate, host.y, **params)
+        ):
+            folds[rows] = fold
+        if (folds < 0).any():
+            raise ValueError(
+                f"cross_fit={self.cross_fit!r} leaves {(folds < 0).sum()} rows in no "
+                "test fold; every row must be in one."
+            )
+        return folds
+
+    def _warn_of_rare_classes(
+        self, classes: np.ndarray, y: np.ndarray, folds: np.ndarray
+    ) -> None:
+        """Warn of classes that models may have to judge without having seen them."""
+        n_folds = int(folds.max()) + 1
+        count = np.zeros((len(classes), n_folds), dtype=np.intp)
+        np.add.at(count, (y, folds), 1)
+        n_rows, n_met = count.sum(axis=1), (count > 0).sum(axis=1)
+        rare = np.flatnonzero((n_rows < n_folds) | (n_met < 2))
+        if rare.size:
+            first, others = rare[0], len(rare) - 1
+            also = f" (and {others} more classes)" if others else ""
+            warnings.warn(
+                f"Class {classes[first].item()!r}{also} has {n_rows[first]} rows, in "
+                f"{n_met[first]} of the {n_folds} folds of cross_fit="
+                f"{self.cross_fit!r}: its rows are judged by models that saw few or "
+                "none of them. Use fewer folds, merge rare classes, or set "
+                "cross_fit=None.",
+                UserWarning,
+                stacklevel=level_of_caller(),
+            )

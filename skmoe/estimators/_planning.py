@@ -1,0 +1,206 @@
+"""How parameters become plans to train by, and a fitted mixture one to go on from."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.utils import check_array
+
+from ..em import (
+    KINDS,
+    NO_CORRECTION,
+    PORTFOLIO,
+    Choice,
+    CrossFitPool,
+    Mixture,
+    Plan,
+    Start,
+    State,
+    begin,
+    finish,
+    resume,
+)
+from ..experts import ExpertPool, make_pool
+from ..experts._averaged import AveragedPool
+from ..routing import Routing
+from . import _parts as parts
+from ._validation import on_host
+from ._watching import Watched
+
+
+class PlanningMixin:
+    """Reads ``init``, ``n_init``, ``shared_expert`` and ``warm_start``."""
+
+    def _plans(self, problem, gate, learners, seeds, groups, given) -> list[Plan]:
+        """Return the ways to train that compete on rows held out.
+
+        One, but for shared_expert="auto", and for experts that differ as learners:
+        from every start these become another kind of mixture.
+        """
+        options = self._pool_options(problem.y, problem.sample_weight)
+        options |= {"n_features": self.n_features_in_, "n_jobs": self.n_jobs}
+        own, rest = np.split(seeds, [self.n_experts])
+
+        def plan(learners: list, shared: Any) -> Plan:
+            pool = make_pool(learners, seeds=own.tolist(), **options)
+            return Plan(
+                gates=gate.variants(),
+                pool=self._cross_fitted(pool, problem, groups),
+                starts=self._starts(rest[1:], pool),
+                top_k=self.top_k,
+                choice=None if self._holds_out else Choice(),
+                average=self.final == "average",
+                groups=groups,
+                resp=given,
+                shared=None if shared is None else make_pool([shared], **options),
+            )
+
+        shared = self.shared_expert
+        if shared is None:
+            only = plan(learners, None)
+            auto = isinstance(self.init, str) and self.init == "auto"
+            if not auto or not self._holds_out or parts.alike(learners):
+                return [only]
+            return [replace(only, starts=[start]) for start in only.starts]
+        if not isinstance(shared, str):
+            parts.check_learner(shared, self._classifies, "shared_expert")
+            return [plan(self._beside_shared(learners), clone(shared))]
+        pure = plan(learners, None)
+        if not self._holds_out or pure.pool.slack == 0 or not parts.alike(learners):
+            return [pure]
+        linear = self._beside_shared([self._default_expert()] * self.n_experts)
+        return [pure, plan(linear, clone(learners[0]))]
+
+    def _beside_shared(self, learners: list) -> list:
+        """Return the experts that a shared one has: one of them corrects nothing."""
+        return learners if self._classifies else [*learners[:-1], NO_CORRECTION]
+
+    @property
+    def _holds_out(self) -> bool:
+        """Whether gate and shrinkage are chosen on rows held out."""
+        return self.cross_fit is not None and self.n_experts > 1
+
+    def _starts(self, seeds, pool: ExpertPool) -> list[Start]:
+        """Return the starts: the kinds in turn, each with its seed."""
+        kinds = self._start_kinds(pool)
+        if isinstance(self.init, str) and self.init == "auto":
+            seeds = seeds[: len(kinds)]
+        starts = [
+            Start(kinds[i % len(kinds)], i // len(kinds), int(seed))
+            for i, seed in enumerate(seeds)
+        ]
+        # These draw nothing, so a second one would be the first again.
+        fixed = ("given", "uniform", "best")
+        return [s for s in starts if s.number == 0 or s.kind not in fixed]
+
+    def _start_kinds(self, pool: ExpertPool) -> tuple[str, ...]:
+        """Return the kinds of starts, to be gone through in turn."""
+        if not self._names_starts:
+            return ("given",)
+        if not isinstance(self.init, str):
+            return tuple(self.init)
+        if self.init != "auto":
+            return (self.init,)
+        if pool.slack == 0:
+            return PORTFOLIO + ("random",) * max(0, self.n_init - len(PORTFOLIO))
+        # Linear experts find the regimes; learners that differ sort themselves out.
+        alike = parts.alike(pool.learners)
+        return ("linear",) if alike else ("linear", "uniform", "best")
+
+    @property
+    def _names_starts(self) -> bool:
+        """Whether init names starts, instead of being responsibilities."""
+        if isinstance(self.init, str):
+            return True
+        return isinstance(self.init, (list, tuple)) and all(
+            isinstance(kind, str) for kind in self.init
+        )
+
+    def _given(self, sample_weight, weight) -> Routing | None:
+        """Return the responsibilities that init gives, of rows that have weight."""
+        if self._names_starts:
+            kinds = (self.init,) if isinstance(self.init, str) else tuple(self.init)
+            known = {"auto", *KINDS} if isinstance(self.init, str) else KINDS
+            if not kinds or any(kind not in known for kind in kinds):
+                raise ValueError(
+                    f"init must be 'auto', one of {sorted(KINDS)}, a list of these, or "
+                    "responsibilities of shape (n_samples, n_experts); got "
+                    f"{self.init!r}."
+                )
+            return None
+        resp = check_array(
+            on_host(self.init), accept_sparse="csr", input_name="init", dtype=np.float64
+        )
+        resp = resp.toarray() if sparse.issparse(resp) else resp
+        used = self._used(sample_weight, weight.shape[0])
+        if resp.shape != (len(used), self.n_experts):
+            raise ValueError(
+                "init must hold a responsibility for each row and expert, shape "
+                f"{(len(used), self.n_experts)}; got shape {resp.shape}."
+            )
+        resp = resp[used]
+        total = resp.sum(axis=1, keepdims=True)
+        if (resp < 0).any() or (total == 0).any():
+            raise ValueError(
+                "init holds responsibilities, which must not be negative nor all zero "
+                "in a row."
+            )
+        return Routing.from_dense(resp / total).like(weight)
+
+    def _go_on(self, problem, plan: Plan, gate, runs: Watched) -> Mixture:
+        """Train from where the previous fit ended."""
+        problem = plan.left_over(problem)
+        state = self._warm_state(problem, gate, plan.pool)
+        result = runs(problem, "warm", lambda: state)
+        choice = Choice(strength=1.0 - self.shrinkage_)
+        return finish(problem, result, plan, choice)
+
+    # -------------------------------------------------------------- warm start
+    def _warm_gate(self, gate):
+        before, old = parts.split_gate(self.gate_)
+        if type(old) is not type(gate):
+            raise ValueError(
+                f"warm_start=True needs the gate of the previous fit, {old!r}; got "
+                f"{gate!r}. Set warm_start=False to start afresh."
+            )
+        # What "auto" chose stays chosen.
+        params = {
+            k: v
+            for k, v in gate.get_params().items()
+            if not isinstance(v, str) or v != "auto"
+        }
+        return before, copy.copy(old).set_params(**params)
+
+    def _warm_state(self, problem, gate, pool) -> State:
+        scale, y = self._pool.scale, problem.y
+        if scale is not None and scale.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"warm_start=True needs y of {scale.shape[1]} outputs as in the "
+                f"previous fit; got {y.shape[1]}. Set warm_start=False to start afresh."
+            )
+        state = resume(problem, gate, self._warm_pool(pool))
+        if type(state.pool) is not type(pool):  # what predicted is not what is trained
+            return begin(problem, gate, pool, state.resp)
+        return state
+
+    def _warm_pool(self, pool: ExpertPool) -> ExpertPool:
+        old = self._own_pool
+        pool = pool.pool if isinstance(pool, CrossFitPool) else pool
+        fitted = old.pools[0] if isinstance(old, AveragedPool) else old
+        same = type(fitted) is type(pool) and old.n_experts == pool.n_experts
+        if not same or not np.array_equal(old.classes, pool.classes):
+            raise ValueError(
+                "warm_start=True needs the same n_experts, kind of expert and classes "
+                f"as the previous fit, which had n_experts={old.n_experts}; got "
+                f"n_experts={pool.n_experts}, experts {pool.learners[0]!r}. Set "
+                "warm_start=False to start afresh."
+            )
+        warm = copy.copy(old)
+        for name in ("learners", "likelihood", "seeds", "n_jobs"):
+            setattr(warm, name, getattr(pool, name))
+        return warm

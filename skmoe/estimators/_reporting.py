@@ -1,0 +1,109 @@
+"""What a fit says of itself: attributes, warnings, and the words of ``verbose``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+
+from ..em import Mixture, kept, routed
+
+WORTH = 1e-3
+"""Nats a row from which a mixture is said to gain over one learner."""
+
+IDLE = 0.01
+"""Share of an even load below which an expert is said to serve next to no rows."""
+
+
+def level_of_caller() -> int:
+    """Return the stack level of the line that called fit, for `warnings.warn`."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        ("skmoe.", "sklearn.")
+    ):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+class ReportingMixin:
+    """Sets the attributes that tell how training went, and warns."""
+
+    def _diagnosis(self, mixture: Mixture) -> dict[str, Any]:
+        """Return the attribute that sets bounds side by side."""
+        problem, model = mixture.problem, (mixture.gate, mixture.pool)
+        mass, rows = kept(problem, mixture.gate, self.top_k)
+        diagnostics = {
+            "routed_bound": mixture.bound,
+            "in_sample_bound": routed(problem, *model, self.top_k).bound,
+            "top_k_mass": mass,
+            "top_k_rows": rows,
+        }
+        return {"diagnostics_": diagnostics}
+
+    def _set_record(self, mixture: Mixture) -> None:
+        """Set the attributes that tell how training went."""
+        result, choice = mixture.run, mixture.choice
+        self.lower_bound_ = result.lower_bound
+        self.lower_bounds_ = np.array([info.bound for info in result.passes])
+        self.n_iter_ = result.n_iter
+        self.converged_ = result.converged
+        self.routed_bound_ = mixture.bound
+        self.shrinkage_ = 1.0 - choice.strength
+        self.held_out_ = {
+            "mixture": choice.mixture,
+            "constant_gate": choice.blind,
+            "pooled": choice.pooled,
+            "single": choice.single,
+        }
+        self.routing_gain_ = choice.mixture - choice.blind
+        if self.verbose:
+            print(f"[{type(self).__name__}] {self._verdict()}")
+        self._own_pool = mixture.own
+
+    def _verdict(self) -> str:
+        """Say what the mixture is worth, from the rows held out."""
+        held, name = self.held_out_, type(self).__name__
+        if not np.isfinite(held["mixture"]):
+            return (
+                f"No rows were held out, so nothing says whether {name} is better than "
+                "one of its learners (cross_fit='auto' would)."
+            )
+        gain = held["mixture"] - held["single"]
+        worth = (
+            f"It gains {gain:.3f} nats a row over one learner"
+            if gain > WORTH
+            else "It brings nothing over one learner"
+        )
+        return (
+            f"{worth} on rows held out, of which {self.routing_gain_:.3f} come from "
+            f"the gate. Experts keep {1.0 - self.shrinkage_:.0%} of their own answers; "
+            f"{int(np.sum(self.expert_load_ < IDLE / self.n_experts))} of "
+            f"{self.n_experts} experts serve next to no rows."
+        )
+
+    def _warn_of(self, result) -> None:
+        if result.converged or result.n_iter < self.max_iter:  # a callback stopped it
+            return
+        gain = result.passes[-1].gain
+        warnings.warn(
+            f"EM stopped after max_iter={self.max_iter} passes while a pass still "
+            f"raised the mean log-likelihood bound by {gain:.1e}, more than tol="
+            f"{self.tol}. Increase max_iter or tol, or use fewer experts.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+    def _warn_of_fallbacks(self, models: list[str | None]) -> None:
+        reasons = [why for why in models if why is not None]
+        if reasons:
+            warnings.warn(
+                f"{len(reasons)} of the {len(models)} models that judged the experts "
+                "or became them could not be fitted on the rows of their expert, and "
+                f"stand on the rows of others. The first: {reasons[0]} Use fewer "
+                "experts or folds, or a learner that needs fewer rows.",
+                FitFailedWarning,
+                stacklevel=level_of_caller(),
+            )
