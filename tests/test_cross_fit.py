@@ -40,7 +40,7 @@ from skmoe.em import (
     initial,
     run,
 )
-from skmoe.estimators import _base
+from skmoe.estimators import _folds
 from skmoe.experts import (
     Categorical,
     EstimatorPool,
@@ -165,7 +165,7 @@ def test_rows_of_a_group_share_a_fold(cross_fit, convert, monkeypatch):
             made.append((folds, final_folds))
             assert not part_rows
 
-    monkeypatch.setattr(_base, "CrossFitPool", Seen)
+    monkeypatch.setattr(_folds, "CrossFitPool", Seen)
     MoERegressor(TREE, cross_fit=cross_fit, **QUICK).fit(X, Y, groups=convert(GROUPS))
     folds, final = made[0]
     counts = [3, FINAL_FOLDS] if cross_fit == "auto" else [4]

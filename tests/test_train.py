@@ -21,7 +21,7 @@ from skmoe.em import Choice, CrossFitPool, Problem, _choose, _train
 from skmoe.em._engine import begin, run
 from skmoe.em._settle import Pooled, routed, settle
 from skmoe.em._starts import initial
-from skmoe.estimators import _base
+from skmoe.estimators import _planning
 from skmoe.experts import Categorical, Gaussian, make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
 from skmoe.experts._blended import BlendedPool
@@ -79,7 +79,7 @@ def problem_of(y, n_experts=K, *, width=None, weight=WEIGHT):
 def fixed(monkeypatch, strength, **choice):
     """Let training choose this strength without holding rows out."""
     chosen = functools.partial(Choice, **{"strength": strength, **choice})
-    monkeypatch.setattr(_base, "Choice", chosen)
+    monkeypatch.setattr(_planning, "Choice", chosen)
 
 
 # ---------------------------------------------------------------- blended experts
@@ -614,7 +614,7 @@ def test_kinds_of_starts_by_name(cross_fit, capsys):
     [
         (None, ["tree", "kmeans", "random", "kmeans_x", "random", "random"]),
         (TREE, ["linear"]),
-        ([TREE, Ridge()], ["linear", "uniform", "best"]),
+        ([TREE, Ridge()], ["linear", "uniform", "single"]),
     ],
     ids=str,
 )

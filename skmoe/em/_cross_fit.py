@@ -182,7 +182,9 @@ def finished(
     ExpertPool
         Its noise scales are those of rows out of fold, if experts were cross-fitted.
     """
-    judge = last_judge(problem, model.pool, model.resp)
+    judge = model.pool
+    if average or judge.scale is not None:
+        judge = last_judge(problem, judge, model.resp)
     return predictor(problem, judge, model.resp, average=average)
 
 

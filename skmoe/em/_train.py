@@ -69,7 +69,7 @@ class Run(Protocol):
         ...
 
 
-KINDS = ("linear", "uniform", "best", *STARTS)
+KINDS = ("linear", "uniform", "single", *STARTS)
 """Kinds of starts that a user may name."""
 
 
@@ -257,14 +257,14 @@ def _responsibilities(problem: Problem, plan: Plan, start: Start) -> Routing:
         shape = (problem.sample_weight.shape[0], problem.n_experts)
         even = np.full(shape, 1.0 / problem.n_experts)
         return Routing.from_dense(like(even, problem.sample_weight))
-    if start.kind == "best":
-        return best_start(problem, plan)
+    if start.kind == "single":
+        return single_start(problem, plan)
     if start.kind == "linear":
         return linear_start(problem, plan, start)
     return initial(problem, start.kind, start.number, start.seed)
 
 
-def best_start(problem: Problem, plan: Plan) -> Routing:
+def single_start(problem: Problem, plan: Plan) -> Routing:
     """Return responsibilities that give all rows to the best learner alone."""
     pooled = Pooled.of(problem, plan.pool)
     mass = pooled.everyone(problem)

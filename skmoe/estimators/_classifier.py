@@ -69,14 +69,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         k-means on x and the residual of y; "kmeans_x", by k-means on x; "random", by a
         random smooth function of both; "linear", as the best mixture of linear experts
         does, from those four; for experts that differ as learners "uniform", not at
-        all, and "best", all rows to the best of them. A list is gone through in turn.
+        all, and "single", all rows to the best of them. A list is gone through in turn.
         "auto" is the first four for ridge and logistic experts that are trained
         together, with further "random" ones; for others it is "linear", and the last
         two if learners differ, of which rows held out choose. An array or sparse
         matrix holds responsibilities of the experts for the rows, to start from.
     n_init : int, default=4
-        Starts, at most; the best is kept. "uniform", "best" and given responsibilities
-        are one start each.
+        Starts, at most; the best is kept. "uniform", "single" and given
+        responsibilities are one start each.
     max_iter : int, default=100
         Passes of EM a start.
     tol : float, default=1e-4

@@ -95,7 +95,7 @@ class PlanningMixin:
             for i, seed in enumerate(seeds)
         ]
         # These draw nothing, so a second one would be the first again.
-        fixed = ("given", "uniform", "best")
+        fixed = ("given", "uniform", "single")
         return [s for s in starts if s.number == 0 or s.kind not in fixed]
 
     def _start_kinds(self, pool: ExpertPool) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ class PlanningMixin:
             return PORTFOLIO + ("random",) * max(0, self.n_init - len(PORTFOLIO))
         # Linear experts find the regimes; learners that differ sort themselves out.
         alike = parts.alike(pool.learners)
-        return ("linear",) if alike else ("linear", "uniform", "best")
+        return ("linear",) if alike else ("linear", "uniform", "single")
 
     @property
     def _names_starts(self) -> bool:
