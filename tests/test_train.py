@@ -668,3 +668,15 @@ def test_warm_starts_keep_what_was_chosen(expert, strength, monkeypatch):
     assert model.gate_.alpha == before.gate_.alpha == ALPHAS[2]
     assert model.score(X, Y) == pytest.approx(before.score(X, Y), abs=0.1)
     assert model.routed_bound_ >= before.routed_bound_ - 0.05
+
+
+def test_of_many_rows_a_sample_chooses(monkeypatch):
+    monkeypatch.setattr(_choose, "ENOUGH_ROWS", 100)
+    monkeypatch.setattr(_choose, "ENOUGH_AN_EXPERT", 1)
+    n = len(Y)
+    part = _choose.splits(problem_of(Y, 2), None, rigid=True)[0]
+    used = part.rows.sum() + len(part.test.y)
+    assert used < n
+    assert used == pytest.approx(n / -(-n // 100), abs=4)
+    assert part.rows.sum() == pytest.approx(0.75 * used, abs=4)
+    assert MoERegressor(**QUICK).fit(X, Y).score(X, Y) > 0

@@ -33,6 +33,9 @@ SPLITS, SPLITS_FLEXIBLE = ((1_000, 4), (4_000, 2)), ((1_000, 2),)
 """Below so many rows, so many parts are held out in turn; else one. Learners that are
 fitted one by one cost more."""
 
+ENOUGH_ROWS, ENOUGH_AN_EXPERT = 50_000, 50
+"""Of more rows, and more rows an expert, a sample serves to choose by."""
+
 FEW_ROWS = 4
 """With fewer rows an expert than this nothing is held out."""
 
@@ -53,7 +56,7 @@ class Split:
     ----------
     train, test : Problem
     rows : (n_samples,) array of bool
-        Which rows are those to learn from.
+        Which rows are those to learn from. Of very many rows some are in neither part.
     """
 
     train: Problem
@@ -125,13 +128,17 @@ def splits(problem: Problem, groups: np.ndarray | None, *, rigid: bool) -> list[
     count = count_splits(problem, rigid=rigid)
     if count == 0:
         return []
-    part = content_folds(problem, PARTS, problem.seed + 1, groups)
-    n_parts = int(part.max()) + 1
+    n_rows = problem.sample_weight.shape[0]
+    enough = max(ENOUGH_ROWS, ENOUGH_AN_EXPERT * problem.n_experts)
+    n_folds = PARTS * -(-n_rows // enough)  # of which the first few serve
+    part = content_folds(problem, n_folds, problem.seed + 1, groups)
+    n_parts = min(int(part.max()) + 1, PARTS)
     if n_parts == 1:
         return []
+    seen = [(part < PARTS) & (part != s) for s in range(min(count, n_parts))]
     return [
-        Split(_rows(problem, part != s), _rows(problem, part == s), part != s)
-        for s in range(min(count, n_parts))
+        Split(_rows(problem, rows), _rows(problem, part == s), rows)
+        for s, rows in enumerate(seen)
     ]
 
 
