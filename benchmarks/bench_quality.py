@@ -390,9 +390,9 @@ of a mixture: judged on the rows that it learned from (`in-sample`, which is
 `top_k=1` (`default top-1`). The learners are Ridge or logistic regression (`linear`), a
 tree of depth 6 (`tree`), histogram gradient boosting at its defaults (`hgb`), and the
 three together (`mixed`). Mixtures have {N_EXPERTS} experts and bagging {N_EXPERTS}
-learners. Mixed has three of each, and its `single` is the one of the three with the
-best cross-validated NLL on the training rows. Nothing is tuned by set. Sparse sets have
-linear and tree only.
+learners; a mixture or stack of `mixed` has one of each of the three, and its `single`
+is the one with the best cross-validated NLL on the training rows. Nothing is tuned by
+set. Sparse sets have linear and tree only.
 
 NLL is the mean negative log-likelihood of a test row in nats; lower is better. Targets
 of regression are standardised by the mean and the deviation of the training rows, so

@@ -134,9 +134,9 @@ def candidates(X: np.ndarray) -> dict:
     """Return the mixtures that compete."""
     found = {}
     for n_experts in (FEW, MANY):
-        mixture = MoERegressor(n_experts=n_experts, random_state=0)
-        found[f"{n_experts}"] = make_pipeline(FunctionTransformer(), mixture)
-        found[f"{n_experts}, splines"] = make_pipeline(widened(X), mixture)
+        for before, name in ((FunctionTransformer(), ""), (widened(X), ", splines")):
+            mixture = MoERegressor(n_experts=n_experts, random_state=0)
+            found[f"{n_experts}{name}"] = make_pipeline(before, mixture)
     return found
 
 

@@ -187,8 +187,13 @@ def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
     states = (resume(problem, *each.models[choice.gate]) for each in held)
-    start = max(states, key=lambda state: state.bound).resp  # a part may be stuck
-    result = run_one(problem, "chosen", lambda: begin(problem, gate, plan.pool, start))
+    start = [max(states, key=lambda state: state.bound).resp]  # a part may be stuck
+
+    def first() -> State:
+        # Handed over for good: the first passes need the memory.
+        return begin(problem, gate, plan.pool, start.pop())
+
+    result = run_one(problem, "chosen", first)
     return finish(problem, result, plan, choice)
 
 
