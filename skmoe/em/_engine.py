@@ -86,11 +86,12 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
 def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
     """Return the next state: both M-steps, then the E-step."""
     gate, pool, terms, extra, accepted = improve(problem, state)
-    candidates = [(state.resp, terms)]
+    candidates, bound, n_pass = [(state.resp, terms)], state.bound, state.n_pass + 1
+    del state  # for a caller that keeps it no longer: the E-step needs the memory
     if extra is not None:
         candidates.append((extra, evaluate(problem, pool, extra)))
-    new = expect(problem, gate, pool, candidates, state.n_pass + 1)
-    gain = new.bound - state.bound
+    new = expect(problem, gate, pool, candidates, n_pass)
+    gain = new.bound - bound
     return new, PassInfo(new.n_pass, new.bound, gain, *accepted)
 
 
@@ -276,10 +277,11 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
     if pool.slack > 0:
         return resume(problem, gate, pool)
     wide = replace(problem, width=min(2 * problem.width, problem.n_experts))
-    state = resume(replace(wide, beta=ANNEALING[0]), gate, pool)
+    states = [resume(replace(wide, beta=ANNEALING[0]), gate, pool)]
     for beta in ANNEALING:
         annealed = replace(wide, beta=beta)
-        state, _ = step(annealed, revived(annealed, state))
+        states.append(step(annealed, revived(annealed, states.pop()))[0])
+    state = states.pop()
     return expect(problem, state.gate, state.pool, [(state.resp, state.terms)])
 
 
