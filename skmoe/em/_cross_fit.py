@@ -22,7 +22,7 @@ import numpy as np
 from scipy import sparse
 
 from ..backends import Array, like, namespace
-from ..experts import ExpertPool, take_rows
+from ..experts import DerivedPool, ExpertPool, take_rows
 from ..experts._averaged import averaged
 from ..experts._base import shares
 from ..routing import Routing
@@ -36,7 +36,7 @@ have seen 4/5 of the rows, and so err nearly as the model of all rows will."""
 TINY = float(np.finfo(np.float64).tiny)
 
 
-class CrossFitPool(ExpertPool):
+class CrossFitPool(DerivedPool):
     """A pool whose evaluations of the training rows are out of fold.
 
     Parameters
@@ -59,24 +59,12 @@ class CrossFitPool(ExpertPool):
         final_folds: np.ndarray | None = None,
         part_rows: bool = True,
     ) -> None:
-        super().__init__(
-            pool.learners,
-            likelihood=pool.likelihood,
-            classes=pool.classes,
-            seeds=pool.seeds,
-            n_jobs=pool.n_jobs,
-        )
-        self.slack = pool.slack
+        super().__init__(pool)
         self.pool = pool
         self.folds = folds
         self.final_folds = final_folds
         self.part_rows = part_rows
         self.rows = [np.flatnonzero(folds == f) for f in range(int(folds.max()) + 1)]
-
-    @classmethod
-    def supports(cls, estimator: Any, n_features: int) -> bool:
-        """Tell whether the pool trains a learner: it wraps other pools."""
-        return False
 
     def of_rows(self, kept: np.ndarray) -> ExpertPool:
         """Return the unfitted pool for some of the rows, in the folds they are in."""

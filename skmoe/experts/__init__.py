@@ -1,6 +1,6 @@
 """Experts: the models of p(y | x, k), all of a mixture's in one pool."""
 
-from ._base import ExpertPool, take_rows
+from ._base import DerivedPool, ExpertPool, take_rows
 from ._estimator_pool import EstimatorPool
 from ._left_out import LeaveOneOutPool, LeftOutPool, left_out
 from ._likelihoods import Categorical, Gaussian
@@ -12,6 +12,7 @@ from ._remembered import MOST, remembered
 __all__ = [
     "MOST",
     "Categorical",
+    "DerivedPool",
     "EstimatorPool",
     "ExpertPool",
     "Gaussian",

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from ..backends import Array, namespace, select
 from ..routing import Routing
-from ._base import ExpertPool
+from ._base import DerivedPool, ExpertPool
 from ._linear_pool import LinearPool
 
 
@@ -40,7 +40,7 @@ def averaged(pools: Sequence[ExpertPool]) -> ExpertPool:
     return mean
 
 
-class AveragedPool(ExpertPool):
+class AveragedPool(DerivedPool):
     """Fitted pools of the same learners; an answer is the mean of theirs.
 
     Parameters
@@ -51,24 +51,8 @@ class AveragedPool(ExpertPool):
 
     def __init__(self, pools: Sequence[ExpertPool]) -> None:
         first = pools[0]
-        super().__init__(
-            first.learners,
-            likelihood=first.likelihood,
-            classes=first.classes,
-            seeds=first.seeds,
-            n_jobs=first.n_jobs,
-        )
-        self.slack = first.slack
+        super().__init__(first)
         self.pools = list(pools)
-
-    @classmethod
-    def supports(cls, estimator: Any, n_features: int) -> bool:
-        """Tell whether the pool trains a learner: it holds pools that did."""
-        return False
-
-    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Raise: on the same rows all pools would become the same."""
-        raise TypeError("AveragedPool holds pools that are fitted; fit another pool.")
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return mean predictions, or the log of the label's mean probability."""

@@ -89,6 +89,12 @@ class ExpertPool(ABC):
         self.n_jobs = n_jobs
         self.scale: np.ndarray | None = None
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a pool of the same learners is made with, but for the learners."""
+        names = ("likelihood", "classes", "seeds", "n_jobs")
+        return {name: getattr(self, name) for name in names}
+
     # --------------------------------------------------------- to be written
     @classmethod
     @abstractmethod
@@ -199,6 +205,29 @@ class ExpertPool(ABC):
     def count_parameters(self) -> int:
         """Return the number of free parameters of the learners."""
         raise TypeError(f"{type(self).__name__} cannot count its free parameters.")
+
+
+class DerivedPool(ExpertPool):
+    """Base class of pools that are made of other pools, and not by `make_pool`.
+
+    Parameters
+    ----------
+    pool : ExpertPool
+        One of them: it gives learners, options and slack.
+    """
+
+    def __init__(self, pool: ExpertPool) -> None:
+        super().__init__(pool.learners, **pool.options)
+        self.slack = pool.slack
+
+    @classmethod
+    def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
+        """Tell whether the pool trains a learner: the pools that it holds do."""
+        return False
+
+    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Raise: the pools that it holds are fitted."""
+        raise TypeError(f"{type(self).__name__} holds pools that are fitted already.")
 
 
 def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array, float]:

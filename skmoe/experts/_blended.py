@@ -10,10 +10,10 @@ import numpy as np
 from ..backends import Array, filled, like, namespace
 from ..routing import Routing
 from ._averaged import AveragedClassifier, AveragedRegressor
-from ._base import ExpertPool
+from ._base import DerivedPool, ExpertPool
 
 
-class BlendedPool(ExpertPool):
+class BlendedPool(DerivedPool):
     r"""A pool whose answers are drawn to what its learners say when fitted on all rows.
 
     .. math:: \mu_k(x) = (1 - a) \, b_k(x) + a \, h_k(x)
@@ -45,26 +45,10 @@ class BlendedPool(ExpertPool):
         learner_of: np.ndarray,
         strength: float,
     ) -> None:
-        super().__init__(
-            pool.learners,
-            likelihood=pool.likelihood,
-            classes=pool.classes,
-            seeds=pool.seeds,
-            n_jobs=pool.n_jobs,
-        )
-        self.slack = pool.slack
+        super().__init__(pool)
         self.scale = pool.scale
         self.pool, self.pooled = pool, pooled
         self.learner_of, self.strength = learner_of, strength
-
-    @classmethod
-    def supports(cls, estimator: Any, n_features: int) -> bool:
-        """Tell whether the pool trains a learner: it blends trained ones."""
-        return False
-
-    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Raise: both parts are fitted already."""
-        raise TypeError("BlendedPool joins fitted pools; fit those.")
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the experts of ``other`` where ``take`` is True."""

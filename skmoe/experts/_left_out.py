@@ -79,17 +79,12 @@ def left_out(pool: ExpertPool) -> ExpertPool | None:
     judge = judges.get(type(pool))
     if judge is None or not all(judge.leaves_out(each) for each in pool.learners):
         return None
-    return judge(pool.learners, **_options(pool))
-
-
-def _options(pool: ExpertPool) -> dict[str, Any]:
-    names = ("likelihood", "classes", "seeds", "n_jobs")
-    return {name: getattr(pool, name) for name in names}
+    return judge(pool.learners, **pool.options)
 
 
 def _forgetful(pool: ExpertPool, kind: type[ExpertPool]) -> ExpertPool:
     """Return the pool as one of its parent class, without the rows of the experts."""
-    plain = kind(pool.learners, **_options(pool))
+    plain = kind(pool.learners, **pool.options)
     vars(plain).update({k: v for k, v in vars(pool).items() if k != "left"})
     return plain
 

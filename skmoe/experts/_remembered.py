@@ -9,13 +9,13 @@ import numpy as np
 
 from ..backends import Array, filled, like, namespace
 from ..routing import Routing
-from ._base import ExpertPool
+from ._base import DerivedPool, ExpertPool
 
 MOST = 64
 """Experts whose answers for all rows are worth keeping side by side."""
 
 
-class RememberedPool(ExpertPool):
+class RememberedPool(DerivedPool):
     """A fitted pool that judges certain rows without asking its experts again.
 
     For stages in which only the gate and the noise scales change.
@@ -29,24 +29,9 @@ class RememberedPool(ExpertPool):
     """
 
     def __init__(self, pool: ExpertPool, values: Array) -> None:
-        super().__init__(
-            pool.learners,
-            likelihood=pool.likelihood,
-            classes=pool.classes,
-            seeds=pool.seeds,
-            n_jobs=pool.n_jobs,
-        )
-        self.slack, self.scale = pool.slack, pool.scale
+        super().__init__(pool)
+        self.scale = pool.scale
         self.pool, self.values = pool, values
-
-    @classmethod
-    def supports(cls, estimator: Any, n_features: int) -> bool:
-        """Tell whether the pool trains a learner: it holds trained ones."""
-        return False
-
-    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Raise: the experts are fitted already."""
-        raise TypeError("RememberedPool holds fitted experts; fit another pool.")
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return what was said of each entry."""
