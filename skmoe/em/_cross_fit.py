@@ -74,7 +74,7 @@ class CrossFitPool(DerivedPool):
         final = self.final_folds
         if final is not None:
             final = np.unique(final[kept], return_inverse=True)[1]
-        return CrossFitPool(self.pool, folds, final)
+        return CrossFitPool(self.pool, folds, final, self.part_rows)
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Fit one pool a fold, on the rows of the other folds."""

@@ -330,11 +330,16 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
     if rigid and choice.strength == 1.0:
         return Mixture(gate, own, own, resp, bound, result, choice, problem)
 
-    pooled = Pooled.of(problem, judge)
-    final = copy.copy(pooled.finished(problem).pull(own, choice.strength))
+    pooled = Pooled.of(problem, judge) if choice.strength < 1.0 else None
+    final = copy.copy(own)
+    if pooled is not None:
+        final = copy.copy(pooled.finished(problem).pull(own, choice.strength))
     if not rigid:  # the experts stay: ask them once
-        judge, pooled = problem.remember(judge), pooled.remember(problem)
-    pulled = rescaled(problem, pooled.pull(judge, choice.strength), resp)
+        judge = problem.remember(judge)
+        pooled = None if pooled is None else pooled.remember(problem)
+    if pooled is not None:
+        judge = pooled.pull(judge, choice.strength)
+    pulled = rescaled(problem, judge, resp)
     last = settle(problem, gate, pulled, top_k, LAST_PASSES, learn=False)
     final.scale = last.pool.scale
     model = last.gate, final, own, last.resp, last.bound
