@@ -154,6 +154,56 @@ def test_route_to_all_is_dense(gate, X, resp, top_k):
     assert_array_equal(routing.weights, np.exp(gate.log_proba(X)))
 
 
+def test_best_is_brute_force(gate, X, resp, blocks):
+    gate.fit(X, resp)
+    log_best, best = gate.best(X, 3)
+    expected, _ = _reference.top_k(gate.log_proba(X), 3)
+    assert_allclose(log_best, expected, rtol=1e-10)
+    assert_allclose(gate.log_proba(X)[np.arange(60)[:, None], best], expected)
+
+
+def test_survey_is_both(gate, X, resp, blocks):
+    gate.fit(X, resp)
+    asked = best_two(resp).indices
+    log_at, best, log_best = gate.survey(X, asked, 2)
+    expected = gate.log_proba_at(X, Routing(asked, np.zeros(asked.shape), K))
+    assert_allclose(log_at, expected, rtol=1e-10)
+    assert_allclose(log_best, gate.best(X, 2)[0], rtol=1e-10)
+    assert_allclose(gate.log_proba(X)[np.arange(60)[:, None], best], log_best)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("top_k", [1, 3, None])
+def test_top_p_keeps_the_fewest_that_reach_it(gate, X, resp, top_k, top_p):
+    gate.fit(X, resp)
+    routing, proba = gate.route(X, top_k, top_p), np.exp(gate.log_proba(X))
+    for i in range(60):
+        ranked, most = np.sort(proba[i])[::-1], top_k or K
+        needed = 1 + np.count_nonzero(np.cumsum(ranked)[: most - 1] < top_p - 1e-9)
+        kept = routing.weights[i] > 0
+        assert_array_equal(kept, routing.indices[i] >= 0)
+        assert kept.sum() in (needed, needed + (top_p == 1.0))
+        expected = ranked[: kept.sum()] / ranked[: kept.sum()].sum()
+        assert_allclose(routing.weights[i, kept], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("experts", [[2, 0], [0, 1, 2, 3, 2, 2], [3, 2, 1, 0], [1]])
+def test_take_leaves_out_and_splits(gate, X, resp, experts):
+    experts, before = np.array(experts), np.exp(gate.fit(X, resp).log_proba(X))
+    try:
+        taken = gate.take(experts)
+    except TypeError as error:
+        assert type(gate).__name__ in str(error)
+        return
+    times = np.bincount(experts, minlength=K)[experts]
+    expected = before[:, experts] / times
+    expected = expected / expected.sum(axis=1, keepdims=True)
+    assert_allclose(np.exp(taken.log_proba(X)), expected, rtol=1e-8)
+    assert taken.n_experts_ == len(experts)
+    assert gate.n_experts_ == K
+    assert taken.route(X, 1).indices.max() < len(experts)
+
+
 def test_one_expert(gate, X):
     gate.fit(X, np.ones((60, 1)))
     assert_allclose(gate.log_proba(X), 0.0, atol=1e-12)

@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 
 from ..backends import Array, namespace, select
-from ..routing import Routing, gather
+from ..routing import Routing, gather, nucleus
 
 
 def as_routing(target: Any) -> Routing:
@@ -45,14 +45,20 @@ class BaseGate(BaseEstimator, ABC):
        rows must sum to one in probability;
     4. if it can improve on what it has more cheaply than from scratch, write
        ``update(X, routing)``, which returns a *new* gate and leaves self unchanged;
-    5. if it can count its free parameters, write ``n_parameters``;
-    6. if its smoothness is for the data to choose, write ``variants()``.
+    5. if it can find the best experts of a row without asking all of them, write
+       ``best``, ``log_proba_at`` and ``survey``; all routing rests on these;
+    6. if it can count its free parameters, write ``n_parameters``;
+    7. if its smoothness is for the data to choose, write ``variants()``;
+    8. if experts can be left out or split without new data, write ``take``;
+    9. if it knows the rows it was fitted on too well, as trees and neighbours do,
+       set ``memorises``; EM then asks it out of fold.
 
     ``X`` is a float array or a scipy CSR matrix if ``accepts_sparse`` is True.
     """
 
     accepts_sparse: bool = True
     allows_nan: bool = False
+    memorises: bool = False
 
     @abstractmethod
     def fit(self, X: Array, routing: Routing) -> Self:
@@ -105,6 +111,25 @@ class BaseGate(BaseEstimator, ABC):
 
         return clone(self).fit(X, routing)
 
+    def take(self, experts: np.ndarray) -> BaseGate:
+        """Return a fitted gate over some of the experts.
+
+        Parameters
+        ----------
+        experts : (n_new,) array of int
+            Which expert each new one was. An expert that stands m times is split: each
+            part gets 1/m of its probability. What is left out is shared by the rest,
+            in proportion.
+
+        Returns
+        -------
+        BaseGate
+            A new gate; self is unchanged.
+        """
+        raise TypeError(
+            f"{type(self).__name__} cannot leave out or split experts; fit it anew."
+        )
+
     def variants(self) -> list[BaseGate]:
         """Return unfitted gates for a mixture to choose from on rows held out.
 
@@ -155,6 +180,31 @@ class BaseGate(BaseEstimator, ABC):
             parts.append(xp.where(indices < 0, xp.full_like(found, -xp.inf), found))
         return xp.concat(parts, axis=0)
 
+    def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
+        """Return the most probable experts of each row.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        top_k : int
+            How many, at most ``n_experts_``.
+
+        Returns
+        -------
+        log_best : (n_samples, top_k) array
+            Log probabilities over all experts, best first.
+        best : (n_samples, top_k) array of int
+            The experts.
+        """
+        ops, log_best, best = select(X), [], []
+        for rows in ops.row_blocks(X.shape[0], self.n_experts_):
+            top, experts = ops.top_k(self.log_proba(ops.block_of(X, rows)), top_k)
+            log_best.append(top)
+            best.append(experts)
+        xp = namespace(log_best[0])
+        return xp.concat(log_best), xp.concat(best)
+
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
@@ -191,15 +241,21 @@ class BaseGate(BaseEstimator, ABC):
             log_best.append(top)
         return xp.concat(found), xp.concat(best), xp.concat(log_best)
 
-    def route(self, X: Array, top_k: int | None = None) -> Routing:
-        """Send each row to its ``top_k`` most probable experts.
+    def route(
+        self, X: Array, top_k: int | None = None, top_p: float | None = None
+    ) -> Routing:
+        """Send each row to its most probable experts.
 
         Parameters
         ----------
         X : (n_samples, n_features) array or scipy CSR
             Features.
         top_k : int or None, default=None
-            Experts kept a row; None, or a number that reaches n_experts, keeps all.
+            Experts kept a row, at most; None, or a number that reaches n_experts,
+            keeps all.
+        top_p : float or None, default=None
+            Of these the fewest whose probabilities sum to ``top_p``, so that rows of
+            which the gate is sure ask fewer experts. None keeps all ``top_k``.
 
         Returns
         -------
@@ -208,13 +264,11 @@ class BaseGate(BaseEstimator, ABC):
             over the experts that are kept.
         """
         n_experts = self.n_experts_
-        if top_k is None or top_k >= n_experts:
+        top_k = n_experts if top_k is None else min(top_k, n_experts)
+        if top_p is None and top_k == n_experts:
             log_proba = self.log_proba(X)
             return Routing.from_dense(namespace(log_proba).exp(log_proba))
-        ops, weights, indices = select(X), [], []
-        for rows in ops.row_blocks(X.shape[0], n_experts):
-            best, experts = ops.top_k(self.log_proba(ops.block_of(X, rows)), top_k)
-            weights.append(ops.normalise(best)[0])
-            indices.append(experts)
-        xp = namespace(weights[0])
-        return Routing(xp.concat(indices), xp.concat(weights), n_experts)
+        log_best, best = self.best(X, top_k)
+        if top_p is not None:
+            return nucleus(log_best, best, n_experts, top_p)
+        return Routing(best, select(log_best).normalise(log_best)[0], n_experts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Self
 
 import numpy as np
@@ -75,6 +76,26 @@ class ConstantGate(BaseGate):
         dtype = X.dtype if hasattr(X, "dtype") else np.float64
         weights = xp.asarray(self.log_weights_, dtype=dtype, device=device_of(X))
         return xp.broadcast_to(weights, (X.shape[0], self.n_experts_))
+
+    def take(self, experts: np.ndarray) -> ConstantGate:
+        """Return a fitted gate over some of the experts; see `BaseGate.take`.
+
+        Parameters
+        ----------
+        experts : (n_new,) array of int
+            Which expert each new one was.
+
+        Returns
+        -------
+        ConstantGate
+            A new gate.
+        """
+        other, experts = copy.copy(self), np.asarray(experts)
+        times = np.bincount(experts, minlength=self.n_experts_)[experts]
+        weights = self.log_weights_[experts] - np.log(times)
+        other.log_weights_ = weights - np.logaddexp.reduce(weights)
+        other.n_experts_ = len(experts)
+        return other
 
     @property
     def n_parameters(self) -> int:

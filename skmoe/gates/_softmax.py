@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array, select, to_host
+from ..backends import Array, like, namespace, select, to_host
 from ..routing import Routing
 from ..solvers import SoftmaxFit, fit_softmax, softmax_start
 from ._base import BaseGate, as_routing
@@ -236,15 +236,43 @@ class SoftmaxGate(BaseGate):
         """
         return select(X).softmax_survey(X, self.coef_, self.intercept_, indices, top_k)
 
-    def route(self, X: Array, top_k: int | None = None) -> Routing:
-        """Send each row to its ``top_k`` most probable experts.
+    def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
+        """Return the most probable experts of each row.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        top_k : int
+            How many, at most ``n_experts_``.
+
+        Returns
+        -------
+        log_best : (n_samples, top_k) array
+            Log probabilities over all experts, best first.
+        best : (n_samples, top_k) array of int
+            The experts.
+        """
+        nothing = np.empty((X.shape[0], 0), dtype=np.intp)
+        if namespace(X) is not np:
+            nothing = like(nothing, X)
+        _, best, log_best = self.survey(X, nothing, top_k)
+        return log_best, best
+
+    def route(
+        self, X: Array, top_k: int | None = None, top_p: float | None = None
+    ) -> Routing:
+        """Send each row to its most probable experts.
 
         Parameters
         ----------
         X : (n_samples, n_features) array or scipy CSR
             Features.
         top_k : int or None, default=None
-            Experts kept a row; None, or a number that reaches n_experts, keeps all.
+            Experts kept a row, at most; None, or a number that reaches n_experts,
+            keeps all.
+        top_p : float or None, default=None
+            Of these the fewest whose probabilities sum to ``top_p``.
 
         Returns
         -------
@@ -252,12 +280,32 @@ class SoftmaxGate(BaseGate):
             Best expert first; weights are the gate's probabilities, renormalised
             over the experts that are kept.
         """
-        if top_k is None or top_k >= self.n_experts_:
-            return super().route(X)
+        if top_p is not None or top_k is None or top_k >= self.n_experts_:
+            return super().route(X, top_k, top_p)
         indices, weights = select(X).softmax_route(
             X, self.coef_, self.intercept_, top_k
         )
         return Routing(indices, weights, self.n_experts_)
+
+    def take(self, experts: np.ndarray) -> SoftmaxGate:
+        """Return a fitted gate over some of the experts; see `BaseGate.take`.
+
+        Parameters
+        ----------
+        experts : (n_new,) array of int
+            Which expert each new one was.
+
+        Returns
+        -------
+        SoftmaxGate
+            A new gate.
+        """
+        other, experts = copy.copy(self), np.asarray(experts)
+        times = np.bincount(experts, minlength=self.n_experts_)[experts]
+        other.coef_ = self.coef_[experts]
+        other.intercept_ = self.intercept_[experts] - np.log(times)
+        other.n_experts_ = len(experts)
+        return other
 
     @property
     def n_parameters(self) -> int:
