@@ -190,11 +190,11 @@ def test_top_p_keeps_the_fewest_that_reach_it(gate, X, resp, top_k, top_p):
 @pytest.mark.parametrize("experts", [[2, 0], [0, 1, 2, 3, 2, 2], [3, 2, 1, 0], [1]])
 def test_take_leaves_out_and_splits(gate, X, resp, experts):
     experts, before = np.array(experts), np.exp(gate.fit(X, resp).log_proba(X))
-    try:
-        taken = gate.take(experts)
-    except TypeError as error:
-        assert type(gate).__name__ in str(error)
+    if type(gate).take is BaseGate.take:
+        with pytest.raises(TypeError, match=f"{type(gate).__name__} cannot"):
+            gate.take(experts)
         return
+    taken = gate.take(experts)
     times = np.bincount(experts, minlength=K)[experts]
     expected = before[:, experts] / times
     expected = expected / expected.sum(axis=1, keepdims=True)
