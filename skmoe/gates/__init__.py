@@ -2,6 +2,7 @@
 
 from ._base import BaseGate
 from ._constant import ConstantGate
+from ._gaussian import GaussianGate
 from ._softmax import SoftmaxGate
 
-__all__ = ["BaseGate", "ConstantGate", "SoftmaxGate"]
+__all__ = ["BaseGate", "ConstantGate", "GaussianGate", "SoftmaxGate"]

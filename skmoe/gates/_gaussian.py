@@ -1,0 +1,608 @@
+r"""The Gaussian gate: each expert has a density of x, and Bayes' rule gives the gate.
+
+The model
+---------
+With z the standardised features,
+
+    log p(k | x) = log π_k + γ log N(z; μ_k, Σ_k) - log Σ_j π_j N(z; μ_j, Σ_j)^γ
+
+The closed form
+---------------
+Of rows with weights w_ik (responsibility times row weight) the moments of expert k are
+
+    M_k = (n_k, s_k, Q_k) = Σ_i w_ik (1, z_i, z_i z_iᵀ)
+
+One pseudo-row at the pooled mean joins them, and m pseudo-rows bring the covariance
+towards the one that all experts share. With S_k = Q_k - s_k s_kᵀ / n_k,
+
+    μ_k = s_k / n_k,  Σ_0 = (Σ_k S_k + m I) / (Σ_k n_k + m),
+    Σ_k = (S_k + m Σ_0) / (n_k + m)
+
+so an expert without rows has the pooled mean and the shared covariance. This is the
+mode of a normal-inverse-Wishart prior up to its count of degrees of freedom.
+
+The climb
+---------
+These moments maximise the joint density of (k, z) at γ = 1 [1]_. What EM counts is
+F = Σ_ik w_ik log p(k | x_i). Its gradient in the natural parameters of the Gaussians
+is γ (M(targets) - M'), where M' are the moments under the gate's own answer,
+Σ_i s_i p(k | x_i) (1, z_i, z_i z_iᵀ). So moments take the step
+
+    M ← M + η (M(targets) - M'),    log π_k ← log π_k + log n_k - log n'_k
+
+and mean and covariance follow in closed form. With η small F does not fall: this is
+mirror ascent, known for hidden Markov models as the extended Baum-Welch algorithm
+[2]_; that of π alone is generalised iterative scaling [3]_, which never lowers F. η is
+doubled after a step that was taken and halved after one that would have lowered F.
+
+References
+----------
+.. [1] L. Xu, M. I. Jordan and G. E. Hinton, "An alternative model for mixtures of
+   experts", NIPS 7 (1995) 633-640.
+.. [2] P. S. Gopalakrishnan, D. Kanevsky, A. Nádas and D. Nahamoo, "An inequality for
+   rational functions with applications to some statistical estimation problems", IEEE
+   Transactions on Information Theory 37 (1991) 107-113. doi:10.1109/18.61108
+.. [3] J. N. Darroch and D. Ratcliff, "Generalized iterative scaling for log-linear
+   models", Annals of Mathematical Statistics 43 (1972) 1470-1480.
+   doi:10.1214/aoms/1177692379
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import NamedTuple, Self
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.special import softmax
+from sklearn.base import clone
+
+from .._sklearn_compat import Interval, StrOptions
+from ..backends import Array, device_of, like, namespace, select, to_host
+from ..routing import Routing, gather
+from ._base import BaseGate, as_routing
+from ._softmax import ROUNDING, SoftmaxGate
+
+AUTO = "1/sqrt(d)"
+EXPONENTS = (AUTO, "1/d", 1.0)
+"""What density_exponent="auto" chooses from; the first if nothing is held out."""
+
+MEAN_ROWS = 1.0
+"""Pseudo-rows of each expert at the pooled mean."""
+
+SHARE_STEPS = 2
+"""Refinements of the mixing weights alone, before the climb from the closed form."""
+
+SHORTEST_STEP, LONGEST_STEP = 2.0**-10, 2.0**3
+"""Bounds of η."""
+
+TOL = 1e-6
+"""A step that gains less, mean a row, is the last."""
+
+TINY = float(np.finfo(np.float64).tiny)
+
+
+class Moments(NamedTuple):
+    """Σ w, Σ w z and Σ w zzᵀ of each expert's rows.
+
+    The last is (K, d, d) for "full", its diagonal (K, d) for "diag", and (d, d), summed
+    over the experts, for "tied".
+    """
+
+    mass: np.ndarray  # (K,)
+    sums: np.ndarray  # (K, d)
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, Z: Array, routing: Routing, kind: str) -> Moments:
+        """Return the moments of a routing's rows."""
+        sums = to_host(routing.weighted_sums(Z))
+        if kind == "diag":
+            squares = to_host(routing.weighted_sums(_square(Z)))[:, :-1]
+        elif kind == "tied":
+            squares = _second_moment(Z, routing.row_sums)
+        else:
+            parts = (_second_moment(Z, w, rows) for _, rows, w in routing.segments())
+            squares = np.stack(list(parts))
+        return cls(sums[:, -1], sums[:, :-1], squares)
+
+    def plus(self, other: Moments, step: float = 1.0) -> Moments:
+        """Return these moments and ``step`` times the others."""
+        return Moments(*(a + step * b for a, b in zip(self, other, strict=True)))
+
+    def believed(self, kind: str, m: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and covariances, with one and m pseudo-rows of prior."""
+        total = max(self.mass.sum(), TINY)
+        middle = self.sums.sum(axis=0) / total
+        mass = self.mass + MEAN_ROWS
+        means = (self.sums + MEAN_ROWS * middle) / mass[:, None]
+        joined = np.broadcast_to(middle, means.shape)
+        scatter = self.squares - _outer(kind, mass, means)
+        scatter += _outer(kind, np.full_like(mass, MEAN_ROWS), joined)
+
+        shared = scatter if kind == "tied" else scatter.sum(axis=0)
+        unit = np.ones(len(shared)) if kind == "diag" else np.eye(len(shared))
+        shared = (shared + m * unit) / (mass.sum() + m)
+        if kind == "tied":
+            return means, shared
+        rows = mass.reshape(-1, *[1] * shared.ndim)
+        return means, (scatter + m * shared) / (rows + m)
+
+
+def _outer(kind: str, weights: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return w zzᵀ of each expert in the form of `Moments`."""
+    if kind == "diag":
+        return weights[:, None] * z**2
+    if kind == "tied":
+        return (weights[:, None] * z).T @ z
+    return weights[:, None, None] * z[:, :, None] * z[:, None, :]
+
+
+def _second_moment(Z: Array, weights: Array, rows: Array | None = None) -> np.ndarray:
+    """Return Σ w zzᵀ."""
+    xp = namespace(Z, weights)
+    ones = xp.ones((Z.shape[0], 1), dtype=Z.dtype, device=device_of(weights))
+    scatter, _, mean, _ = select(Z).gram(Z, ones, weights, rows)
+    mean, total = to_host(mean), float(to_host(xp.sum(weights)))
+    return to_host(scatter) + total * np.outer(mean, mean)
+
+
+def _square(Z: Array) -> Array:
+    return Z.multiply(Z).tocsr() if hasattr(Z, "tocsr") else Z * Z
+
+
+def _whitening(covariances: np.ndarray, kind: str) -> np.ndarray:
+    """Return W with (z - μ)ᵀΣ⁻¹(z - μ) = |(z - μ)ᵀW|², by the Cholesky factor.
+
+    Raises `numpy.linalg.LinAlgError` where a covariance is none.
+    """
+    if kind == "diag":
+        if not (covariances > 0).all():
+            raise np.linalg.LinAlgError("variances must be positive")
+        return covariances**-0.5
+    lower = np.linalg.cholesky(covariances)
+    unit = np.eye(lower.shape[-1])
+    if kind == "tied":
+        return solve_triangular(lower, unit, lower=True).T
+    return np.stack([solve_triangular(each, unit, lower=True).T for each in lower])
+
+
+class GaussianGate(BaseGate):
+    r"""Gate of Gaussian densities: p(k | x) ∝ π_k N(x; μ_k, Σ_k)^γ.
+
+    The gate of Xu, Jordan and Hinton [1]_. Means and covariances follow in closed form
+    from weighted moments of the rows. Regions are bounded by quadrics, by hyperplanes
+    if the covariance is tied. Far from all data the broadest expert wins.
+
+    Parameters
+    ----------
+    covariance_type : {"diag", "full", "tied"}, default="diag"
+        "diag" costs as little as a linear gate with twice the features; "full" needs
+        n_features² numbers an expert; "tied" has one full covariance for all experts,
+        and is then a linear gate, see `to_softmax`.
+    density_exponent : float in (0, 1], "1/d", "1/sqrt(d)" or "auto", default="auto"
+        The power γ; d is the number of features that vary. Densities of many features
+        differ by so much that the gate leaves nothing for y to say: at 1 they count in
+        full, at 1/d as one feature does on average. With "auto" a mixture takes the
+        best of "1/sqrt(d)", "1/d" and 1 on rows held out; where nothing is held out,
+        it is "1/sqrt(d)".
+    covariance_prior : float, default=10.0
+        Pseudo-rows that draw the covariance of an expert towards the one that all
+        share, and that one towards the features' own variances. They keep an expert of
+        few rows from closing in on them.
+
+    max_iter : int, default=20
+        Steps of a fit from scratch that raise Σ w log p(k | x), after the closed form;
+        each is a pass over the rows. 0 leaves the closed form of [1]_.
+    update_iter : int, default=5
+        Such steps of each M-step inside a mixture, from the last pass's answer.
+
+    Attributes
+    ----------
+    means_ : ndarray of shape (n_experts, n_features)
+        Means.
+    covariances_ : ndarray
+        Covariances, zero where a feature is constant: (n_experts, n_features),
+        (n_experts, n_features, n_features) or (n_features, n_features) for "diag",
+        "full" and "tied".
+    weights_ : ndarray of shape (n_experts,)
+        π, which sum to one. They are set so that the gate's mean answer meets the
+        experts' shares; if γ < 1 they are not these shares.
+    density_exponent_ : float
+        γ.
+    n_experts_ : int
+        Number of experts.
+    n_features_in_ : int
+        Number of features.
+
+    See Also
+    --------
+    SoftmaxGate : The linear gate, fitted to p(k | x) itself.
+
+    Notes
+    -----
+    Features are scaled by their pooled deviation inside, so units do not matter, and
+    constant features are ignored. The closed form maximises the joint density of expert
+    and features at γ = 1, while EM counts Σ w log p(k | x). So moments are moved by the
+    difference of those of the targets and those of the gate's own answer, which is
+    mirror ascent on that sum [2]_: ``update`` never lowers it.
+
+    References
+    ----------
+    .. [1] L. Xu, M. I. Jordan and G. E. Hinton, "An alternative model for mixtures of
+       experts", NIPS 7 (1995) 633-640.
+    .. [2] P. S. Gopalakrishnan, D. Kanevsky, A. Nádas and D. Nahamoo, "An inequality
+       for rational functions with applications to some statistical estimation
+       problems", IEEE Transactions on Information Theory 37 (1991) 107-113.
+       doi:10.1109/18.61108
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe.gates import GaussianGate
+    >>> X = np.array([[-2.0], [-0.2], [0.2], [2.0]])
+    >>> inner = np.array([0.1, 0.9, 0.9, 0.1])
+    >>> gate = GaussianGate(covariance_prior=0.1)
+    >>> gate = gate.fit(X, np.column_stack([inner, 1 - inner]))
+    >>> gate.route(np.array([[-3.0], [0.0], [3.0]]), top_k=1).indices.ravel()
+    array([1, 0, 1])
+    """
+
+    _parameter_constraints: dict = {
+        "covariance_type": [StrOptions({"diag", "full", "tied"})],
+        "density_exponent": [
+            StrOptions({"auto", "1/d", "1/sqrt(d)"}),
+            Interval(Real, 0, 1, closed="right"),
+        ],
+        "covariance_prior": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "update_iter": [Interval(Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        covariance_type="diag",
+        *,
+        density_exponent="auto",
+        covariance_prior=10.0,
+        max_iter=20,
+        update_iter=5,
+    ):
+        self.covariance_type = covariance_type
+        self.density_exponent = density_exponent
+        self.covariance_prior = covariance_prior
+        self.max_iter = max_iter
+        self.update_iter = update_iter
+
+    # ------------------------------------------------------------------- learning
+    def fit(self, X: Array, routing: Routing) -> Self:
+        """Fit to soft targets, from scratch.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing, (n_samples, n_experts) array or CSR
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        GaussianGate
+            The fitted gate.
+        """
+        self._validate_params()
+        routing = as_routing(routing)
+        moments = select(X).weighted_moments(X, routing.row_sums)
+        center, variance = (to_host(a) for a in moments)
+        varies = variance > (ROUNDING * center) ** 2
+        self._scale = np.where(varies, np.sqrt(variance), 0.0)
+        # The origin is for digits' sake only; without it CSR stays sparse.
+        self._center = np.zeros_like(center) if hasattr(X, "tocsr") else center
+        self.n_features_in_ = X.shape[1]
+        self.n_experts_ = routing.n_experts
+        target = self._target(X, routing)
+        self._start(X, routing, target)
+        return self._climb(X, routing, target, self.max_iter)
+
+    def update(self, X: Array, routing: Routing) -> GaussianGate:
+        """Return a new gate: a few steps from here on new targets.
+
+        Where parameters were changed since the last fit or update it starts anew from
+        the closed form.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            The features that the gate was fitted on.
+        routing : Routing
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        GaussianGate
+            A new gate; its Σ w log p(k | x) is not below this one's.
+        """
+        gate, target = copy.copy(self), self._target(X, routing)
+        if self._settings != self._learned:
+            gate._start(X, routing, target)
+        return gate._climb(X, routing, target, self.update_iter)
+
+    def variants(self) -> list[BaseGate]:
+        """Return gates of each exponent that density_exponent="auto" chooses from.
+
+        Returns
+        -------
+        list of GaussianGate
+            Unfitted; this one alone if its exponent is given.
+        """
+        if self.density_exponent != "auto":
+            return [clone(self)]
+        return [clone(self).set_params(density_exponent=gamma) for gamma in EXPONENTS]
+
+    @property
+    def _settings(self) -> tuple:
+        """What the densities depend on, besides the moments."""
+        return self.covariance_type, self._exponent(), self.covariance_prior
+
+    def _exponent(self) -> float:
+        d = max(1, int(np.count_nonzero(self._scale)))
+        named = {"1/d": 1.0 / d, "1/sqrt(d)": d**-0.5}
+        named["auto"] = named[AUTO]
+        return named.get(self.density_exponent) or float(self.density_exponent)
+
+    def _inverse_scale(self) -> np.ndarray:
+        """Return 1 over the pooled deviations, 0 for constant features."""
+        inverse = np.zeros_like(self._scale)
+        return np.divide(1.0, self._scale, out=inverse, where=self._scale > 0)
+
+    def _standardised(self, X: Array) -> Array:
+        """Return X in pooled deviations; CSR stays CSR if the gate was fitted on it."""
+        inverse = self._inverse_scale()
+        if hasattr(X, "tocsr"):
+            if not self._center.any():
+                return X.multiply(inverse).tocsr()
+            X = X.toarray()
+        return (X - like(self._center, X)) * like(inverse, X)
+
+    def _target(self, X: Array, routing: Routing) -> Moments:
+        Z = self._standardised(X)
+        return Moments.of(Z, routing, self.covariance_type)
+
+    def _set(self, moments: Moments) -> Self:
+        """Take over moments, and the densities that follow from them."""
+        self._learned = kind, gamma, prior = self._settings
+        self.density_exponent_ = gamma
+        self._means, covariances = moments.believed(kind, prior)
+        # Of constant features all experts say the same.
+        constant = np.flatnonzero(self._scale == 0)
+        at = (constant,) if kind == "diag" else (constant, constant)
+        covariances[(..., *at)] = 1.0
+        self._covariances = covariances
+        self._whitening = _whitening(covariances, kind)
+        self._mass, self._sums, self._squares = moments
+        return self
+
+    @property
+    def _kind(self) -> str:
+        """The covariance type that was learned."""
+        return self._learned[0]
+
+    @property
+    def _moments(self) -> Moments:
+        return Moments(self._mass, self._sums, self._squares)
+
+    def _start(self, X: Array, routing: Routing, target: Moments) -> None:
+        """Take the closed form, and mixing weights that meet the experts' shares."""
+        self._step = 1.0
+        self._set(target)
+        self._log_weights = np.log(_shares(target.mass))
+        for _ in range(SHARE_STEPS):
+            self._meet(target, self._assess(X, routing)[1])
+
+    def _climb(self, X: Array, routing: Routing, target: Moments, n_steps: int) -> Self:
+        """Take steps that raise Σ w log p(k | x)."""
+        if n_steps:
+            value, model = self._assess(X, routing)
+        for _ in range(n_steps):
+            try:
+                trial = self._stepped(target, model)
+                reached, answer = trial._assess(X, routing)
+            except np.linalg.LinAlgError:  # too far: no covariance is left
+                reached = -np.inf
+            gain = reached - value
+            if gain >= 0:
+                self.__dict__.update(trial.__dict__)
+                value, model = reached, answer
+                self._step = min(2.0 * self._step, LONGEST_STEP)
+            else:
+                self._step = max(0.5 * self._step, SHORTEST_STEP)
+            if 0 <= gain <= TOL * target.mass.sum():
+                break
+        return self
+
+    def _stepped(self, target: Moments, model: Moments) -> Self:
+        """Return the gate after a step from the answer's moments to the target's."""
+        moments = self._moments.plus(target, self._step).plus(model, -self._step)
+        moments = moments._replace(mass=np.maximum(moments.mass, 0.0))
+        return copy.copy(self)._set(moments)._meet(target, model)
+
+    def _meet(self, target: Moments, model: Moments) -> Self:
+        """Refine the mixing weights: the gate's mean answer should be the target's."""
+        change = np.log(_shares(target.mass)) - np.log(_shares(model.mass))
+        self._log_weights = self._log_weights + change
+        return self
+
+    def _assess(self, X: Array, routing: Routing) -> tuple[float, Moments]:
+        """Return Σ w log p(k | x), and the moments under the gate's own answer."""
+        blocks = (self._assess_rows(X, routing, rows) for rows in self._blocks(X))
+        value, moments = next(blocks)
+        for more, others in blocks:
+            value, moments = value + more, moments.plus(others)
+        return value, moments
+
+    def _assess_rows(
+        self, X: Array, routing: Routing, rows: slice
+    ) -> tuple[float, Moments]:
+        Z = self._standardised(select(X).block_of(X, rows))
+        at = log_proba = self._log_proba(Z)
+        if not routing.dense:
+            at = gather(log_proba, routing.indices[rows, :])
+        xp = namespace(log_proba)
+        value = float(to_host(xp.sum(routing.weights[rows, :] * at)))
+        answer = xp.exp(log_proba) * routing.row_sums[rows][:, None]
+        return value, Moments.of(Z, Routing.from_dense(answer), self._kind)
+
+    # --------------------------------------------------------------------- answers
+    def log_proba(self, X: Array) -> Array:
+        """Return log p(k | x).
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+
+        Returns
+        -------
+        (n_samples, n_experts) array
+            In the dtype of X.
+        """
+        ops, parts = select(X), []
+        for rows in self._blocks(X):
+            log_proba = self._log_proba(self._standardised(ops.block_of(X, rows)))
+            parts.append(namespace(log_proba).astype(log_proba, X.dtype))
+        return namespace(X).concat(parts, axis=0)
+
+    def _blocks(self, X: Array) -> Iterator[slice]:
+        return select(X).row_blocks(X.shape[0], max(self.n_experts_, X.shape[1]))
+
+    def _log_proba(self, Z: Array) -> Array:
+        """Return log p(k | x) of standardised rows."""
+        logits = {"diag": self._diag, "full": self._full, "tied": self._tied}
+        found = logits[self._kind](Z)
+        return select(found).log_softmax(found)
+
+    def _diag(self, Z: Array) -> Array:
+        """Return log π_k + γ log N(z; μ_k, Σ_k) but for a constant: linear in z, z²."""
+        gamma, means, precision = (
+            self.density_exponent_,
+            self._means,
+            self._whitening**2,
+        )
+        bias = np.sum(precision * means**2 + np.log(self._covariances), axis=1)
+        linear, square = like(precision * means, Z), like(0.5 * precision, Z)
+        product = Z @ linear.T - _square(Z) @ square.T
+        return gamma * product + like(self._log_weights - 0.5 * gamma * bias, product)
+
+    def _full(self, Z: Array) -> Array:
+        """Return the same for full covariances, an expert at a time."""
+        logits = []
+        for k, whitening in enumerate(self._whitening):
+            white = Z @ like(whitening, Z)
+            xp = namespace(white)
+            white = white - like(self._means[k] @ whitening, white)
+            log_det = -2.0 * np.sum(np.log(np.diagonal(whitening)))
+            density = -0.5 * (xp.sum(white * white, axis=1) + float(log_det))
+            logits.append(
+                self.density_exponent_ * density + float(self._log_weights[k])
+            )
+        return xp.stack(logits, axis=1)
+
+    def _tied(self, Z: Array) -> Array:
+        """Return the same less what all experts share: linear in z."""
+        coef, bias = self._tied_linear()
+        product = Z @ like(coef, Z).T
+        return product + like(bias, product)
+
+    def _tied_linear(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the coefficients of z and the intercepts of a tied gate."""
+        gamma, white = self.density_exponent_, self._means @ self._whitening
+        bias = self._log_weights - 0.5 * gamma * np.sum(white**2, axis=1)
+        return gamma * white @ self._whitening.T, bias
+
+    def to_softmax(self) -> SoftmaxGate:
+        """Return the linear gate of the same probabilities; covariance must be tied.
+
+        With a covariance that all experts share xᵀΣ⁻¹x cancels, and
+
+        log p(k | x) = γ μ_kᵀΣ⁻¹ x + log π_k - γ μ_kᵀΣ⁻¹μ_k / 2 + const(x).
+
+        Returns
+        -------
+        SoftmaxGate
+            A fitted gate; its ``update`` goes on from here.
+        """
+        if self._kind != "tied":
+            raise ValueError(
+                "to_softmax needs covariance_type='tied', of which the log odds are "
+                f"linear; this gate was fitted with {self._kind!r}."
+            )
+        gate = SoftmaxGate()
+        coef, bias = self._tied_linear()
+        gate.coef_ = coef * self._inverse_scale()
+        gate.intercept_ = bias - gate.coef_ @ self._center
+        gate.n_experts_, gate.n_features_in_ = self.n_experts_, self.n_features_in_
+        gate.n_iter_, gate._center = 0, self._center
+        gate._scale = np.where(self._scale > 0, self._scale, 1.0)
+        return gate
+
+    def take(self, experts: np.ndarray) -> GaussianGate:
+        """Return a fitted gate over some of the experts; see `BaseGate.take`.
+
+        Parameters
+        ----------
+        experts : (n_new,) array of int
+            Which expert each new one was.
+
+        Returns
+        -------
+        GaussianGate
+            A new gate.
+        """
+        other, experts = copy.copy(self), np.asarray(experts)
+        times = np.bincount(experts, minlength=self.n_experts_)[experts]
+        other._mass = self._mass[experts] / times
+        other._sums = self._sums[experts] / times[:, None]
+        other._means = self._means[experts]
+        if self._kind != "tied":
+            parts = times.reshape(-1, *[1] * (self._squares.ndim - 1))
+            other._squares = self._squares[experts] / parts
+            other._covariances = self._covariances[experts]
+            other._whitening = self._whitening[experts]
+        other._log_weights = self._log_weights[experts] - np.log(times)
+        other.n_experts_ = len(experts)
+        return other
+
+    # ------------------------------------------------------------------ attributes
+    @property
+    def means_(self) -> np.ndarray:
+        """Means of the experts."""
+        return self._center + self._means * self._scale
+
+    @property
+    def covariances_(self) -> np.ndarray:
+        """Covariances of the experts, zero where a feature is constant."""
+        if self._kind == "diag":
+            return self._covariances * self._scale**2
+        return self._covariances * np.outer(self._scale, self._scale)
+
+    @property
+    def weights_(self) -> np.ndarray:
+        """Mixing weights."""
+        return softmax(self._log_weights)
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters of p(k | x): those of log odds linear in what they see.
+
+        That is x if tied, x and its squares if diagonal, x and all products if full.
+        """
+        d = self.n_features_in_
+        seen = {"tied": d, "diag": 2 * d, "full": d + d * (d + 1) // 2}
+        return (self.n_experts_ - 1) * (seen[self._kind] + 1)
+
+
+def _shares(mass: np.ndarray) -> np.ndarray:
+    """Return mass as shares, never zero."""
+    return np.maximum(mass, TINY) / max(mass.sum(), TINY)
