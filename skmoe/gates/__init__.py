@@ -2,7 +2,18 @@
 
 from ._base import BaseGate
 from ._constant import ConstantGate
+from ._estimator import EstimatorGate
 from ._gaussian import GaussianGate
+from ._neighbors import KNeighborsGate
 from ._softmax import SoftmaxGate
+from ._tree import TreeGate
 
-__all__ = ["BaseGate", "ConstantGate", "GaussianGate", "SoftmaxGate"]
+__all__ = [
+    "BaseGate",
+    "ConstantGate",
+    "EstimatorGate",
+    "GaussianGate",
+    "KNeighborsGate",
+    "SoftmaxGate",
+    "TreeGate",
+]

@@ -1,0 +1,243 @@
+r"""Gates that average the responsibilities of stored cases.
+
+A leaf of a tree, a neighbour, a class of a classifier: each is a *case* that is known
+to send certain shares of its mass to certain experts. Such a gate answers with
+
+.. math:: p(k | x) \propto \sum_c a_c(x) R_{ck} + b(x) \pi_k
+
+names and shapes, used throughout this module and its gates:
+
+================  ================  ==================================================
+name              shape             meaning
+================  ================  ==================================================
+``weights``, a    (n, n_cases) CSR  how much each case counts for a row
+``background``,b  (n,)              how much the population counts
+``table_``, R     (n_cases, K) CSR  what each case gives to each expert
+``share_``, π     (K,)              the experts' shares of the population, none zero
+``local``, aR     (n, K) CSR        what the cases of a row give to each expert
+================  ================  ==================================================
+
+Both factors are sparse, so a row costs the entries of its cases, however many experts
+there are.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Self
+
+import numpy as np
+from scipy import sparse
+
+from ..backends import Array, filled, like, namespace, select, to_host
+from ..routing import Routing
+from ._base import BaseGate
+
+SHARE_FLOOR = 1e-6
+"""What experts without mass have of the population, all together."""
+
+
+class CaseGate(BaseGate):
+    """Base class of gates that average the responsibilities of stored cases.
+
+    A subclass fills ``table_``, ``share_`` and ``n_experts_`` in ``fit``, and writes
+    ``_cases``.
+    """
+
+    memorises = True
+    table_: sparse.csr_array
+    share_: np.ndarray
+    n_experts_: int
+
+    @abstractmethod
+    def _cases(self, X: Array) -> tuple[sparse.csr_array, np.ndarray]:
+        """Return (weights, background) of rows that lie on the host."""
+
+    def log_proba(self, X: Array) -> Array:
+        """Return log p(k | x).
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+
+        Returns
+        -------
+        (n_samples, n_experts) array
+            In the dtype of X.
+        """
+        return like(self._whole(on_host(X)), X, X.dtype)
+
+    def log_proba_at(self, X: Array, routing: Routing) -> Array:
+        """Return log p(k | x) at the entries of a routing, -inf where it has none.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing
+            The entries to ask about; its weights are not read.
+
+        Returns
+        -------
+        (n_samples, width) array
+            Logarithms of the probabilities over all experts.
+        """
+        if routing.dense:
+            return self.log_proba(X)
+        return self.survey(X, routing.indices, 1)[0]
+
+    def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
+        """Return the most probable experts of each row.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        top_k : int
+            How many, at most ``n_experts_``.
+
+        Returns
+        -------
+        log_best : (n_samples, top_k) array
+            Log probabilities over all experts, best first.
+        best : (n_samples, top_k) array of int
+            The experts.
+        """
+        parts = [self._best(*found, top_k) for _, found in self._blocks(on_host(X))]
+        log_best, best = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return like(log_best, X, X.dtype), _indices_like(best, X)
+
+    def survey(
+        self, X: Array, indices: Array, top_k: int
+    ) -> tuple[Array, Array, Array]:
+        """Return log p(k | x) at some entries, and the most probable experts.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        indices : (n_samples, width) array of int
+            Experts to ask about, -1 for none.
+        top_k : int
+            How many of the best to return.
+
+        Returns
+        -------
+        log_at : (n_samples, width) array
+            Logarithms of the probabilities over all experts, -inf at -1.
+        best : (n_samples, top_k) array of int
+            The most probable experts, best first.
+        log_best : (n_samples, top_k) array
+            Their log probabilities.
+        """
+        asked, parts = to_host(indices), []
+        for rows, found in self._blocks(on_host(X)):
+            log_best, best = self._best(*found, top_k)
+            parts.append((self._at(*found, asked[rows]), best, log_best))
+        log_at, best, log_best = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return (
+            like(log_at, X, X.dtype),
+            _indices_like(best, X),
+            like(log_best, X, X.dtype),
+        )
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a fitted gate over some of the experts; see `BaseGate.take`.
+
+        Parameters
+        ----------
+        experts : (n_new,) array of int
+            Which expert each new one was.
+
+        Returns
+        -------
+        CaseGate
+            A new gate.
+        """
+        other, experts = copy.copy(self), np.asarray(experts)
+        times = np.bincount(experts, minlength=self.n_experts_)[experts]
+        other.table_ = sparse.csr_array(self.table_[:, experts] / times)
+        other.share_ = self.share_[experts] / times
+        other.n_experts_ = len(experts)
+        return other
+
+    # ---------------------------------------------------------- rows on the host
+    def _whole(self, X: Array) -> np.ndarray:
+        """Return log p(k | x) of all experts, (n, K)."""
+        weights, background = self._cases(X)
+        mass = (weights @ self.table_).toarray()
+        mass += background[:, None] * self.share_
+        return np.log(mass / mass.sum(axis=1, keepdims=True))
+
+    def _blocks(
+        self, X: Array
+    ) -> Iterator[tuple[slice, tuple[sparse.csr_array, np.ndarray]]]:
+        """Yield (rows, (local, background)), both divided by the row's sum."""
+        ops = select(X)
+        for rows in ops.row_blocks(X.shape[0], self._entries_a_row()):
+            weights, background = self._cases(ops.block_of(X, rows))
+            local = weights @ self.table_
+            local.sort_indices()
+            total = local.sum(axis=1) + background * self.share_.sum()
+            local.data /= np.repeat(total, np.diff(local.indptr))
+            yield rows, (local, background / total)
+
+    @abstractmethod
+    def _entries_a_row(self) -> int:
+        """Return about how many entries of the table a row reads."""
+
+    def _at(
+        self, local: sparse.csr_array, background: np.ndarray, asked: np.ndarray
+    ) -> np.ndarray:
+        """Return log p(k | x) of the experts asked, -inf at -1."""
+        experts = filled(asked)
+        mass = local[np.arange(len(asked))[:, None], experts].toarray()
+        found = np.log(mass + background[:, None] * self.share_[experts])
+        return np.where(asked < 0, -np.inf, found)
+
+    def _best(
+        self, local: sparse.csr_array, background: np.ndarray, top_k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (log_best, best) of a block.
+
+        An expert that no case of a row knows is as probable as its share of the
+        population lets it: of these the ``top_k`` with the largest shares suffice.
+        """
+        known, mass = padded(local)
+        mass = np.where(
+            known < 0, 0.0, mass + background[:, None] * self.share_[filled(known)]
+        )
+        common = np.argsort(-self.share_, stable=True)[:top_k]
+        new = ~(known[:, :, None] == common).any(axis=1)
+        others = np.where(new, background[:, None] * self.share_[common], 0.0)
+        experts = np.hstack([known, np.broadcast_to(common, others.shape)])
+        top, places = select(mass).top_k(np.hstack([mass, others]), top_k)
+        return np.log(top), np.take_along_axis(experts, places, axis=1)
+
+
+def on_host(X: Array) -> Array:
+    """Return the rows as a NumPy array or a CSR matrix."""
+    return X if sparse.issparse(X) else to_host(X)
+
+
+def _indices_like(experts: np.ndarray, X: Array) -> Array:
+    return experts if namespace(X) is np else like(experts, X)
+
+
+def population(targets: sparse.csr_array) -> np.ndarray:
+    """Return each expert's share of the mass, raised so that none is zero."""
+    mass = targets.sum(axis=0)
+    floor = SHARE_FLOOR * mass.sum() / len(mass)
+    return (mass + floor) / (mass + floor).sum()
+
+
+def padded(rows: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Return the entries of each row as (columns, values), -1 and 0 where it ends."""
+    length = np.diff(rows.indptr)
+    place = np.arange(length.max(initial=0))
+    has = place < length[:, None]
+    at = np.where(has, rows.indptr[:-1, None] + place, 0)
+    return np.where(has, rows.indices[at], -1), np.where(has, rows.data[at], 0.0)

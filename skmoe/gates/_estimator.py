@@ -1,0 +1,242 @@
+"""The gate of any classifier: the experts are its classes."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from scipy import sparse
+from sklearn import config_context  # type: ignore[attr-defined]
+from sklearn.base import BaseEstimator, clone
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils.validation import has_fit_parameter
+
+from .._sklearn_compat import HasMethods, Interval
+from ..backends import Array, few_openmp_threads, one_blas_thread
+from ..routing import Routing
+from ._base import as_routing
+from ._cases import CaseGate, on_host, population
+
+MIN_RESPONSIBILITY = 1e-3
+"""A row is no example of an expert that has at most this share of it."""
+
+SEED = 0
+"""Of classifiers that have no random_state of their own, and of drawn labels. Fixed, so
+that a refit on nearly the same targets is nearly the same."""
+
+RIGID = ("linear_model", "naive_bayes", "discriminant_analysis", "dummy")
+"""Modules of scikit-learn whose classifiers say of training rows what they would say
+of new ones, nearly."""
+
+WRAPPERS = ("model_selection", "calibration", "multiclass")
+"""Modules of classifiers that are as their ``estimator`` is."""
+
+
+class EstimatorGate(CaseGate):
+    r"""Gate made of a classifier: p(k | x) is the probability of class k.
+
+    The classifier learns which expert serves a row. Responsibilities are soft, so each
+    row stands once for each of its experts, with the responsibility as sample weight.
+    A classifier whose ``fit`` takes no ``sample_weight`` gets each row once, its label
+    drawn from the responsibilities with a fixed seed (a row of weight two twice).
+
+    Parameters
+    ----------
+    estimator : estimator
+        A classifier with ``predict_proba``, or a Pipeline that ends in one. Parts
+        without a ``random_state`` get a fixed one.
+    floor : float, default=1e-3
+        Share of the population in every probability: the answer is
+        :math:`(1 - f) \hat p(k | x) + f \pi_k`, where :math:`\pi_k` is the expert's
+        share of all rows. It keeps experts possible that the classifier rules out.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted classifier; its ``classes_`` are the experts that it met. A
+        `sklearn.dummy.DummyClassifier` if it met only one.
+    table_ : csr_array of shape (n_classes, n_experts)
+        Which expert each class is.
+    share_ : ndarray of shape (n_experts,)
+        Each expert's share of all rows.
+    n_experts_ : int
+        Number of experts.
+    n_features_in_ : int
+        Number of features.
+
+    Notes
+    -----
+    A row is no example of experts that have at most 0.001 of it. A classifier that
+    splits its rows inside, for early stopping, calibration or a search, sees the same
+    row on both sides if the row has several experts.
+
+    ``memorises`` is False for scikit-learn's linear models, naive Bayes and
+    discriminant analysis, alone or as the last step of a Pipeline, and True for
+    everything else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> from skmoe.gates import EstimatorGate
+    >>> X = np.array([[-2.0], [-1.0], [1.0], [2.0]])
+    >>> responsibilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.3, 0.7], [0.1, 0.9]])
+    >>> gate = EstimatorGate(GaussianNB()).fit(X, responsibilities)
+    >>> np.exp(gate.log_proba(X)).round(2)
+    array([[0.93, 0.07],
+           [0.79, 0.21],
+           [0.21, 0.79],
+           [0.07, 0.93]])
+    """
+
+    _parameter_constraints: dict = {
+        "estimator": [HasMethods(["fit"])],
+        "floor": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(self, estimator, *, floor=1e-3):
+        self.estimator = estimator
+        self.floor = floor
+
+    def fit(self, X: Array, routing: Routing) -> Self:
+        """Fit the classifier to soft targets.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing, (n_samples, n_experts) array or CSR
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        EstimatorGate
+            The fitted gate.
+        """
+        self._validate_params()
+        if not hasattr(self.estimator, "predict_proba"):
+            raise TypeError(
+                "The 'estimator' parameter of EstimatorGate must have predict_proba; "
+                f"got {self.estimator!r}. Take another classifier, or wrap it in "
+                "sklearn.calibration.CalibratedClassifierCV."
+            )
+        targets = as_routing(routing).to_csr()
+        self.n_features_in_, self.n_experts_ = X.shape[1], targets.shape[1]
+        self.share_ = population(targets)
+        self.estimator_ = fitted(self.estimator, on_host(X), examples(targets))
+        met = self.estimator_.classes_
+        each = np.ones(len(met)), met, np.arange(len(met) + 1)
+        self.table_ = sparse.csr_array(each, shape=(len(met), self.n_experts_))
+        return self
+
+    def _cases(self, X: Array) -> tuple[sparse.csr_array, np.ndarray]:
+        with few_openmp_threads(X.shape[0]):
+            proba = np.asarray(self.estimator_.predict_proba(X), dtype=np.float64)
+        if not np.isfinite(proba).all():
+            raise ValueError(
+                f"{self.estimator!r}, the gate, predicted NaN or infinity."
+            )
+        return sparse.csr_array((1 - self.floor) * proba), np.full(
+            len(proba), self.floor
+        )
+
+    def _entries_a_row(self) -> int:
+        return len(self.estimator_.classes_)
+
+    @property
+    def memorises(self) -> bool:  # type: ignore[override]
+        """Whether the classifier knows its training rows too well; True if in doubt."""
+        return not rigid(self.estimator)
+
+    @property
+    def accepts_sparse(self) -> bool:  # type: ignore[override]
+        """Whether the classifier takes sparse features."""
+        return get_tags(self.estimator).input_tags.sparse
+
+    @property
+    def allows_nan(self) -> bool:  # type: ignore[override]
+        """Whether the classifier takes NaN."""
+        return get_tags(self.estimator).input_tags.allow_nan
+
+
+def rigid(estimator: Any) -> bool:
+    """Tell whether a classifier surely does not memorise its rows."""
+    if isinstance(estimator, Pipeline):
+        return rigid(estimator.steps[-1][1])
+    library, _, module = type(estimator).__module__.partition(".")
+    module = module.partition(".")[0]
+    if library == "sklearn" and module in WRAPPERS:
+        return rigid(estimator.estimator)
+    return library == "sklearn" and module in RIGID
+
+
+def examples(targets: sparse.csr_array) -> sparse.csr_array:
+    """Return the targets without entries too small for an example."""
+    mass = np.repeat(targets.sum(axis=1), np.diff(targets.indptr))
+    kept = targets.copy()
+    kept.data[kept.data <= MIN_RESPONSIBILITY * mass] = 0.0
+    kept.eliminate_zeros()
+    return kept
+
+
+def fitted(estimator: BaseEstimator, X: Array, targets: sparse.csr_array) -> Any:
+    """Return a clone of the classifier, fitted with one example an entry."""
+    estimator = seeded(clone(estimator))
+    weight_name = weight_parameter(estimator)
+    if weight_name is None:
+        targets = drawn(targets)
+    rows = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
+    experts, weights = targets.indices, targets.data
+    if weight_name is None:
+        times = weights.astype(np.intp)
+        rows, experts = np.repeat(rows, times), np.repeat(experts, times)
+    if len(np.unique(experts)) == 1:
+        return DummyClassifier(strategy="prior").fit(X[rows], experts)
+    weighting = {} if weight_name is None else {weight_name: weights}
+    with (
+        config_context(enable_metadata_routing=False),
+        one_blas_thread(),
+        few_openmp_threads(len(rows)),
+    ):
+        try:
+            return estimator.fit(X[rows], experts, **weighting)
+        except Exception as error:
+            error.add_note(f"Raised by the gate, {estimator!r}.")
+            raise
+
+
+def drawn(targets: sparse.csr_array) -> sparse.csr_array:
+    """Return how often each entry is an example if each row is one.
+
+    Systematic resampling row by row: with ticks at every whole number from a random
+    start, an entry counts the ticks in its stretch of the row's mass.
+    """
+    start = np.random.RandomState(SEED).uniform(1e-6, 1 - 1e-6, targets.shape[0])
+    ends = np.concatenate([[0.0], np.cumsum(targets.data)])
+    shift = np.repeat(start - ends[targets.indptr[:-1]], np.diff(targets.indptr))
+    counts = targets.copy()
+    counts.data = np.floor(ends[1:] + shift) - np.floor(ends[:-1] + shift)
+    counts.eliminate_zeros()
+    return counts
+
+
+def weight_parameter(estimator: BaseEstimator) -> str | None:
+    """Return the name under which the classifier's fit takes sample weights."""
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        inner = weight_parameter(last)
+        return None if inner is None else f"{name}__{inner}"
+    return "sample_weight" if has_fit_parameter(estimator, "sample_weight") else None
+
+
+def seeded(estimator: BaseEstimator) -> BaseEstimator:
+    """Give the seed to every part of the estimator that has none of its own."""
+    unset = {
+        name: SEED
+        for name, value in estimator.get_params().items()
+        if (name == "random_state" or name.endswith("__random_state")) and value is None
+    }
+    return estimator.set_params(**unset)
