@@ -36,7 +36,7 @@ from ..routing import Routing
 from ._base import BaseGate
 
 SHARE_FLOOR = 1e-6
-"""What experts without mass have of the population, all together."""
+"""What the population gives to all experts alike, so that none has nothing."""
 
 
 class CaseGate(BaseGate):
