@@ -152,12 +152,12 @@ def test_tied_gate_reaches_the_softmax_gate(X, resp):
 
 def test_update_starts_anew_where_parameters_changed(kind, X, resp):
     routing = Routing.from_dense(resp)
-    gate = GaussianGate(kind, update_iter=0).fit(X, targets(X, 5))
-    changed = copy.copy(gate).set_params(density_exponent="1/d")
-    expected = clone(changed).set_params(max_iter=0).fit(X, routing)
+    gate = GaussianGate(kind, update_iter=0).fit(X, routing)
+    closed = GaussianGate(kind, density_exponent=1.0, max_iter=0).fit(X, routing)
+    changed = copy.copy(gate).set_params(density_exponent=1.0)
     found = changed.update(X, routing)
-    assert found.density_exponent_ == pytest.approx(1 / D)
-    assert_allclose(found.log_proba(X), expected.log_proba(X), atol=1e-10)
+    assert found.density_exponent_ == 1.0
+    assert fitness(found, X, routing) >= fitness(closed, X, routing)
     other = {"diag": "full", "full": "tied", "tied": "diag"}[kind]
     turned = gate.set_params(covariance_type=other).update(X, routing)
     expected = GaussianGate(other, max_iter=0).fit(X, routing)

@@ -303,14 +303,14 @@ class GaussianGate(BaseGate):
         self.n_features_in_ = X.shape[1]
         self.n_experts_ = routing.n_experts
         target = self._target(X, routing)
-        self._start(X, routing, target)
+        self._start(X, routing, target, target)
         return self._climb(X, routing, target, self.max_iter)
 
     def update(self, X: Array, routing: Routing) -> GaussianGate:
         """Return a new gate: a few steps from here on new targets.
 
-        Where parameters were changed since the last fit or update it starts anew from
-        the closed form.
+        Where parameters were changed since the last fit or update, the steps start from
+        this gate's moments or from the closed form, whichever serves better.
 
         Parameters
         ----------
@@ -326,7 +326,10 @@ class GaussianGate(BaseGate):
         """
         gate, target = copy.copy(self), self._target(X, routing)
         if self._settings != self._learned:
-            gate._start(X, routing, target)
+            same = self._kind == self.covariance_type
+            starts = [target, self._moments] if same else [target]
+            gates = [copy.copy(self)._start(X, routing, m, target) for m in starts]
+            gate = max(gates, key=lambda each: each._assess(X, routing)[0])
         return gate._climb(X, routing, target, self.update_iter)
 
     def variants(self) -> list[BaseGate]:
@@ -393,13 +396,16 @@ class GaussianGate(BaseGate):
     def _moments(self) -> Moments:
         return Moments(self._mass, self._sums, self._squares)
 
-    def _start(self, X: Array, routing: Routing, target: Moments) -> None:
-        """Take the closed form, and mixing weights that meet the experts' shares."""
+    def _start(
+        self, X: Array, routing: Routing, moments: Moments, target: Moments
+    ) -> Self:
+        """Take these moments, and mixing weights that meet the experts' shares."""
         self._step = 1.0
-        self._set(target)
+        self._set(moments)
         self._log_weights = np.log(_shares(target.mass))
         for _ in range(SHARE_STEPS):
             self._meet(target, self._assess(X, routing)[1])
+        return self
 
     def _climb(self, X: Array, routing: Routing, target: Moments, n_steps: int) -> Self:
         """Take steps that raise Σ w log p(k | x)."""
