@@ -45,7 +45,7 @@ def pool_of(learners):
 # ------------------------------------------------------------- shared expert
 def test_residuals_are_out_of_fold():
     problem = problem_of(Y)
-    shared = Shared.of(problem, pool_of([DecisionTreeRegressor(random_state=0)]), None)
+    shared = Shared.of(problem, pool_of([DecisionTreeRegressor(random_state=0)]))
     left = shared.left_over(problem, new=False)
     # An unpruned tree leaves nothing over of rows that it saw.
     assert np.mean(np.abs(left.y[:, 0]) < 1e-9) < 0.2

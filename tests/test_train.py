@@ -26,7 +26,7 @@ from skmoe.experts import Categorical, Gaussian, make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
 from skmoe.experts._blended import BlendedPool
 from skmoe.experts._remembered import MOST, RememberedPool, remembered
-from skmoe.gates import ConstantGate, SoftmaxGate
+from skmoe.gates import ConstantGate, RoutingRule, SoftmaxGate
 from skmoe.gates._softmax import ALPHAS
 from skmoe.routing import Routing
 
@@ -268,12 +268,12 @@ def test_last_passes_do_not_lower_the_routed_bound(kind, top_k, gate):
     problem = problem_of(y, 4, width=min(4, 2 * (top_k or 2)))
     pool = pool_of([learner] * 4, classes=np.arange(3) if y is LABELS else None)
     result = run(problem, begin(problem, gate, pool, initial(problem, "random", 0, 0)))
-    before = routed(problem, result.gate, result.pool, top_k).bound
+    before = routed(problem, result.gate, result.pool, RoutingRule(top_k)).bound
     for learn in (True, False):
         model = result.gate, result.pool
-        state = settle(problem, *model, top_k, 10, learn=learn)
+        state = settle(problem, *model, RoutingRule(top_k), 10, learn=learn)
         assert state.bound >= before
-        again = routed(problem, state.gate, state.pool, top_k)
+        again = routed(problem, state.gate, state.pool, RoutingRule(top_k))
         assert state.bound == pytest.approx(again.bound, abs=1e-12)
         if not learn:
             assert state.pool.estimators() is not None
@@ -281,7 +281,8 @@ def test_last_passes_do_not_lower_the_routed_bound(kind, top_k, gate):
             assert_array_equal(
                 state.pool.predict(X, routing), result.pool.predict(X, routing)
             )
-    nothing = settle(problem, result.gate, result.pool, top_k, 0, learn=True)
+    rule = RoutingRule(top_k)
+    nothing = settle(problem, result.gate, result.pool, rule, 0, learn=True)
     assert nothing.bound == before
 
 
@@ -409,7 +410,7 @@ def test_the_single_learner_by_hand():
     seed = int(np.random.RandomState(0).randint(2**31 - 1, size=4)[2])
     scores, weights = np.empty((2, 4)), np.empty(4)
     problem = replace(problem_of(Y, 2), seed=seed)
-    for i, part in enumerate(_choose.splits(problem, None, rigid=True)):
+    for i, part in enumerate(_choose.splits(problem, rigid=True)):
         seen = part.rows
         weights[i] = WEIGHT[~seen].sum()
         for j, learner in enumerate(learners):
@@ -455,7 +456,7 @@ def test_number_of_splits(n_rows, rigid):
 
 def test_each_row_is_held_out_once():
     problem = problem_of(Y)
-    parts = _choose.splits(problem, None, rigid=True)
+    parts = _choose.splits(problem, rigid=True)
     held = np.array([~part.rows for part in parts])
     assert_array_equal(held.sum(axis=0), 1)
     for part in parts:
@@ -469,8 +470,8 @@ def test_each_row_is_held_out_once():
 def test_groups_are_held_out_whole(expert, monkeypatch):
     groups, seen, true_splits = np.arange(N) // 5 % 16, [], _choose.splits
 
-    def spy(problem, groups, **params):
-        seen.extend(true_splits(problem, groups, **params))
+    def spy(problem, **params):
+        seen.extend(true_splits(problem, **params))
         return seen
 
     monkeypatch.setattr(_train, "splits", spy)
@@ -494,8 +495,8 @@ def test_a_part_that_is_stuck_does_not_decide(monkeypatch):
     """All rows go on from the part whose model suits them best, not from the first."""
     true_hold_out, count = _train.hold_out, []
 
-    def worse_first(part, best, gates, top_k):
-        held = true_hold_out(part, best, gates, top_k)
+    def worse_first(part, best, gates, rule):
+        held = true_hold_out(part, best, gates, rule)
         if not count:  # experts that say nothing
             for _, pool in held.models:
                 pool.coef, pool.intercept = 0 * pool.coef, 0 * pool.intercept

@@ -8,7 +8,9 @@ from ._cross_fit import (
     fallbacks,
     finished,
 )
+from ._cross_fit_gate import CrossFitGate, for_new_rows
 from ._engine import begin, expect, resume, run, step
+from ._grow import grow, shrink
 from ._problem import EMResult, PassInfo, Problem, State, Terms
 from ._settle import kept, routed, settle
 from ._shared import NO_CORRECTION
@@ -22,6 +24,7 @@ __all__ = [
     "PORTFOLIO",
     "STARTS",
     "Choice",
+    "CrossFitGate",
     "CrossFitPool",
     "EMResult",
     "Mixture",
@@ -38,12 +41,15 @@ __all__ = [
     "fallbacks",
     "finish",
     "finished",
+    "for_new_rows",
+    "grow",
     "initial",
     "kept",
     "resume",
     "routed",
     "run",
     "settle",
+    "shrink",
     "step",
     "train",
 ]

@@ -18,8 +18,10 @@ import numpy as np
 
 from ..backends import like, namespace, to_host
 from ..experts import MOST, ExpertPool
-from ..gates import BaseGate, ConstantGate
+from ..gates import BaseGate, ConstantGate, RoutingRule
 from ._cross_fit import content_folds
+from ._cross_fit_gate import for_new_rows
+from ._gating import improved_gate
 from ._problem import EMResult, Problem, State
 from ._settle import Pooled, rescaled, routed, settle
 
@@ -123,7 +125,7 @@ def count_splits(problem: Problem, *, rigid: bool = True) -> int:
     return next((count for rows, count in table if n_rows < rows), 1)
 
 
-def splits(problem: Problem, groups: np.ndarray | None, *, rigid: bool) -> list[Split]:
+def splits(problem: Problem, *, rigid: bool) -> list[Split]:
     """Return the splits that the choices are made on."""
     count = count_splits(problem, rigid=rigid)
     if count == 0:
@@ -131,7 +133,7 @@ def splits(problem: Problem, groups: np.ndarray | None, *, rigid: bool) -> list[
     n_rows = problem.sample_weight.shape[0]
     enough = max(ENOUGH_ROWS, ENOUGH_AN_EXPERT * problem.n_experts)
     n_folds = PARTS * -(-n_rows // enough)  # of which the first few serve
-    part = content_folds(problem, n_folds, problem.seed + 1, groups)
+    part = content_folds(problem, n_folds, problem.seed + 1)
     n_parts = min(int(part.max()) + 1, PARTS)
     if n_parts == 1:
         return []
@@ -150,7 +152,7 @@ def hold_out(
     split: Split,
     result: EMResult,
     gates: Sequence[BaseGate],
-    top_k: int | None,
+    rule: RoutingRule,
 ) -> HeldOut:
     """Try each gate and strength on the rows held out.
 
@@ -161,8 +163,8 @@ def hold_out(
         The best run on the rows to learn from.
     gates : sequence of BaseGate
         Variants of the gate.
-    top_k : int or None
-        Experts that predict asks.
+    rule : RoutingRule
+        Which experts predict asks.
     """
     train, test, rigid = split.train, split.test, result.pool.slack == 0
     pooled = Pooled.of(train, result.pool)
@@ -179,19 +181,19 @@ def hold_out(
     for i, variant in enumerate(gates):
         gate = copy.copy(result.gate).set_params(**variant.get_params())
         for _ in range(GATE_UPDATES):
-            gate = gate.update(train.X_gate, mass)
-        state = settle(train, gate, pool, top_k, SETTLE_PASSES, learn=rigid)
+            gate = improved_gate(train, gate, result.resp)
+        state = settle(train, gate, pool, rule, SETTLE_PASSES, learn=rigid)
         if rigid:
             own = state.resp.scaled(train.sample_weight)
             asked = new = state.pool.finished(train.X, train.y, own)
-        models.append((state.gate, copy.copy(new)))
+        models.append((for_new_rows(train, state.gate, state.resp), copy.copy(new)))
         models[-1][1].scale = state.pool.scale
         for j, strength in enumerate(STRENGTHS):
             judge = rescaled(train, pooled.pull(state.pool, strength), state.resp)
-            last = settle(train, state.gate, judge, top_k, GATE_PASSES, learn=False)
+            last = settle(train, state.gate, judge, rule, GATE_PASSES, learn=False)
             final = copy.copy(pooled_new.pull(asked, strength))
             final.scale = last.pool.scale
-            found = routed(test, last.gate, final, top_k)
+            found = routed(test, for_new_rows(train, last.gate, last.resp), final, rule)
             table[i, j], losses[i, j] = found.bound, loss(test, found)
             blind[i, j] = _blind(test, final, last)
     return HeldOut(table, losses, blind, single, models)
@@ -204,8 +206,8 @@ def _blind(problem: Problem, pool: ExpertPool, state: State) -> float:
     """
     if pool.n_experts > MOST:
         return np.nan
-    gate = ConstantGate().fit(problem.X_gate, state.resp)
-    return routed(problem, gate, pool, None).bound
+    gate = ConstantGate().fit(state.resp.weights, state.resp)
+    return routed(problem, gate, pool, RoutingRule()).bound
 
 
 def loss(problem: Problem, state: State) -> float:

@@ -226,14 +226,13 @@ def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:
 
 
 # ---------------------------------------------------------------------- folds
-def content_folds(
-    problem: Problem, n_folds: int, seed: int, groups: np.ndarray | None = None
-) -> np.ndarray:
+def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
     """Assign each row to a fold by what it holds.
 
     Rows are ranked along a random direction of [x, residual of y] and dealt out in
     turn, class by class. Equal rows share a fold, so none is judged by its own copy;
-    the folds of a permuted table are the permuted folds.
+    the folds of a permuted table are the permuted folds. Groups are dealt out whole, by
+    their mean rank.
 
     Parameters
     ----------
@@ -242,8 +241,6 @@ def content_folds(
         There are fewer folds where there is less to deal out.
     seed : int
         Seed of the direction.
-    groups : (n_samples,) array or None
-        Group of each row. Groups are dealt out whole, by their mean rank.
 
     Returns
     -------
@@ -256,8 +253,10 @@ def content_folds(
     score = X @ random.standard_normal(X.shape[1])
     score = score + target @ random.standard_normal(target.shape[1])
     labels = problem.y if problem.y.ndim == 1 else np.zeros(len(score), dtype=np.intp)
-    if groups is not None:
-        folds = _deal_groups(groups, labels, score, problem.sample_weight, n_folds)
+    if problem.groups is not None:
+        folds = _deal_groups(
+            problem.groups, labels, score, problem.sample_weight, n_folds
+        )
         return np.unique(folds, return_inverse=True)[1]
     place = ranks(score)
     if not one_view and place.max() + 1 < len(place):

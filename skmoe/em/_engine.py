@@ -32,12 +32,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from sklearn.base import clone
 
 from ..backends import Array, device_of, filled, like, namespace, select, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from ..routing import Routing
+from . import _gating as gating
+from ._balance import balanced, limited, shifted
+from ._gating import fit_gate, improved_gate, log_proba, log_proba_at
 from ._problem import EMResult, PassInfo, Problem, State, Terms
 
 PATIENCE = 2
@@ -87,10 +89,11 @@ def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
     """Return the next state: both M-steps, then the E-step."""
     gate, pool, terms, extra, accepted = improve(problem, state)
     candidates, bound, n_pass = [(state.resp, terms)], state.bound, state.n_pass + 1
+    offsets = state.offsets
     del state  # for a caller that keeps it no longer: the E-step needs the memory
     if extra is not None:
         candidates.append((extra, evaluate(problem, pool, extra)))
-    new = expect(problem, gate, pool, candidates, n_pass)
+    new = expect(problem, gate, pool, candidates, n_pass, offsets)
     gain = new.bound - bound
     return new, PassInfo(new.n_pass, new.bound, gain, *accepted)
 
@@ -104,21 +107,22 @@ def improve(
     The last item tells whether the gate is new, and how many experts are.
     """
     mass = state.resp.scaled(problem.sample_weight)
-    gate, log_gate, extra, is_new = update_gate(problem, state, mass)
+    gate, log_gate, extra, is_new = update_gate(problem, state)
     pool, values, log_lik, n_new = update_pool(problem, state, mass)
     return gate, pool, Terms(log_gate, values, log_lik), extra, (is_new, n_new)
 
 
 def update_gate(
-    problem: Problem, state: State, mass: Routing
+    problem: Problem, state: State
 ) -> tuple[BaseGate, Array, Routing | None, bool]:
     """Return the gate for these responsibilities, and what it says.
 
     That is: its log probabilities at the support, and the new candidates of each row
     with theirs (none in dense EM). The last item tells whether the gate is new.
     """
-    gate = state.gate.update(problem.X_gate, mass)
+    gate = improved_gate(problem, state.gate, state.resp)
     log_gate, extra = survey(problem, gate, state)
+    mass = state.resp.scaled(problem.draw_weight)
     gain = mass.sum_by_expert(_changes(mass, log_gate, state.terms.log_gate))
     if gain.sum() >= 0:
         return gate, log_gate, extra, True
@@ -183,16 +187,16 @@ def survey(
     drawn anew each pass, of the row's best expert. It depends on the row's content,
     not on its place in the table. The weights of the routing are log probabilities.
     """
-    resp, X, n_experts = state.resp, problem.X_gate, problem.n_experts
+    resp, n_experts = state.resp, problem.n_experts
     if problem.dense:
-        return gate.log_proba_at(X, resp), None
+        return log_proba_at(problem, gate, resp), None
     xp, m = namespace(resp.indices), resp.shape[1]
     draw = np.random.RandomState((problem.seed + state.n_pass) % 2**32)
     shift = 1 + draw.randint(max(1, n_experts - 1), size=n_experts)
     partner = like((np.arange(n_experts) + shift) % n_experts, resp.indices)
     explored = xp.take(partner, resp.indices[:, 0])[:, None]
     asked = xp.concat([resp.indices, explored], axis=1)
-    log_asked, best, log_best = gate.survey(X, asked, problem.width)
+    log_asked, best, log_best = gating.survey(problem, gate, asked, problem.width)
     more = xp.concat([best, explored], axis=1)
     extra = select(more).novel(resp.indices, more)
     log_more = xp.concat([log_best, log_asked[:, m:]], axis=1)
@@ -212,6 +216,7 @@ def expect(
     pool: ExpertPool,
     candidates: list[tuple[Routing, Terms]],
     n_pass: int = 0,
+    offsets: np.ndarray | None = None,
 ) -> State:
     """Return the state of a model: best candidates, responsibilities, bound.
 
@@ -219,21 +224,37 @@ def expect(
     what is kept outlives its block.
     """
     n_rows = problem.sample_weight.shape[0]
+    size = n_rows if problem.panel is not None else BLOCK_ROWS
     blocks = [
-        _expect_rows(problem, candidates, slice(a, min(a + BLOCK_ROWS, n_rows)))
-        for a in range(0, n_rows, BLOCK_ROWS)
+        _expect_rows(problem, candidates, slice(a, min(a + size, n_rows)), offsets)
+        for a in range(0, n_rows, size)
     ]
     terms, indices, weights, norm = _stack(blocks)
     all_kept = candidates[0][0].dense and indices.shape[1] == problem.n_experts
     resp = Routing(indices, weights, problem.n_experts, all_kept)
-    xp, weight = namespace(norm), problem.sample_weight
+    if limited(problem):
+        offsets = np.zeros(problem.n_experts) if offsets is None else offsets
+        support = resp.with_weights(log_joint(problem, terms))
+        resp, norm, offsets = balanced(problem, support, offsets)
+    xp, weight = namespace(norm), problem.draw_weight
     term = xp.where(weight > 0, weight * norm, 0.0)
-    bound = float(to_host(xp.sum(term) / xp.sum(weight)))
-    return State(gate, pool, resp, terms, bound, n_pass)
+    bound = float(to_host(xp.sum(term) / xp.sum(problem.sample_weight)))
+    return State(gate, pool, resp, terms, bound, n_pass, offsets)
+
+
+def log_joint(problem: Problem, terms: Terms) -> Array:
+    """Return log p(k | x) + log p(y | x, k), of a panel that of the whole group."""
+    log_lik = terms.log_lik
+    if problem.panel is not None:
+        log_lik = problem.panel.sums(log_lik)
+    return terms.log_gate + problem.beta * log_lik
 
 
 def _expect_rows(
-    problem: Problem, candidates: list[tuple[Routing, Terms]], rows: slice
+    problem: Problem,
+    candidates: list[tuple[Routing, Terms]],
+    rows: slice,
+    offsets: np.ndarray | None,
 ) -> tuple[Terms, Array, Array, Array]:
     """Return the terms, experts and responsibilities kept, and the row's bound."""
     parts = [
@@ -243,9 +264,9 @@ def _expect_rows(
     for more, other in parts[1:]:
         indices = namespace(indices).concat([indices, more], axis=1)
         terms = terms.join(other)
-    log_joint = terms.log_gate + problem.beta * terms.log_lik
+    joint = shifted(log_joint(problem, terms), indices, offsets)
     width = min(problem.width, indices.shape[1])
-    kept, weights, norm = select(log_joint).truncate(log_joint, width)
+    kept, weights, norm = select(joint).truncate(joint, width)
     if width < indices.shape[1]:
         terms = terms.take(kept)
         indices = namespace(kept).take_along_axis(indices, kept, axis=1)
@@ -269,8 +290,10 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
     Grouped pools spend a few annealed passes first, on a support twice as wide. For
     learners that are fitted one by one that would cost more than it is worth.
     """
+    if problem.panel is not None:
+        start = problem.panel.agreed(start, problem.width)
     X, y, mass = problem.X, problem.y, start.scaled(problem.sample_weight)
-    gate = clone(gate).fit(problem.X_gate, mass)
+    gate = fit_gate(problem, gate, start)
     pool = copy.copy(pool).fit(X, y, mass)
     pool = pool.rescale(y, pool.evaluate(X, y, start), mass)
     del start, mass  # the passes that follow need the memory
@@ -282,7 +305,8 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
         annealed = replace(wide, beta=beta)
         states.append(step(annealed, revived(annealed, states.pop()))[0])
     state = states.pop()
-    return expect(problem, state.gate, state.pool, [(state.resp, state.terms)])
+    kept = [(state.resp, state.terms)]
+    return expect(problem, state.gate, state.pool, kept, offsets=state.offsets)
 
 
 def revived(problem: Problem, state: State) -> State:
@@ -295,13 +319,15 @@ def revived(problem: Problem, state: State) -> State:
     dead = np.flatnonzero(mass.sum_by_expert(mass.weights) < 1.0)
     if not dead.size:
         return state
-    log_joint = state.terms.log_gate + state.terms.log_lik
-    score = to_host(select(log_joint).logsumexp(log_joint))
+    joint = log_joint(problem, state.terms)
+    score = to_host(select(joint).logsumexp(joint))
     weight = to_host(problem.sample_weight)
     order = np.argsort(score, kind="stable")
     share = np.cumsum(weight[order]) <= weight.sum() / (2 * problem.n_experts)
     new = np.full(len(order), -1)
     new[order[share]] = dead[0]
+    if problem.panel is not None:
+        new = new[to_host(problem.panel.first)][to_host(problem.panel.group)]
     return replace(state, resp=_handed_over(state.resp, like(new, state.resp.indices)))
 
 
@@ -322,12 +348,12 @@ def _handed_over(resp: Routing, new: Array) -> Routing:
 
 def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:
     """Return the state of a model that is already fitted."""
-    X, weight = problem.X_gate, problem.sample_weight
+    weight = problem.sample_weight
     if problem.dense:
-        support = Routing.from_dense(gate.log_proba(X))
+        support = Routing.from_dense(log_proba(problem, gate))
     else:
         nothing = like(np.empty((weight.shape[0], 0), dtype=np.intp), weight)
-        _, best, log_best = gate.survey(X, nothing, problem.width)
+        _, best, log_best = gating.survey(problem, gate, nothing, problem.width)
         support = Routing(best, log_best, problem.n_experts)
     terms = evaluate(problem, pool, support)
     return expect(problem, gate, pool, [(support, terms)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..backends import Array, namespace, to_host
 from ..experts import ExpertPool, remembered, take_rows
 from ..gates import BaseGate
 from ..routing import Routing
+from ._panel import Panel
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,12 @@ class Problem:
         Power of the likelihood in the responsibilities; below 1 a start is annealed.
     shared : Shared or None
         The shared expert whose residuals y is, or to which classifiers are drawn.
+    groups : (n_samples,) array or None
+        Rows of a group share one expert, and are held out together; see `_panel`.
+    balance : float
+        Least load of an expert in the E-step, in units of an even load; see `_balance`.
+    capacity : float
+        Largest load of an expert in the E-step, in the same units.
     """
 
     X_gate: Array
@@ -49,6 +57,23 @@ class Problem:
     seed: int = 0
     beta: float = 1.0
     shared: Any = None
+    groups: np.ndarray | None = None
+    balance: float = 0.0
+    capacity: float = np.inf
+
+    @cached_property
+    def panel(self) -> Panel | None:
+        """The groups, read; None if each row stands for itself."""
+        if self.groups is None:
+            return None
+        return Panel.of(self.X_gate, self.sample_weight, self.groups)
+
+    @property
+    def draw_weight(self) -> Array:
+        """Weight of each row as a draw of the expert; that of a group is 1."""
+        if self.panel is None:
+            return self.sample_weight
+        return self.sample_weight / self.panel.weight
 
     def on_host(self) -> Problem:
         """Return the problem with NumPy arrays, for what runs on the CPU."""
@@ -71,6 +96,7 @@ class Problem:
             X=X,
             y=take_rows(self.y, rows),
             sample_weight=take_rows(self.sample_weight, rows),
+            groups=None if self.groups is None else self.groups[to_host(rows)],
         )
 
     def remember(self, pool: ExpertPool) -> ExpertPool:
@@ -150,6 +176,8 @@ class State:
     bound : float
         Mean a row of log Σ_k p(k | x) p(y | x, k) over the support.
     n_pass : int
+    offsets : (n_experts,) array or None
+        What limits on the load add to an expert's logarithms; None without limits.
     """
 
     gate: BaseGate
@@ -158,6 +186,7 @@ class State:
     terms: Terms
     bound: float
     n_pass: int = 0
+    offsets: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,18 @@ much is not for the training rows to say: see `_choose`.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import joblib
 import numpy as np
 
 from ..backends import namespace, to_host
 from ..experts import ExpertPool
-from ..gates import BaseGate
+from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from ._cross_fit import CrossFitPool
 from ._engine import evaluate, expect, update_pool
+from ._gating import improved_gate, log_proba_at, route
 from ._problem import Problem, State
 from ._shared import all_rows
 
@@ -42,22 +43,23 @@ LAST_PASSES = 20
 
 
 def routed(
-    problem: Problem, gate: BaseGate, pool: ExpertPool, top_k: int | None
+    problem: Problem, gate: BaseGate, pool: ExpertPool, rule: RoutingRule
 ) -> State:
     """Return the state of a model whose rows go where the gate alone sends them."""
-    choice = gate.route(problem.X_gate, top_k)
+    choice = route(problem, gate, rule)
     xp, weights = namespace(choice.weights), choice.weights
     tiny = float(np.finfo(np.float32).tiny)
     log_gate = xp.log(xp.where(weights > tiny, weights, xp.full_like(weights, tiny)))
     support = choice.with_weights(log_gate)
-    return expect(problem, gate, pool, [(support, evaluate(problem, pool, support))])
+    free = replace(problem, balance=0.0, capacity=np.inf)
+    return expect(free, gate, pool, [(support, evaluate(problem, pool, support))])
 
 
 def settle(
     problem: Problem,
     gate: BaseGate,
     pool: ExpertPool,
-    top_k: int | None,
+    rule: RoutingRule,
     n_pass: int,
     *,
     learn: bool,
@@ -69,23 +71,23 @@ def settle(
     problem : Problem
     gate, pool : BaseGate, ExpertPool
         Where EM ended.
-    top_k : int or None
-        Experts that predict asks.
+    rule : RoutingRule
+        Which experts predict asks.
     n_pass : int
         Passes, at most.
     learn : bool
         Whether experts are trained too; else only the gate and the noise scales.
     """
-    state = best = routed(problem, gate, pool, top_k)
+    state = best = routed(problem, gate, pool, rule)
     stalled = 0
     for _ in range(n_pass):
         mass = state.resp.scaled(problem.sample_weight)
-        gate = state.gate.update(problem.X_gate, mass)
+        gate = improved_gate(problem, state.gate, state.resp)
         if learn:
             pool, *_ = update_pool(problem, state, mass)
         else:
             pool = state.pool.rescale(problem.y, state.terms.values, mass)
-        state = routed(problem, gate, pool, top_k)
+        state = routed(problem, gate, pool, rule)
         stalled = 0 if state.bound > best.bound + problem.tol else stalled + 1
         best = state if state.bound > best.bound else best
         if stalled >= PATIENCE:
@@ -93,7 +95,9 @@ def settle(
     return best
 
 
-def kept(problem: Problem, gate: BaseGate, top_k: int | None) -> tuple[float, float]:
+def kept(
+    problem: Problem, gate: BaseGate, rule: RoutingRule
+) -> tuple[float, float, float]:
     """Return what of the gate predict keeps.
 
     Returns
@@ -102,13 +106,18 @@ def kept(problem: Problem, gate: BaseGate, top_k: int | None) -> tuple[float, fl
         Mean probability of the experts that predict asks.
     rows : float
         Share of the rows of which they have `MOST_OF_IT`.
+    n_experts : float
+        Mean number of experts asked a row.
     """
-    routing, weight = gate.route(problem.X_gate, top_k), problem.sample_weight
+    routing, weight = route(problem, gate, rule), problem.sample_weight
     xp = namespace(weight)
-    mass = xp.sum(xp.exp(gate.log_proba_at(problem.X_gate, routing)), axis=1)
+    mass = xp.sum(xp.exp(log_proba_at(problem, gate, routing)), axis=1)
     share = weight / xp.sum(weight)
     enough = xp.astype(mass >= MOST_OF_IT, weight.dtype)
-    return float(to_host(xp.sum(share * mass))), float(to_host(xp.sum(share * enough)))
+    asked = xp.sum(xp.astype(routing.indices >= 0, weight.dtype), axis=1)
+    found = (to_host(xp.sum(share * each)) for each in (mass, enough, asked))
+    mass, rows, n_experts = (float(each) for each in found)
+    return mass, rows, n_experts
 
 
 # ------------------------------------------------------------------ pooled fits

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 from sklearn.linear_model import Ridge
 
 from ..backends import Array, namespace
@@ -51,11 +50,9 @@ class Shared:
     pool: ExpertPool
 
     @classmethod
-    def of(
-        cls, problem: Problem, pool: ExpertPool, groups: np.ndarray | None
-    ) -> Shared:
+    def of(cls, problem: Problem, pool: ExpertPool) -> Shared:
         """Fit a pool of one expert on all rows."""
-        folds = content_folds(problem, FOLDS, problem.seed, groups)
+        folds = content_folds(problem, FOLDS, problem.seed)
         judge = CrossFitPool(pool, folds) if folds.max() > 0 else pool
         mass = all_rows(problem, 1)
         judge.fit(problem.X, problem.y, mass)

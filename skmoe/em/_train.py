@@ -18,9 +18,9 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from ..backends import Array, like, namespace
+from ..backends import Array, like, namespace, to_host
 from ..experts import ExpertPool, make_pool
-from ..gates import BaseGate
+from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from ._choose import (
     Choice,
@@ -32,6 +32,7 @@ from ._choose import (
     splits,
 )
 from ._cross_fit import CrossFitPool, last_judge, numbers, predictor
+from ._cross_fit_gate import CrossFitGate, for_new_rows
 from ._engine import begin, resume, run
 from ._problem import EMResult, Problem, State
 from ._settle import LAST_PASSES, Pooled, rescaled, settle
@@ -84,14 +85,12 @@ class Plan:
     pool : ExpertPool
         Unfitted; it judges the training rows as they are to be judged.
     starts : sequence of Start
-    top_k : int or None
-        Experts that predict asks.
+    rule : RoutingRule
+        Which experts predict asks.
     choice : Choice or None
         Gate and strength; None chooses them on rows held out.
     average : bool
         Whether cross-fitted experts become the means of their fold models.
-    groups : (n_samples,) array or None
-        Rows of a group are held out together.
     resp : Routing or None
         Responsibilities given by the user, for starts of kind "given".
     shared : ExpertPool or None
@@ -101,10 +100,9 @@ class Plan:
     gates: Sequence[BaseGate]
     pool: ExpertPool
     starts: Sequence[Start]
-    top_k: int | None
+    rule: RoutingRule
     choice: Choice | None
     average: bool = False
-    groups: np.ndarray | None = None
     resp: Routing | None = None
     shared: ExpertPool | None = None
 
@@ -112,19 +110,22 @@ class Plan:
         """Return what a shared expert, if there is one, leaves over of a problem."""
         if self.shared is None:
             return problem
-        shared = Shared.of(problem, copy.copy(self.shared), self.groups)
+        shared = Shared.of(problem, copy.copy(self.shared))
         return shared.left_over(problem, new=False)
 
-    def take(self, rows: np.ndarray) -> Plan:
-        """Return the plan for some of the rows."""
-        pool = self.pool
+    def take(self, problem: Problem, rows: np.ndarray) -> Plan:
+        """Return the plan for some of the rows of a problem."""
+        pool, panel, resp = self.pool, problem.panel, self.resp
         if isinstance(pool, CrossFitPool):
             pool = pool.of_rows(rows)
-        groups = None if self.groups is None else self.groups[rows]
-        resp = self.resp
+        seen = rows if panel is None else rows[to_host(panel.first)]
+        gates = [
+            gate.of_rows(seen) if isinstance(gate, CrossFitGate) else gate
+            for gate in self.gates
+        ]
         if resp is not None:
             resp = resp.take(like(np.flatnonzero(rows), resp.indices))
-        return replace(self, pool=pool, groups=groups, resp=resp)
+        return replace(self, pool=pool, gates=gates, resp=resp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,14 +174,14 @@ def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
     parts = []
     if plans[0].choice is None:
         rigid = plans[0].pool.slack == 0
-        parts = splits(problem, plans[0].groups, rigid=rigid)
+        parts = splits(problem, rigid=rigid)
     if not parts:
         plan = plans[0]
         problem = plan.left_over(problem)
         best = max(run_all(problem, plan, run_one), key=lambda found: found.lower_bound)
         return finish(problem, best, plan, plan.choice or Choice())
 
-    tried = [_hold_out(parts, plan, run_one) for plan in plans]
+    tried = [_hold_out(problem, parts, plan, run_one) for plan in plans]
     choices = [choose(held, parts) for held in tried]
     won = int(np.argmax([choice.mixture for choice in choices]))
     plan, choice, held = plans[won], choices[won], tried[won]
@@ -197,19 +198,21 @@ def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
     return finish(problem, result, plan, choice)
 
 
-def _hold_out(parts: Sequence[Split], plan: Plan, run_one: Run) -> list[HeldOut]:
+def _hold_out(
+    problem: Problem, parts: Sequence[Split], plan: Plan, run_one: Run
+) -> list[HeldOut]:
     """Return what the rows held out say of a plan."""
     held = []
     for part in parts:
-        few = plan.take(part.rows)
+        few = plan.take(problem, part.rows)
         learn, test = few.left_over(part.train), part.test
         if learn.shared is not None:
             test = learn.shared.left_over(test, new=True)
         part = replace(part, train=learn, test=test)
         runs = run_all(shortened(learn, few.pool), few, run_one)
-        worth = [_worth(learn, found, plan.top_k) for found in runs]
+        worth = [_worth(learn, found, plan.rule) for found in runs]
         best = runs[int(np.argmax(worth))]
-        held.append(hold_out(part, best, plan.gates, plan.top_k))
+        held.append(hold_out(part, best, few.gates, plan.rule))
     return held
 
 
@@ -244,13 +247,13 @@ def shortened(problem: Problem, pool: ExpertPool) -> Problem:
     return replace(problem, max_iter=min(problem.max_iter, n_pass))
 
 
-def _worth(problem: Problem, result: EMResult, top_k: int | None) -> float:
+def _worth(problem: Problem, result: EMResult, rule: RoutingRule) -> float:
     """Return the bound of a run as predict routes the rows, after a few passes."""
-    if top_k is None or top_k >= problem.n_experts:
+    if rule.asks_all(problem.n_experts):
         return result.lower_bound
     learn = result.pool.slack == 0
     model = result.gate, result.pool
-    return settle(problem, *model, top_k, FEW_PASSES, learn=learn).bound
+    return settle(problem, *model, rule, FEW_PASSES, learn=learn).bound
 
 
 # ------------------------------------------------------------------- starts
@@ -302,7 +305,7 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
         seed = int(random.randint(2**31 - 1))
         resp = initial(problem, kind, start.number, seed)
         results.append(run(problem, begin(problem, plan.gates[0], linear, resp)))
-    return max(results, key=lambda found: _worth(problem, found, plan.top_k)).resp
+    return max(results, key=lambda found: _worth(problem, found, plan.rule)).resp
 
 
 def _linear_view(problem: Problem) -> Array:
@@ -319,15 +322,16 @@ def _linear_view(problem: Problem) -> Array:
 def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mixture:
     """Return the mixture that predicts: last passes, pull, and models for new rows."""
     gate, pool, resp, bound = result.gate, result.pool, result.resp, result.lower_bound
-    rigid, top_k = pool.slack == 0, plan.top_k
-    if top_k is not None and top_k < problem.n_experts:
+    rigid, rule = pool.slack == 0, plan.rule
+    if not rule.asks_all(problem.n_experts):
         asked = pool if rigid else problem.remember(pool)
-        state = settle(problem, gate, asked, top_k, LAST_PASSES, learn=rigid)
+        state = settle(problem, gate, asked, rule, LAST_PASSES, learn=rigid)
         gate, resp, bound = state.gate, state.resp, state.bound
         pool = state.pool if rigid else pool
     judge = last_judge(problem, pool, resp)
     own = predictor(problem, judge, resp, average=plan.average)
     if rigid and choice.strength == 1.0:
+        gate = for_new_rows(problem, gate, resp)
         return Mixture(gate, own, own, resp, bound, result, choice, problem)
 
     pooled = Pooled.of(problem, judge) if choice.strength < 1.0 else None
@@ -340,7 +344,8 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
     if pooled is not None:
         judge = pooled.pull(judge, choice.strength)
     pulled = rescaled(problem, judge, resp)
-    last = settle(problem, gate, pulled, top_k, LAST_PASSES, learn=False)
+    last = settle(problem, gate, pulled, rule, LAST_PASSES, learn=False)
     final.scale = last.pool.scale
-    model = last.gate, final, own, last.resp, last.bound
+    gate = for_new_rows(problem, last.gate, last.resp)
+    model = gate, final, own, last.resp, last.bound
     return Mixture(*model, result, choice, problem)

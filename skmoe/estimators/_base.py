@@ -25,12 +25,14 @@ from ..em import (
     count_runs,
     fallbacks,
     finished,
+    for_new_rows,
     train,
 )
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from . import _parts as parts
 from ._folds import FoldsMixin
+from ._growth import GrowthMixin
 from ._inference import RoutedMixin
 from ._planning import PlanningMixin
 from ._reporting import ReportingMixin
@@ -58,6 +60,7 @@ class BaseMoE(
     CheckedMixin,
     FoldsMixin,
     PlanningMixin,
+    GrowthMixin,
     ReportingMixin,
     RoutedMixin,
     CallbackSupportMixin,
@@ -71,6 +74,8 @@ class BaseMoE(
         "n_experts": [Interval(Integral, 1, None, closed="left")],
         "gate": [StrOptions(set(parts.GATES)), HasMethods(["fit"])],
         "top_k": [Interval(Integral, 1, None, closed="left"), None],
+        "top_p": [Interval(Real, 0, 1, closed="right"), None],
+        "capacity_factor": [Interval(Real, 1, None, closed="left"), None],
         "shared_expert": [StrOptions({"auto"}), HasMethods(["fit", "predict"]), None],
         "cross_fit": [
             StrOptions({"auto"}),
@@ -83,6 +88,7 @@ class BaseMoE(
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
+        "balance": [Interval(Real, 0, 1, closed="both")],
         "warm_start": ["boolean"],
         "backend": [StrOptions(set(BACKENDS))],
         "n_jobs": [Integral, None],
@@ -90,7 +96,7 @@ class BaseMoE(
         "verbose": ["verbose"],
     }
 
-    # Folds are all that groups are for, as in a splitter, which requests them too.
+    # A splitter requests groups too.
     __metadata_request__fit = {"groups": True}
 
     @abstractmethod
@@ -101,6 +107,8 @@ class BaseMoE(
         n_experts=8,
         gate="softmax",
         top_k=2,
+        top_p=None,
+        capacity_factor=None,
         shared_expert=None,
         cross_fit="auto",
         final="refit",
@@ -108,6 +116,7 @@ class BaseMoE(
         n_init=4,
         max_iter=100,
         tol=1e-4,
+        balance=0.0,
         backend="auto",
         warm_start=False,
         n_jobs=None,
@@ -118,6 +127,8 @@ class BaseMoE(
         self.n_experts = n_experts
         self.gate = gate
         self.top_k = top_k
+        self.top_p = top_p
+        self.capacity_factor = capacity_factor
         self.shared_expert = shared_expert
         self.cross_fit = cross_fit
         self.final = final
@@ -125,6 +136,7 @@ class BaseMoE(
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
+        self.balance = balance
         self.backend = backend
         self.warm_start = warm_start
         self.n_jobs = n_jobs
@@ -170,8 +182,11 @@ class BaseMoE(
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights; weight 2 is the row twice, weight 0 is no row.
         groups : array-like of shape (n_samples,), default=None
-            Group of each row, for ``cross_fit``: a splitter is given the groups, and
-            else rows of a group share a fold. They are held out together, too.
+            Group of each row, such as a person measured many times. All rows of a
+            group come from one expert, which the gate chooses by their mean features;
+            they are held out together and share a fold, and a splitter is given the
+            groups. To keep rows in one fold without this, let ``cross_fit`` be a
+            `PredefinedSplit`.
 
         Returns
         -------
@@ -183,7 +198,7 @@ class BaseMoE(
             self.expert, self.n_experts, self._default_expert(), self._classifies
         )
         before, gate = parts.read_gate(self.gate)
-        self._check_cross_fit(groups)
+        self._check_cross_fit()
         raw, X, y, weight = self._check_training(X, y, sample_weight)
         groups = self._check_groups(groups, sample_weight, weight.shape[0])
         given = self._given(sample_weight, weight)
@@ -205,15 +220,21 @@ class BaseMoE(
             max_iter=self.max_iter,
             tol=self.tol,
             seed=int(seeds[self.n_experts]),
+            groups=groups,
+            balance=self.balance,
+            capacity=self.capacity_factor or np.inf,
         )
         with self._computing(problem.X_gate):
-            plans = self._plans(problem, gate, learners, seeds, groups, given)
+            plans = self._plans(problem, gate, learners, seeds, given)
             runs = Watched(
                 self,
                 problem,
                 count_runs(problem, plans),
                 lambda part, state: self._attributes(
-                    state.gate, finished(part, state), part, before
+                    for_new_rows(part, state.gate, state.resp),
+                    finished(part, state),
+                    part,
+                    before,
                 ),
             )
             if warm:
@@ -238,7 +259,7 @@ class BaseMoE(
         self, gate: BaseGate, pool: ExpertPool, problem: Problem, before
     ) -> dict[str, Any]:
         """Return the fitted attributes that predict needs."""
-        routing = gate.route(problem.X_gate, self.top_k)
+        routing = self._rule.route(gate, problem.X_gate)
         weights = problem.sample_weight
         load = routing.scaled(weights / namespace(weights).sum(weights))
         attributes = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral
 
 import numpy as np
 from sklearn import get_config  # type: ignore[attr-defined]
@@ -14,8 +15,10 @@ from sklearn.utils.metadata_routing import (
     process_routing,
 )
 
-from ..em import FINAL_FOLDS, CrossFitPool, Problem, content_folds
+from ..backends import to_host
+from ..em import FINAL_FOLDS, CrossFitGate, CrossFitPool, Problem, content_folds
 from ..experts import ExpertPool, left_out
+from ..gates import BaseGate
 from ._reporting import level_of_caller
 from ._validation import on_host
 
@@ -45,25 +48,17 @@ class FoldsMixin:
             router.add(splitter=self.cross_fit, method_mapping=mapping)
         return router
 
-    def _check_cross_fit(self, groups) -> None:
+    def _check_cross_fit(self) -> None:
         if isinstance(self.cross_fit, str) and self.cross_fit != "auto":
             raise ValueError(
                 "cross_fit must be 'auto', a number of folds, a splitter or None; got "
                 f"{self.cross_fit!r}."
             )
-        if self.cross_fit is not None:
-            return
-        remedy = "Set cross_fit to 'auto', a number of folds or a splitter, or"
-        if self.final == "average":
+        if self.cross_fit is None and self.final == "average":
             raise ValueError(
                 "final='average' averages the models of the folds, but cross_fit=None "
-                f"makes no folds. {remedy} final='refit'."
-            )
-        if groups is not None:
-            raise ValueError(
-                "groups say which rows share a fold, but cross_fit=None makes no "
-                f"folds. {remedy} leave groups out (under metadata routing: "
-                "set_fit_request(groups=False))."
+                "makes no folds. Set cross_fit to 'auto', a number of folds or a "
+                "splitter, or final='refit'."
             )
 
     def _check_groups(self, groups, sample_weight, n_used: int) -> np.ndarray | None:
@@ -87,11 +82,20 @@ class FoldsMixin:
         weight = np.asarray(on_host(sample_weight))
         return weight > 0 if weight.ndim else np.ones(n_used, dtype=bool)
 
-    def _cross_fitted(
-        self, pool: ExpertPool, problem: Problem, groups: np.ndarray | None
-    ) -> ExpertPool:
+    def _cross_fitted_gate(self, gate: BaseGate, problem: Problem) -> BaseGate:
+        """Return the gate, wrapped if it is to be asked out of fold."""
+        if not gate.memorises or self.cross_fit is None:
+            return gate
+        given = isinstance(self.cross_fit, Integral)
+        n_folds = self.cross_fit if given else AUTO_FOLDS
+        folds = content_folds(problem, n_folds, problem.seed)
+        if problem.panel is not None:
+            folds = folds[to_host(problem.panel.first)]
+        return CrossFitGate(gate, folds) if folds.max() > 0 else gate
+
+    def _cross_fitted(self, pool: ExpertPool, problem: Problem) -> ExpertPool:
         """Return the pool, wrapped if its experts are to be judged out of fold."""
-        auto = isinstance(self.cross_fit, str)
+        auto, groups = isinstance(self.cross_fit, str), problem.groups
         # Rigid experts do not memorise rows.
         if self.cross_fit is None or (auto and pool.slack == 0):
             return pool
@@ -111,9 +115,9 @@ class FoldsMixin:
                     f"{2 if auto else n_folds} groups, since rows of a group share a "
                     f"fold; groups has {n_groups}."
                 )
-            folds = content_folds(problem, n_folds, problem.seed, groups)
+            folds = content_folds(problem, n_folds, problem.seed)
             if auto:
-                final_folds = content_folds(problem, FINAL_FOLDS, problem.seed, groups)
+                final_folds = content_folds(problem, FINAL_FOLDS, problem.seed)
         if folds.max() == 0:
             return pool
         if pool.classes is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from ..backends import Array, like, namespace, select
+from ..gates import RoutingRule
 from ..routing import Routing
 from . import _parts as parts
 from ._validation import on_host
@@ -26,6 +27,11 @@ class RoutedMixin:
     """
 
     # ----------------------------------------------------------------- routing
+    @property
+    def _rule(self) -> RoutingRule:
+        """Which experts predict asks."""
+        return RoutingRule(self.top_k, self.top_p, self.capacity_factor)
+
     def _views(self, X) -> tuple[Array, Any]:
         """Return what gate and experts see of new rows."""
         if not hasattr(self, "gate_"):
@@ -40,14 +46,14 @@ class RoutedMixin:
         X_gate, _ = self._views(X)
         _, gate = parts.split_gate(self.gate_)
         with self._computing(X_gate):
-            return gate.route(X_gate, self.top_k)
+            return self._rule.route(gate, X_gate)
 
     def _combine(self, X) -> Array:
         """Return the mixture's mean or class probabilities, (n_samples, q)."""
         X_gate, X_expert = self._views(X)
         _, gate = parts.split_gate(self.gate_)
         with self._computing(X_gate):
-            routing = gate.route(X_gate, self.top_k)
+            routing = self._rule.route(gate, X_gate)
             mixed = self._pool.mix(X_expert, routing)
             return answer(X, mixed + self._said(X_expert, routing))
 
@@ -113,14 +119,14 @@ class RoutedMixin:
         return answer(X, best[1])
 
     # -------------------------------------------------------------- likelihood
-    def _log_joint(self, X, y, width: int | None) -> tuple[Array, Routing]:
+    def _log_joint(self, X, y, rule: RoutingRule) -> tuple[Array, Routing]:
         X_gate, X_expert = self._views(X)
         _, gate = parts.split_gate(self.gate_)
         y = self._read_target(on_host(y))
         check_consistent_length(X_expert, y)
         y = like(y, X_gate)
         with self._computing(X_gate):
-            routing = gate.route(X_gate, width)
+            routing = rule.route(gate, X_gate)
             left = y - self._said(X_expert, routing) if y.ndim == 2 else y
             log_lik = self._pool.log_likelihood(X_expert, left, routing)
             log_gate = select(log_lik).log_softmax(gate.log_proba_at(X_gate, routing))
@@ -143,7 +149,7 @@ class RoutedMixin:
             Natural logarithms; densities for a regressor.
         """
         y = self.predict(X) if y is None else y
-        log_joint, _ = self._log_joint(X, y, self.top_k)
+        log_joint, _ = self._log_joint(X, y, self._rule)
         return answer(X, select(log_joint).logsumexp(log_joint))
 
     def responsibilities(self, X, y):
@@ -162,7 +168,7 @@ class RoutedMixin:
             At most ``top_k`` entries a row, the best of the gate's candidates,
             renormalised to sum to one.
         """
-        log_joint, routing = self._log_joint(X, y, self._training_width())
+        log_joint, routing = self._log_joint(X, y, RoutingRule(self._training_width()))
         ops = select(log_joint)
         if self.top_k is None or self.top_k >= routing.shape[1]:
             return routing.with_weights(ops.normalise(log_joint)[0]).to_csr()

@@ -11,9 +11,25 @@ from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.pipeline import Pipeline
 
 from ..backends import Array
-from ..gates import BaseGate, ConstantGate, SoftmaxGate
+from ..gates import (
+    BaseGate,
+    ConstantGate,
+    EstimatorGate,
+    GaussianGate,
+    HierarchicalGate,
+    ProductGate,
+    SoftmaxGate,
+    TreeGate,
+)
 
-GATES: dict[str, type[BaseGate]] = {"softmax": SoftmaxGate, "constant": ConstantGate}
+GATES: dict[str, type[BaseGate]] = {
+    "softmax": SoftmaxGate,
+    "gaussian": GaussianGate,
+    "hierarchical": HierarchicalGate,
+    "product": ProductGate,
+    "tree": TreeGate,
+    "constant": ConstantGate,
+}
 
 
 def read_experts(
@@ -74,12 +90,14 @@ def read_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
         before = clone(gate[:-1]) if len(gate.steps) > 1 else None
     else:
         last, before = gate, None
+    if is_classifier(last) and not isinstance(last, type):
+        return before, EstimatorGate(clone(last))
     missing = [m for m in ("fit", "log_proba", "route") if not hasattr(last, m)]
     if missing or isinstance(last, type):
         lack = f"has no {', '.join(missing)}" if missing else "is a class"
         raise ValueError(
-            f"gate must be one of {sorted(GATES)}, a gate of skmoe.gates, or a "
-            f"Pipeline that ends in one; got {gate!r}, which {lack}."
+            f"gate must be one of {sorted(GATES)}, a gate of skmoe.gates, a "
+            f"classifier, or a Pipeline that ends in one; got {gate!r}, which {lack}."
         )
     return before, clone(last)
 

@@ -36,7 +36,7 @@ from ._watching import Watched
 class PlanningMixin:
     """Reads ``init``, ``n_init``, ``shared_expert`` and ``warm_start``."""
 
-    def _plans(self, problem, gate, learners, seeds, groups, given) -> list[Plan]:
+    def _plans(self, problem, gate, learners, seeds, given) -> list[Plan]:
         """Return the ways to train that compete on rows held out.
 
         One, but for shared_expert="auto", and for experts that differ as learners:
@@ -45,17 +45,17 @@ class PlanningMixin:
         options = self._pool_options(problem.y, problem.sample_weight)
         options |= {"n_features": self.n_features_in_, "n_jobs": self.n_jobs}
         own, rest = np.split(seeds, [self.n_experts])
+        gates = self._cross_fitted_gate(gate, problem).variants()
 
         def plan(learners: list, shared: Any) -> Plan:
             pool = make_pool(learners, seeds=own.tolist(), **options)
             return Plan(
-                gates=gate.variants(),
-                pool=self._cross_fitted(pool, problem, groups),
+                gates=gates,
+                pool=self._cross_fitted(pool, problem),
                 starts=self._starts(rest[1:], pool),
-                top_k=self.top_k,
+                rule=self._rule,
                 choice=None if self._holds_out else Choice(),
                 average=self.final == "average",
-                groups=groups,
                 resp=given,
                 shared=None if shared is None else make_pool([shared], **options),
             )
@@ -155,7 +155,7 @@ class PlanningMixin:
     def _go_on(self, problem, plan: Plan, gate, runs: Watched) -> Mixture:
         """Train from where the previous fit ended."""
         problem = plan.left_over(problem)
-        state = self._warm_state(problem, gate, plan.pool)
+        state = self._warm_state(problem, gate, plan)
         result = runs(problem, "warm", lambda: state)
         choice = Choice(strength=1.0 - self.shrinkage_)
         return finish(problem, result, plan, choice)
@@ -176,17 +176,17 @@ class PlanningMixin:
         }
         return before, copy.copy(old).set_params(**params)
 
-    def _warm_state(self, problem, gate, pool) -> State:
-        scale, y = self._pool.scale, problem.y
+    def _warm_state(self, problem, gate, plan: Plan) -> State:
+        scale, y, pool = self._pool.scale, problem.y, plan.pool
         if scale is not None and scale.shape[1] != y.shape[1]:
             raise ValueError(
                 f"warm_start=True needs y of {scale.shape[1]} outputs as in the "
                 f"previous fit; got {y.shape[1]}. Set warm_start=False to start afresh."
             )
         state = resume(problem, gate, self._warm_pool(pool))
-        if type(state.pool) is not type(pool):  # what predicted is not what is trained
-            return begin(problem, gate, pool, state.resp)
-        return state
+        # What predicted is not what is trained, if that is judged out of fold.
+        same = type(state.pool) is type(pool) and type(gate) is type(plan.gates[0])
+        return state if same else begin(problem, plan.gates[0], pool, state.resp)
 
     def _warm_pool(self, pool: ExpertPool) -> ExpertPool:
         old = self._own_pool

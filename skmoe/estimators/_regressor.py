@@ -44,12 +44,24 @@ class MoERegressor(RegressorMixin, BaseMoE):
         A learner without ``sample_weight`` is fitted on weighted resamples.
     n_experts : int, default=8
         Number of experts.
-    gate : {"softmax", "constant"}, gate or Pipeline, default="softmax"
-        "softmax" is ``SoftmaxGate()``, "constant" mixing weights that ignore x. A
-        Pipeline that ends in a gate lets the gate see other columns than the experts.
+    gate : str, gate, classifier or Pipeline, default="softmax"
+        "softmax" cuts the rows with hyperplanes, "gaussian" into clouds, "tree" into
+        boxes; "hierarchical" and "product" find their way among thousands of experts;
+        "constant" ignores x. These are the gates of `skmoe.gates` with their defaults;
+        a gate object may be any of them, a classifier is wrapped in `EstimatorGate`.
+        A Pipeline that ends in a gate lets it see other columns than the experts.
     top_k : int or None, default=2
         Experts that serve a row in predict; training keeps twice as many. 2 costs
         little accuracy on most data; None uses all, the dense mixture.
+    top_p : float or None, default=None
+        Adaptive compute: a row asks the fewest of its ``top_k`` experts whose gate
+        probabilities sum to ``top_p``, so that rows of which the gate is sure ask
+        one. None always asks ``top_k``.
+    capacity_factor : float or None, default=None
+        Rows that an expert serves at most, in units of an even share: a limit on its
+        load in training, and on its part of each batch that is predicted. Rows
+        beyond it go to their next best expert, so answers depend on the batch. Useful
+        where experts run side by side on machines of one size. None has no limit.
     scale_prior : float, default=10.0
         Pseudo-rows that pull each expert's noise variance to the pooled one, so that
         a small expert cannot run away to zero noise. 0 is maximum likelihood.
@@ -89,6 +101,10 @@ class MoERegressor(RegressorMixin, BaseMoE):
         Passes of EM a start.
     tol : float, default=1e-4
         A start has converged when a pass raises the bound by less, mean a row.
+    balance : float, default=0.0
+        Least load of an expert in training, in units of an even share: 0 lets true,
+        uneven regimes be, 1 makes all loads equal. It acts on the responsibilities
+        alone, and no more in the last passes.
     backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
         What computes: plain NumPy, kernels compiled by Numba the first time they are
         used (some seconds, then kept on disk), or a CUDA device, to which "cupy"
@@ -141,7 +157,8 @@ class MoERegressor(RegressorMixin, BaseMoE):
     diagnostics_ : dict of str to float
         "routed_bound" beside the "in_sample_bound" of the same rows, which flexible
         experts flatter; "top_k_mass", the gate's mean probability of the experts that
-        predict asks, and "top_k_rows", the share of rows of which they have 95 %.
+        predict asks, and "top_k_rows", the share of rows of which they have 95 %;
+        "experts_per_row", how many predict asks in the mean.
     shared_expert_ : estimator
         The fitted shared expert, if the mixture has one.
     n_iter_ : int
@@ -191,6 +208,8 @@ class MoERegressor(RegressorMixin, BaseMoE):
         n_experts=8,
         gate="softmax",
         top_k=2,
+        top_p=None,
+        capacity_factor=None,
         scale_prior=10.0,
         shared_expert=None,
         cross_fit="auto",
@@ -199,6 +218,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
         n_init=4,
         max_iter=100,
         tol=1e-4,
+        balance=0.0,
         backend="auto",
         warm_start=False,
         n_jobs=None,
@@ -210,6 +230,8 @@ class MoERegressor(RegressorMixin, BaseMoE):
             n_experts=n_experts,
             gate=gate,
             top_k=top_k,
+            top_p=top_p,
+            capacity_factor=capacity_factor,
             shared_expert=shared_expert,
             cross_fit=cross_fit,
             final=final,
@@ -217,6 +239,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
             n_init=n_init,
             max_iter=max_iter,
             tol=tol,
+            balance=balance,
             backend=backend,
             warm_start=warm_start,
             n_jobs=n_jobs,

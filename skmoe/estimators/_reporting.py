@@ -34,12 +34,13 @@ class ReportingMixin:
     def _diagnosis(self, mixture: Mixture) -> dict[str, Any]:
         """Return the attribute that sets bounds side by side."""
         problem, model = mixture.problem, (mixture.gate, mixture.pool)
-        mass, rows = kept(problem, mixture.gate, self.top_k)
+        mass, rows, asked = kept(problem, mixture.gate, self._rule)
         diagnostics = {
             "routed_bound": mixture.bound,
-            "in_sample_bound": routed(problem, *model, self.top_k).bound,
+            "in_sample_bound": routed(problem, *model, self._rule).bound,
             "top_k_mass": mass,
             "top_k_rows": rows,
+            "experts_per_row": asked,
         }
         return {"diagnostics_": diagnostics}
 

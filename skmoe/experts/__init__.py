@@ -2,6 +2,7 @@
 
 from ._base import DerivedPool, ExpertPool, take_rows
 from ._estimator_pool import EstimatorPool
+from ._joined import JoinedPool, joined
 from ._left_out import LeaveOneOutPool, LeftOutPool, left_out
 from ._likelihoods import Categorical, Gaussian
 from ._linear_pool import LinearPool
@@ -16,10 +17,12 @@ __all__ = [
     "EstimatorPool",
     "ExpertPool",
     "Gaussian",
+    "JoinedPool",
     "LeaveOneOutPool",
     "LeftOutPool",
     "LinearPool",
     "LogisticPool",
+    "joined",
     "left_out",
     "make_pool",
     "register_pool",

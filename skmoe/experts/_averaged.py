@@ -80,6 +80,12 @@ class AveragedPool(DerivedPool):
         ]
         return chosen
 
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        other.pools = [pool.take(experts) for pool in self.pools]
+        return other
+
     def estimators(self) -> list[Any]:
         """Return an averaged estimator an expert."""
         kind = AveragedRegressor if self.classes is None else AveragedClassifier

@@ -39,7 +39,8 @@ class ExpertPool(ABC):
        rows and weights of the routing, and returns self;
     3. write ``evaluate(X, y, routing)`` and ``predict(X, routing)``;
     4. write ``swap(other, take)``, which copies the learners of some experts;
-    5. write ``estimators()``, the fitted experts as scikit-learn estimators;
+    5. write ``take(experts)``, if it keeps more of an expert than its learner, and
+       ``estimators()``, the fitted experts as scikit-learn estimators;
     6. if it can start from what it has, write ``update(X, y, routing)``;
     7. if it can count its free parameters, write ``count_parameters``;
     8. call ``skmoe.experts.register_pool``.
@@ -126,6 +127,18 @@ class ExpertPool(ABC):
         """Return the fitted experts as scikit-learn estimators."""
 
     # ----------------------------------------------------------------- given
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts; one may stand several times.
+
+        A pool that keeps more of an expert than its learner takes that along.
+        """
+        other = copy.copy(self)
+        other.learners = [self.learners[k] for k in experts]
+        other.seeds = [self.seeds[k] for k in experts]
+        other.n_experts = len(experts)
+        other.scale = None if self.scale is None else self.scale[experts]
+        return other
+
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
         """Return a new pool trained on this routing; self is unchanged.
 

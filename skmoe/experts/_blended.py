@@ -92,6 +92,12 @@ class BlendedPool(DerivedPool):
         absent = (routing.indices < 0)[:, :, None]
         return xp.where(absent, xp.zeros_like(found), found)
 
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        other.pool, other.learner_of = self.pool.take(experts), self.learner_of[experts]
+        return other
+
     def estimators(self) -> list[Any]:
         """Return one estimator an expert: the weighted mean of the two."""
         pooled = [self.pooled.estimators()[i] for i in self.learner_of]

@@ -180,6 +180,14 @@ class EstimatorPool(ExpertPool):
         }
         return chosen
 
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        other.fitted = [self.fitted[k] for k in experts]
+        why = [self.fallbacks.get(int(k)) for k in experts]
+        other.fallbacks = {k: each for k, each in enumerate(why) if each is not None}
+        return other
+
     def estimators(self) -> list[Any]:
         """Return the fitted clones."""
         return list(self.fitted)

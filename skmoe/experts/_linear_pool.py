@@ -102,6 +102,12 @@ class LinearPool(ExpertPool):
         chosen.intercept = np.where(take[:, None], other.intercept, self.intercept)
         return chosen
 
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        other.coef, other.intercept = self.coef[experts], self.intercept[experts]
+        return other
+
     def pulled(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
     ) -> ExpertPool:

@@ -195,6 +195,13 @@ class LogisticPool(ExpertPool):
         chosen.met = np.where(take[:, None], other.met, self.met)
         return chosen
 
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        other.coef, other.intercept = self.coef[experts], self.intercept[experts]
+        other.met = self.met[experts]
+        return other
+
     def pulled(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
     ) -> ExpertPool:

@@ -6,11 +6,17 @@ References
    text degeneration", ICLR 2020. arXiv:1904.09751
 .. [2] Q. Huang et al., "Harder tasks need more experts: dynamic routing in MoE
    models", ACL 2024. arXiv:2403.07652
+.. [3] W. Fedus, B. Zoph and N. Shazeer, "Switch transformers: scaling to trillion
+   parameter models with simple and efficient sparsity", JMLR 23 (2022) 1-39.
 """
 
 from __future__ import annotations
 
-from ..backends import Array, namespace, select
+from collections.abc import Callable
+
+import numpy as np
+
+from ..backends import Array, namespace, select, to_host
 from ._routing import Routing
 
 
@@ -44,3 +50,89 @@ def nucleus(log_best: Array, best: Array, n_experts: int, top_p: float) -> Routi
     )[0]
     indices = xp.where(kept, best, xp.full_like(best, -1))
     return Routing(indices, weights, n_experts)
+
+
+def within_capacity(
+    routing: Routing,
+    capacity: int,
+    rank: Callable[[np.ndarray], tuple[Array, Array]],
+    *,
+    drop: bool = False,
+) -> Routing:
+    """Move the rows that an expert has no room for to their next best expert.
+
+    An expert takes its rows by the weight that they give it, first choices before
+    second ones, as Switch does [3]_ where each row has one expert. Switch drops what
+    finds no room; here it goes to the best expert that has some.
+
+    Parameters
+    ----------
+    routing : Routing
+        The experts that rows ask for, best first.
+    capacity : int
+        Rows that an expert takes, at most.
+    rank : callable
+        ``rank(rows) -> (log_proba, experts)``: all experts of some rows, best first,
+        (n, n_experts) each.
+    drop : bool, default=False
+        Drop what finds no room. A row of which nothing is left keeps its best expert,
+        beyond the capacity.
+
+    Returns
+    -------
+    Routing
+        Each row has as many experts as it asked for, unless all are full or ``drop``.
+    """
+    indices, weights = to_host(routing.indices), to_host(routing.weights)
+    room, kept = np.full(routing.n_experts, capacity), np.zeros(indices.shape, bool)
+    for j in range(indices.shape[1]):
+        kept[:, j] = _admitted(indices[:, j], weights[:, j], room)
+    if drop:
+        kept[:, 0] |= ~kept.any(axis=1)
+        indices, weights = np.where(kept, indices, -1), np.where(kept, weights, 0.0)
+    else:
+        full = np.flatnonzero((~kept & (indices >= 0)).any(axis=1))
+        full = full[np.argsort(-weights[full, 0], kind="stable")]
+        indices, weights = indices.copy(), weights.copy()
+        for rows in select(weights).row_blocks(len(full), routing.n_experts):
+            some = full[rows]
+            moved = _moved(indices[some], kept[some], room, *map(to_host, rank(some)))
+            indices[some], weights[some] = moved
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    return Routing(indices, weights, routing.n_experts).like(routing.weights)
+
+
+def _admitted(experts: np.ndarray, weight: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Tell which rows find room at their experts, by weight; take it."""
+    order = np.lexsort((-weight, experts))
+    order = order[experts[order] >= 0]
+    sorted_experts = experts[order]
+    place = np.arange(len(order)) - np.searchsorted(sorted_experts, sorted_experts)
+    admitted = np.zeros(len(experts), dtype=bool)
+    admitted[order] = place < room[sorted_experts]
+    room -= np.bincount(experts[admitted], minlength=len(room))
+    return admitted
+
+
+def _moved(
+    indices: np.ndarray,
+    kept: np.ndarray,
+    room: np.ndarray,
+    log_proba: np.ndarray,
+    ranked: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return experts and probabilities of rows some of whose experts were full."""
+    wanted = (indices >= 0).sum(axis=1)
+    held = (ranked[:, :, None] == np.where(kept, indices, -1)[:, None, :]).any(axis=2)
+    for j in range(ranked.shape[1]):
+        lacks = (held.sum(axis=1) < wanted) & ~held[:, j]
+        if not lacks.any():
+            continue
+        asked = np.where(lacks, ranked[:, j], -1)
+        held[:, j] |= _admitted(asked, np.exp(log_proba[:, j]), room)
+    held[:, 0] |= ~held.any(axis=1)  # all are full: somebody has to serve the row
+    first = np.argsort(~held, axis=1, kind="stable")[:, : indices.shape[1]]
+    there = np.take_along_axis(held, first, axis=1)
+    experts = np.where(there, np.take_along_axis(ranked, first, axis=1), -1)
+    proba = np.exp(np.take_along_axis(log_proba, first, axis=1))
+    return experts, np.where(there, proba, 0.0)

@@ -1,0 +1,155 @@
+"""A fitted mixture with more experts, or with fewer; the rest is not trained again.
+
+Growing splits the experts whose rows are explained worst. New ones take over the worst
+explained rows of their parents, and a few passes of EM train them and the gate; the old
+ones stay as they are. Shrinking takes away, one by one, the expert whose rows others
+explain best, twins first, as long as the rows as predict routes them are explained no
+worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ..backends import Array, like, namespace, select, to_host
+from ..experts import ExpertPool, JoinedPool, make_pool
+from ..gates import BaseGate, RoutingRule
+from ..routing import Routing
+from ._engine import log_joint, resume, run
+from ._gating import improved_gate
+from ._problem import Problem, State
+from ._settle import rescaled, routed
+
+PASSES = 10
+"""Passes of EM of new experts, at most."""
+
+GATE_UPDATES = 3
+"""Updates of the gate for a new number of experts."""
+
+
+def grow(
+    problem: Problem,
+    gate: BaseGate,
+    pool: ExpertPool,
+    judged: Callable[[ExpertPool], ExpertPool],
+) -> tuple[BaseGate, ExpertPool]:
+    """Return the mixture with as many experts as the problem has.
+
+    Parameters
+    ----------
+    problem : Problem
+    gate, pool : BaseGate, ExpertPool
+        The fitted mixture, of fewer experts.
+    judged : callable
+        Makes of an unfitted pool one that judges the training rows.
+    """
+    state = resume(replace(problem, n_experts=pool.n_experts), gate, pool)
+    split, labels = _handed_down(problem, state)
+    gate = gate.take(np.concatenate([np.arange(pool.n_experts), split]))
+    resp = Routing.from_labels(like(labels, problem.sample_weight), problem.n_experts)
+    for _ in range(GATE_UPDATES):
+        gate = improved_gate(problem, gate, resp)
+
+    learners = [pool.learners[k] for k in split]
+    options = {**pool.options, "seeds": [pool.seeds[k] for k in split]}
+    young = judged(make_pool(learners, n_features=problem.X.shape[1], **options))
+    both, mass = JoinedPool(pool, young), resp.scaled(problem.sample_weight)
+    both = JoinedPool(pool, young.fit(problem.X, problem.y, both.parts(mass)[1]))
+    state = resume(problem, gate, rescaled(problem, both, resp))
+    found = run(replace(problem, max_iter=PASSES), state)
+    mass = found.resp.scaled(problem.sample_weight)
+    return found.gate, found.pool.finished(problem.X, problem.y, mass)
+
+
+def _handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]:
+    """Return the experts to split, and the expert that each row is to start with.
+
+    Each time the expert is split whose rows lack most log-likelihood against the best
+    row, its parts counting alike. Of its own rows a parent keeps those explained best.
+    """
+    joint = log_joint(problem, state.terms)
+    score = to_host(select(joint).logsumexp(joint))
+    weight, n_old = to_host(problem.sample_weight), state.pool.n_experts
+    xp = namespace(state.resp.weights)
+    first = xp.argmax(state.resp.weights, axis=1)[:, None]
+    own = to_host(xp.take_along_axis(state.resp.indices, first, axis=1))[:, 0]
+    lack = np.bincount(own, weight * (score.max() - score), minlength=n_old)
+    parts, split = np.ones(n_old), []
+    for _ in range(problem.n_experts - n_old):
+        split.append(int(np.argmax(lack / parts**2)))
+        parts[split[-1]] += 1
+
+    labels, new = own.copy(), n_old + np.arange(len(split))
+    for parent in np.unique(split):
+        rows = np.flatnonzero(own == parent)
+        rows = rows[np.argsort(score[rows], kind="stable")]
+        children = new[np.asarray(split) == parent]
+        reached = np.cumsum(weight[rows]) / weight[rows].sum()
+        band = np.minimum((reached * (len(children) + 1)).astype(int), len(children))
+        labels[rows] = np.append(children, parent)[band]
+    return np.array(split, dtype=np.intp), labels
+
+
+def shrink(
+    problem: Problem,
+    gate: BaseGate,
+    pool: ExpertPool,
+    rule: RoutingRule,
+    tol: float,
+) -> tuple[BaseGate, ExpertPool, np.ndarray]:
+    """Return the mixture without the experts that it can do without.
+
+    Parameters
+    ----------
+    problem : Problem
+    gate, pool : BaseGate, ExpertPool
+        The fitted mixture.
+    rule : RoutingRule
+        Which experts predict asks.
+    tol : float
+        Log-likelihood that may be lost, mean a row, all in all.
+
+    Returns
+    -------
+    gate, pool
+        The smaller mixture.
+    kept : (n_kept,) array of int
+        Which experts it has.
+    """
+    kept = np.arange(pool.n_experts)
+    least = routed(problem, gate, pool, rule).bound - tol
+    while len(kept) > 1:
+        problem = replace(problem, n_experts=len(kept))
+        state = resume(problem, gate, pool)
+        rest = np.delete(np.arange(len(kept)), np.argmin(_worth(problem, state)))
+        smaller = replace(problem, n_experts=len(rest))
+        fewer, trial = pool.take(rest), gate.take(rest)
+        for _ in range(GATE_UPDATES):
+            trial = improved_gate(smaller, trial, resume(smaller, trial, fewer).resp)
+        if routed(smaller, trial, fewer, rule).bound < least:
+            break
+        gate, pool, kept = trial, fewer, kept[rest]
+    return gate, pool, kept
+
+
+def _worth(problem: Problem, state: State) -> np.ndarray:
+    """Return what is lost if the rows of each expert go to the best of the others."""
+    resp, log_lik = state.resp, state.terms.log_lik
+    xp = namespace(log_lik)
+    known = xp.where(resp.indices >= 0, log_lik, xp.full_like(log_lik, -xp.inf))
+    if resp.shape[1] == 1:
+        return resp.scaled(problem.sample_weight).sum_by_expert(resp.weights)
+    best = xp.max(known, axis=1)[:, None]
+    others = _second(known)[:, None]
+    instead = xp.where(known == best, others, best)
+    loss = xp.where(resp.weights > 0, resp.weights * (known - instead), 0.0)
+    loss = xp.where(loss > 0, loss, 0.0)
+    return resp.sum_by_expert(loss * problem.sample_weight[:, None])
+
+
+def _second(values: Array) -> Array:
+    """Return the second largest value of each row."""
+    return select(values).top_k(values, 2)[0][:, 1]

@@ -1,0 +1,162 @@
+"""A fitted mixture with more experts, or with fewer."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted, check_scalar
+
+from .._sklearn_compat import _check_sample_weight
+from ..backends import like
+from ..em import Problem, grow, shrink
+from ..experts import joined
+from ..gates import BaseGate
+from . import _parts as parts
+from ._validation import on_host
+
+
+class GrowthMixin:
+    """Methods that change the number of experts of a fitted mixture.
+
+    ``n_experts_`` changes and the parameter ``n_experts`` does not: set it to go on
+    with ``warm_start=True``.
+    """
+
+    def add_experts(self, n, X, y, sample_weight=None):
+        """Add experts to a fitted mixture; those that it has stay as they are.
+
+        Experts whose rows are explained worst are split: a new expert of the same
+        learner takes over the worst of these rows, and a few passes of EM train the
+        new experts and the gate.
+
+        Parameters
+        ----------
+        n : int
+            How many experts to add.
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows to learn from: those of ``fit``, or new ones.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets; a classifier's must be of known classes.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights.
+
+        Returns
+        -------
+        self : object
+            The mixture, now with ``n_experts_ + n`` experts, the new ones last.
+        """
+        check_is_fitted(self)
+        check_scalar(n, "n", Integral, min_val=1)
+        problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_ + n)
+        with self._computing(problem.X_gate):
+            gate, pool = grow(
+                problem, gate, self._pool, lambda one: self._cross_fitted(one, problem)
+            )
+            if self._own_pool is self._pool:
+                own = pool
+            else:
+                new = np.arange(self.n_experts_, pool.n_experts)
+                own = joined(self._own_pool, pool.take(new))
+            return self._resized(problem, before, gate, pool, own)
+
+    def remove_experts(self, ids):
+        """Remove experts from a fitted mixture; the others take over their rows.
+
+        Parameters
+        ----------
+        ids : int or array-like of int
+            Positions in ``experts_``.
+
+        Returns
+        -------
+        self : object
+            The mixture without them. Its gate shares their probability out among the
+            others, in proportion.
+        """
+        check_is_fitted(self)
+        ids = np.unique(np.atleast_1d(ids))
+        known = np.arange(self.n_experts_)
+        if ids.dtype.kind not in "iu" or not np.isin(ids, known).all():
+            raise ValueError(
+                f"ids must be positions of experts, from 0 to {self.n_experts_ - 1}; "
+                f"got {ids.tolist()}."
+            )
+        if len(ids) == self.n_experts_:
+            raise ValueError("ids names all experts; one at least must stay.")
+        kept = np.delete(known, ids)
+        before, gate = parts.split_gate(self.gate_)
+        smaller = gate.take(kept)
+        pool, load = self._pool.take(kept), self.expert_load_[kept]
+        own = pool if self._own_pool is self._pool else self._own_pool.take(kept)
+        self._set_experts(before, smaller, pool, own)
+        self.expert_load_ = load / max(load.sum(), np.finfo(np.float64).tiny)
+        return self
+
+    def prune(self, X, y, sample_weight=None, *, tol=1e-3):
+        """Remove the experts that a fitted mixture can do without.
+
+        Experts go one by one, first those whose rows another explains as well, as
+        twins do; the gate is fitted to the rows again each time, experts are not.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows to judge by: those of ``fit``, or better new ones.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights.
+        tol : float, default=1e-3
+            Log-likelihood that may be lost, mean a row, all in all.
+
+        Returns
+        -------
+        self : object
+            The mixture of those that stay.
+        """
+        check_is_fitted(self)
+        check_scalar(tol, "tol", Real, min_val=0)
+        problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_)
+        with self._computing(problem.X_gate):
+            gate, pool, kept = shrink(problem, gate, self._pool, self._rule, tol)
+            own = pool if self._own_pool is self._pool else self._own_pool.take(kept)
+            return self._resized(problem, before, gate, pool, own)
+
+    def _seen(self, X, y, sample_weight, n_experts: int) -> tuple[Problem, Any, Any]:
+        """Return rows to learn from as a problem, and the parts of the gate."""
+        X_gate, X_expert = self._views(X)
+        y = self._read_target(on_host(y))
+        weight = _check_sample_weight(
+            on_host(sample_weight), X_expert, dtype=np.float64, ensure_non_negative=True
+        )
+        dtype = X_gate.dtype if y.dtype.kind == "f" else None
+        y, weight = like(y, X_gate, dtype), like(weight, X_gate, X_gate.dtype)
+        problem = Problem(
+            X_gate=X_gate,
+            X=X_expert,
+            y=y,
+            sample_weight=weight,
+            n_experts=n_experts,
+            width=self._training_width(),
+            max_iter=self.max_iter,
+            tol=self.tol,
+        )
+        return problem, *parts.split_gate(self.gate_)
+
+    def _resized(self, problem, before, gate: BaseGate, pool, own):
+        """Set the attributes of another number of experts."""
+        routing = self._rule.route(gate, problem.X_gate)
+        load = routing.scaled(problem.sample_weight)
+        load = load.sum_by_expert(load.weights)
+        self._set_experts(before, gate, pool, own)
+        self.expert_load_ = load / load.sum()
+        return self
+
+    def _set_experts(self, before, gate: BaseGate, pool, own) -> None:
+        self.gate_ = parts.fitted_gate(self.gate, before, gate)
+        self.experts_, self.n_experts_ = pool.estimators(), pool.n_experts
+        self._pool, self._own_pool = pool, own
+        if pool.scale is not None:
+            self.scale_ = pool.scale[:, 0] if self._single_output else pool.scale

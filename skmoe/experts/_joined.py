@@ -1,0 +1,105 @@
+"""Experts that stay as they are, beside experts that learn."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+
+from ..backends import Array, namespace
+from ..routing import Routing
+from ._base import DerivedPool, ExpertPool
+
+
+def joined(fixed: ExpertPool, young: ExpertPool) -> ExpertPool:
+    """Return one pool of the experts of both; of one kind if they are."""
+    pool = JoinedPool(fixed, young)
+    if type(fixed) is not type(young):
+        return pool
+    n_old, first = fixed.n_experts, np.arange(pool.n_experts)
+    both = fixed.take(np.where(first < n_old, first, 0))
+    other = young.take(np.where(first < n_old, 0, first - n_old))
+    both = both.select(other, first >= n_old)
+    both.learners, both.seeds = pool.learners, pool.seeds
+    return both
+
+
+class JoinedPool(DerivedPool):
+    """A pool whose last experts learn, while the others stay as they are.
+
+    Parameters
+    ----------
+    fixed, young : ExpertPool
+        The first and the last experts.
+    """
+
+    def __init__(self, fixed: ExpertPool, young: ExpertPool) -> None:
+        super().__init__(young)
+        self.fixed, self.young = fixed, young
+        self.learners = [*fixed.learners, *young.learners]
+        self.seeds = [*fixed.seeds, *young.seeds]
+        self.n_experts = len(self.learners)
+        if fixed.scale is not None and young.scale is not None:
+            self.scale = np.concatenate([fixed.scale, young.scale])
+
+    def parts(self, routing: Routing) -> tuple[Routing, Routing]:
+        """Return the routing to the first experts, and that to the last."""
+        xp, n_old = namespace(routing.weights), self.fixed.n_experts
+        indices, weights = routing.indices, routing.weights
+        old, none = indices < n_old, xp.full_like(indices, -1)
+        zero = xp.zeros_like(weights)
+        first = xp.where(old, indices, none), xp.where(old, weights, zero)
+        last = xp.where(old, none, indices - n_old), xp.where(old, zero, weights)
+        return Routing(*first, n_old), Routing(*last, self.young.n_experts)
+
+    def _answers(self, routing: Routing, ask: Any) -> Array:
+        first, last = self.parts(routing)
+        old, new = ask(self.fixed, first), ask(self.young, last)
+        xp = namespace(old)
+        return xp.where((last.indices >= 0)[:, :, None], new, old)
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return a pool whose last experts are trained on this routing."""
+        young = self.young.update(X, y, self.parts(routing)[1])
+        return type(self)(self.fixed, young)
+
+    def rescale(self, y: Array, values: Array, routing: Routing) -> Self:
+        """Return a pool whose last noise scales fit these values."""
+        young = self.young.rescale(y, values, self.parts(routing)[1])
+        return type(self)(self.fixed, young)
+
+    def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return what the likelihood asks of each entry."""
+        return self._answers(routing, lambda pool, part: pool.evaluate(X, y, part))
+
+    def predict(self, X: Array, routing: Routing) -> Array:
+        """Return each entry's mean or class probabilities."""
+        return self._answers(routing, lambda pool, part: pool.predict(X, part))
+
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return a pool with the last experts of ``other`` where ``take`` is True."""
+        return type(self)(
+            self.fixed, self.young.select(other.young, take[self.fixed.n_experts :])
+        )
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts, in the order that they have."""
+        experts, n_old = np.sort(experts), self.fixed.n_experts
+        first, last = experts[experts < n_old], experts[experts >= n_old] - n_old
+        return type(self)(self.fixed.take(first), self.young.take(last))
+
+    def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
+        """Return the pool that predicts."""
+        own = self.parts(routing)[1]
+        young = copy.copy(self.young.finished(X, y, own))
+        young.scale = self.young.scale
+        return joined(self.fixed, young)
+
+    def estimators(self) -> list[Any]:
+        """Return the fitted experts."""
+        return [*self.fixed.estimators(), *self.young.estimators()]
+
+    def count_parameters(self) -> int:
+        """Return the number of free parameters of the learners."""
+        return self.fixed.count_parameters() + self.young.count_parameters()

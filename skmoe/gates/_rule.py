@@ -1,0 +1,52 @@
+"""The rule by which a gate's probabilities become the experts that are asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backends import Array, like, select
+from ..routing import Routing, within_capacity
+
+
+@dataclass(frozen=True)
+class RoutingRule:
+    """Which experts a row is sent to.
+
+    Parameters
+    ----------
+    top_k : int or None, default=None
+        Experts a row, at most; None is all.
+    top_p : float or None, default=None
+        Of these the fewest whose probabilities sum to ``top_p``.
+    capacity_factor : float or None, default=None
+        Rows that an expert takes of a batch, at most, in units of an even share; see
+        `within_capacity`.
+    """
+
+    top_k: int | None = None
+    top_p: float | None = None
+    capacity_factor: float | None = None
+
+    def asks_all(self, n_experts: int) -> bool:
+        """Tell whether every row asks every expert."""
+        few = self.top_k is not None and self.top_k < n_experts
+        return not few and self.top_p is None
+
+    def route(self, gate: Any, X: Array) -> Routing:
+        """Return where a gate sends rows under this rule."""
+        routing = gate.route(X, self.top_k, self.top_p)
+        if self.capacity_factor is None or self.asks_all(routing.n_experts):
+            return routing
+        n_rows, top_k = routing.shape
+        even = n_rows * top_k / routing.n_experts
+        capacity = math.ceil(self.capacity_factor * even)
+
+        def rank(rows: np.ndarray) -> tuple[Array, Array]:
+            some = select(X).take_rows(X, like(rows, routing.indices))
+            return gate.best(some, routing.n_experts)
+
+        return within_capacity(routing, capacity, rank)
