@@ -4,6 +4,7 @@ from ._base import BaseGate
 from ._constant import ConstantGate
 from ._estimator import EstimatorGate
 from ._gaussian import GaussianGate
+from ._group import GroupGate
 from ._neighbors import KNeighborsGate
 from ._softmax import SoftmaxGate
 from ._tree import TreeGate
@@ -13,6 +14,7 @@ __all__ = [
     "ConstantGate",
     "EstimatorGate",
     "GaussianGate",
+    "GroupGate",
     "KNeighborsGate",
     "SoftmaxGate",
     "TreeGate",

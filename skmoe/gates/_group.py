@@ -1,0 +1,383 @@
+"""The group gate: every user, store or region has its own shares of the experts."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Integral, Real
+from typing import Self
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import clone
+
+from .._sklearn_compat import Interval, StrOptions
+from ..backends import Array, filled, like, namespace, to_host
+from ..routing import Routing
+from ._base import BaseGate, as_routing
+
+CONCENTRATIONS = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
+"""Pseudo-rows that concentration="auto" chooses from; the first serves if nothing is
+held out."""
+
+SMALLEST = np.finfo(np.float64).tiny
+"""Floor of a share, for experts that no row is drawn to."""
+
+
+class GroupGate(BaseGate):
+    r"""Gate on known ids: log p(k | x) is the log share of expert k in x's group.
+
+    A group is a user, a store, a region: whatever the ids stand for. With
+    :math:`n_{gk}` the mass that the rows of group g have on expert k,
+    :math:`n_g = \sum_k n_{gk}`, and :math:`\pi_k` the share of expert k in all rows,
+
+    .. math:: p(k | g) = \frac{n_{gk} + c \, \pi_k}{n_g + c}
+
+    which is the mean of the shares given their counts under a Dirichlet prior of
+    mean :math:`\pi` and concentration c [1]_. A group that was not there in fit has
+    no counts and gets :math:`\pi`. Experts on the effects of one side of a table
+    (items) with this gate on the other (users) are a factor model of ratings.
+
+    Parameters
+    ----------
+    columns : int, slice or array-like of int, default=0
+        Where X holds the group of a row. A number is the column of an id: ids are
+        whole numbers, in any order and with gaps, NaN for none. A slice or a list are
+        the columns of an indicator block (one-hot, of zeros and ones), one column a
+        group: a row in several groups gets the mean of their shares, and its mass
+        counts in equal parts for each; a row in none gets the shares of all rows.
+    concentration : float or "auto", default="auto"
+        The c above, in rows: a group of c rows is pulled half way to the shares of all
+        rows. With "auto" a mixture takes the best of 1, 3, 10, 30, 100 and 1000, which
+        all but ignores the ids, on rows held out (``gate_.concentration``); where
+        nothing is held out, it is 1.
+
+    Attributes
+    ----------
+    groups_ : ndarray of shape (n_groups,)
+        Ids that were seen, ascending; of an indicator block the columns of X that a
+        row stood in.
+    shares_ : ndarray of shape (n_groups, n_experts)
+        p(k | g) of each of them.
+    population_ : ndarray of shape (n_experts,)
+        The shares of all rows, which an unknown group gets.
+    n_experts_ : int
+        Number of experts.
+    n_features_in_ : int
+        Number of features.
+
+    Notes
+    -----
+    For given :math:`\pi` the shares maximise
+    :math:`\sum_g \sum_k (n_{gk} + c \pi_k) \log p(k | g)`, so an update is a fit. The
+    counts of a group have seen the row that is asked about, but EM needs no help
+    against that: an expert gains at most :math:`1 / (n_g + c)` from a row.
+    Float32 holds whole numbers exactly up to 16,777,216.
+
+    References
+    ----------
+    .. [1] A. Gelman et al., "Bayesian data analysis", 3rd ed., CRC Press (2013),
+       section 3.4. doi:10.1201/b16018
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe.gates import GroupGate
+    >>> users = np.array([[3], [3], [3], [8]])
+    >>> responsibilities = np.array([[1, 0], [1, 0], [1, 0], [0, 1]])
+    >>> gate = GroupGate(concentration=1).fit(users, responsibilities)
+    >>> np.exp(gate.log_proba(np.array([[3.0], [8.0], [5.0]]))).round(3)
+    array([[0.938, 0.062],
+           [0.375, 0.625],
+           [0.75 , 0.25 ]])
+    """
+
+    allows_nan = True
+
+    _parameter_constraints: dict = {
+        "columns": [Integral, slice, "array-like"],
+        "concentration": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, None, closed="neither"),
+        ],
+    }
+
+    def __init__(self, columns=0, *, concentration="auto"):
+        self.columns = columns
+        self.concentration = concentration
+
+    def fit(self, X: Array, routing: Routing) -> Self:
+        """Count each group's mass on each expert, and shrink the shares.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing, (n_samples, n_experts) array or CSR
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        GroupGate
+            The fitted gate.
+        """
+        self._validate_params()
+        routing = as_routing(routing)
+        self.n_experts_, self.n_features_in_ = routing.n_experts, X.shape[1]
+        self.groups_ = self._find_groups(X)
+        mass = routing.sum_by_expert(np.asarray(to_host(routing.weights), np.float64))
+        population = np.maximum(mass / mass.sum(), SMALLEST)
+        counts, c = _counts(self._members(X), routing), self._pseudo_rows()
+        shares = (counts + c * population) / (counts.sum(axis=1, keepdims=True) + c)
+        return self._tabulate(np.vstack([np.maximum(shares, SMALLEST), population]))
+
+    def variants(self) -> list[BaseGate]:
+        """Return gates of each concentration that "auto" chooses from.
+
+        Returns
+        -------
+        list of GroupGate
+            Unfitted; this one alone if its concentration is a number.
+        """
+        if self.concentration != "auto":
+            return [clone(self)]
+        return [clone(self).set_params(concentration=c) for c in CONCENTRATIONS]
+
+    def _pseudo_rows(self) -> float:
+        auto = self.concentration == "auto"
+        return CONCENTRATIONS[0] if auto else float(self.concentration)
+
+    def _tabulate(self, table: np.ndarray) -> Self:
+        """Keep a table of probabilities: a row a group, the last one of all rows.
+
+        Rows that sum to less than one are of a gate that has left experts out.
+        """
+        self._kept = table.sum(axis=1, keepdims=True)
+        table = table / self._kept
+        self.shares_, self.population_ = table[:-1], table[-1]
+        self._log_table = np.log(table)
+        self._order = np.argsort(-table, axis=1, kind="stable")
+        return self
+
+    # -------------------------------------------------------------- whose row
+    def _find_groups(self, X: Array) -> np.ndarray:
+        """Return the groups that X has rows of."""
+        if isinstance(self.columns, Integral):
+            ids = _ids(X, self._positions(X))
+            return np.unique(ids[~np.isnan(ids)])
+        columns = np.unique(self._positions(X))
+        return columns[np.unique(_indicators(X, columns).indices)]
+
+    def _positions(self, X: Array) -> np.ndarray:
+        """Return the columns that are read, counted from the left."""
+        try:
+            return np.atleast_1d(np.arange(X.shape[1])[self.columns])
+        except IndexError:
+            raise ValueError(
+                f"columns must name columns of X, which has {X.shape[1]}; got "
+                f"{self.columns!r}."
+            ) from None
+
+    def _members(self, X: Array) -> sparse.csr_array:
+        """Return the known groups of each row, (n_samples, n_groups), as ones."""
+        if not isinstance(self.columns, Integral):
+            return _indicators(X, self.groups_)
+        ids = _ids(X, self._positions(X))
+        code = np.searchsorted(self.groups_, ids)
+        known = code < len(self.groups_)
+        known[known] = self.groups_[code[known]] == ids[known]
+        starts = np.concatenate([[0], np.cumsum(known)])
+        ones, shape = np.ones(starts[-1]), (len(ids), len(self.groups_))
+        return sparse.csr_array((ones, code[known], starts), shape=shape)
+
+    def _rows(self, X: Array) -> np.ndarray | None:
+        """Return the row of the table for each row of X; None if some are in several.
+
+        Rows in no known group get the last one.
+        """
+        members = self._members(X)
+        n_groups = np.diff(members.indptr)
+        if n_groups.max(initial=0) > 1:
+            return None
+        rows = np.full(len(n_groups), len(self.groups_))
+        rows[n_groups == 1] = members.indices
+        return rows
+
+    # ---------------------------------------------------------------- answers
+    def log_proba(self, X: Array) -> Array:
+        """Return log p(k | x).
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+
+        Returns
+        -------
+        (n_samples, n_experts) array
+            In the dtype of X.
+        """
+        rows = self._rows(X)
+        found = self._mean_log_proba(X) if rows is None else self._log_table[rows]
+        return like(found, X, X.dtype)
+
+    def _mean_log_proba(self, X: Array) -> np.ndarray:
+        """Return the logarithms of the mean shares of the groups of each row."""
+        members = self._members(X)
+        unknown = np.diff(members.indptr) == 0
+        proba = members @ (self._kept[:-1] * self.shares_)
+        proba[unknown] = self.population_
+        return np.log(proba / proba.sum(axis=1, keepdims=True))
+
+    def log_proba_at(self, X: Array, routing: Routing) -> Array:
+        """Return log p(k | x) at the entries of a routing, -inf where it has none.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing
+            The entries to ask about; its weights are not read.
+
+        Returns
+        -------
+        (n_samples, width) array
+            Logarithms of the probabilities over all experts.
+        """
+        rows = None if routing.dense else self._rows(X)
+        if rows is None:
+            return super().log_proba_at(X, routing)
+        return self._look_up(rows, routing.indices, X)
+
+    def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
+        """Return the most probable experts of each row.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        top_k : int
+            How many, at most ``n_experts_``.
+
+        Returns
+        -------
+        log_best : (n_samples, top_k) array
+            Log probabilities over all experts, best first.
+        best : (n_samples, top_k) array of int
+            The experts.
+        """
+        rows = self._rows(X)
+        if rows is None:
+            return super().best(X, top_k)
+        best = self._order[rows, :top_k]
+        return self._look_up(rows, best, X), like(best, X)
+
+    def survey(
+        self, X: Array, indices: Array, top_k: int
+    ) -> tuple[Array, Array, Array]:
+        """Return log p(k | x) at some entries, and the most probable experts.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        indices : (n_samples, width) array of int
+            Experts to ask about, -1 for none.
+        top_k : int
+            How many of the best to return.
+
+        Returns
+        -------
+        log_at : (n_samples, width) array
+            Logarithms of the probabilities over all experts, -inf at -1.
+        best : (n_samples, top_k) array of int
+            The most probable experts, best first.
+        log_best : (n_samples, top_k) array
+            Their log probabilities.
+        """
+        rows = self._rows(X)
+        if rows is None:
+            return super().survey(X, indices, top_k)
+        best = self._order[rows, :top_k]
+        log_at, log_best = (self._look_up(rows, at, X) for at in (indices, best))
+        return log_at, like(best, X), log_best
+
+    def _look_up(self, rows: np.ndarray, experts: Array, X: Array) -> Array:
+        """Return the table at (row, expert) pairs, as an array like X."""
+        experts = to_host(experts)
+        found = self._log_table[rows[:, None], filled(experts)]
+        return like(np.where(experts < 0, -np.inf, found), X, X.dtype)
+
+    def take(self, experts: np.ndarray) -> GroupGate:
+        """Return a fitted gate over some of the experts; see `BaseGate.take`.
+
+        Parameters
+        ----------
+        experts : (n_new,) array of int
+            Which expert each new one was.
+
+        Returns
+        -------
+        GroupGate
+            A new gate.
+        """
+        other, experts = copy.copy(self), np.asarray(experts)
+        times = np.bincount(experts, minlength=self.n_experts_)[experts]
+        table = self._kept * np.vstack([self.shares_, self.population_])
+        other.n_experts_ = len(experts)
+        return other._tabulate(table[:, experts] / times)
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters: n_groups · (n_experts - 1)."""
+        return len(self.groups_) * (self.n_experts_ - 1)
+
+
+def _ids(X: Array, column: np.ndarray) -> np.ndarray:
+    """Return a column of ids, (n_samples,), NaN where there is none."""
+    ids = _columns(X, column)
+    ids = (ids.toarray() if sparse.issparse(ids) else ids)[:, 0]
+    wrong = ids[~np.isnan(ids) & (ids != np.rint(ids))]
+    if len(wrong):
+        raise ValueError(
+            f"GroupGate reads ids in column {column[0]} of X, which must be whole "
+            f"numbers, or NaN for none; got {wrong[0]}. Name the column of ids with "
+            "columns=, and encode ids of other kinds with OrdinalEncoder."
+        )
+    return ids
+
+
+def _indicators(X: Array, columns: np.ndarray) -> sparse.csr_array:
+    """Return an indicator block as a CSR array of ones."""
+    block = sparse.csr_array(_columns(X, columns), dtype=np.float64, copy=True)
+    block.sum_duplicates()
+    block.eliminate_zeros()
+    wrong = block.data[block.data != 1]
+    if len(wrong):
+        raise ValueError(
+            "GroupGate reads an indicator block in several columns of X, which must "
+            f"hold zeros and ones; got {wrong[0]}. Give one number as columns= for a "
+            "column of ids."
+        )
+    return block
+
+
+def _columns(X: Array, columns: np.ndarray) -> Array:
+    """Return some columns of X, CSR or NumPy on the host."""
+    if sparse.issparse(X):
+        return X[:, columns]
+    return to_host(namespace(X).take(X, like(columns, X), axis=1))
+
+
+def _counts(members: sparse.csr_array, routing: Routing) -> np.ndarray:
+    """Return each group's mass on each expert, (n_groups, n_experts).
+
+    The mass of a row in several groups is split evenly.
+    """
+    n_groups = np.diff(members.indptr)
+    split = sparse.csr_array(
+        (members.data / np.repeat(n_groups, n_groups), members.indices, members.indptr),
+        shape=members.shape,
+    )
+    if routing.dense:
+        return split.T @ np.asarray(to_host(routing.weights), dtype=np.float64)
+    return (split.T @ routing.to_csr()).toarray()
