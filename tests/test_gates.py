@@ -18,7 +18,9 @@ from skmoe.gates import (
     BaseGate,
     ConstantGate,
     EstimatorGate,
+    HierarchicalGate,
     KNeighborsGate,
+    ProductGate,
     SoftmaxGate,
     TreeGate,
 )
@@ -29,6 +31,8 @@ K, D = 4, 3
 # Gates whose defaults are too loose for exact comparisons, or that need arguments.
 # Every other gate that skmoe.gates exports is tested with its defaults.
 CONFIGURED = {
+    "HierarchicalGate": HierarchicalGate(2, max_iter=2000, tol=1e-9),
+    "ProductGate": ProductGate(max_iter=2000, tol=1e-9),
     "SoftmaxGate": SoftmaxGate(max_iter=2000, tol=1e-9),
     "EstimatorGate": EstimatorGate(LogisticRegression(max_iter=2000, tol=1e-9)),
     "TreeGate": TreeGate(5),
@@ -213,6 +217,10 @@ def test_take_leaves_out_and_splits(gate, X, resp, experts):
     experts, before = np.array(experts), np.exp(gate.fit(X, resp).log_proba(X))
     if type(gate).take is BaseGate.take:
         with pytest.raises(TypeError, match=f"{type(gate).__name__} cannot"):
+            gate.take(experts)
+        return
+    if isinstance(gate, HierarchicalGate) and len(set(experts)) < K:
+        with pytest.raises(TypeError, match="HierarchicalGate cannot leave out"):
             gate.take(experts)
         return
     taken = gate.take(experts)

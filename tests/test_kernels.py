@@ -18,6 +18,7 @@ from scipy import sparse
 import skmoe
 from skmoe.backends import _numba, _reference
 from skmoe.backends._numba import _kernels, _operations
+from skmoe.gates._layout import tree_of
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 KINDS = ("random", "tied", "extreme", "masked", "dead", "nan", "nan expert")
@@ -139,6 +140,59 @@ def softmax_loss(p):
     return [(X, p.rng.random(p.n), sums, coef, intercept)]
 
 
+def finite_gate(p):
+    """Return a gate whose logits are finite: of others a search promises nothing."""
+    X, coef, intercept = p.gate()
+    if p.form == "dense":
+        X = np.nan_to_num(X)
+    else:
+        X.data = np.nan_to_num(X.data)
+    return X, coef, np.maximum(np.nan_to_num(intercept), -700.0)
+
+
+def grid_gate(p):
+    p.K = max(p.K, 2)
+    n_rows = -(-p.K // 2)
+    cells = np.divmod(p.rng.permutation(n_rows * (p.K - n_rows)), p.K - n_rows)
+    return *finite_gate(p), np.stack(cells, axis=1)
+
+
+def tree_gate(p):
+    """Return a gate of K edges: three at the root, two of which lead to inner nodes."""
+    half, rest = (p.K - 3) // 2, list(range(p.K - 2))
+    nested = [rest[:half], rest[half:-1], rest[-1]] if p.K > 4 else list(range(p.K))
+    return *finite_gate(p), tree_of(nested)
+
+
+def some_of(p, n_experts):
+    return p.rng.integers(-1, n_experts, size=(p.n, p.m))
+
+
+def product_log_proba(p):
+    return [grid_gate(p)]
+
+
+def product_route(p):
+    gate = grid_gate(p)
+    return [(*gate, min(p.k, len(gate[-1])))]
+
+
+def product_survey(p):
+    gate = grid_gate(p)
+    n_experts = len(gate[-1])
+    return [(*gate, some_of(p, n_experts), min(p.k, n_experts))]
+
+
+def tree_log_proba(p):
+    return [tree_gate(p)]
+
+
+def tree_survey(p):
+    gate = tree_gate(p)
+    n_experts = len(gate[-1].paths)
+    return [(*gate, some_of(p, n_experts), min(p.k, n_experts), 2)]
+
+
 def linear_at(p):
     X, coef, intercept = p.pool(infinite=True)
     return [(X, indices, coef, intercept) for indices in (p.indices, None)]
@@ -214,6 +268,9 @@ CASES = {
     "log_softmax": scores,
     "normal_log_density": normal_log_density,
     "novel": novel,
+    "product_log_proba": product_log_proba,
+    "product_route": product_route,
+    "product_survey": product_survey,
     "segment_sums": segment_sums,
     "softmax_at": softmax_at,
     "softmax_log_proba": gate,
@@ -223,13 +280,18 @@ CASES = {
     "softmax_survey": softmax_survey,
     "sum_by_expert": sum_by_expert,
     "top_k": best,
+    "tree_log_proba": tree_log_proba,
+    "tree_survey": tree_survey,
     "truncate": best,
 }
 TAKE_CSR = {"gram", "segment_sums", "softmax_loss", "softmax_route", "softmax_survey"}
 TAKE_CSR |= {"softmax_log_proba", "linear_at", "linear_mix", "softmax_at"}
-TAKE_CSR |= {"softmax_mix"}
+TAKE_CSR |= {"softmax_mix", "product_log_proba", "product_route", "product_survey"}
+TAKE_CSR |= {"tree_log_proba", "tree_survey"}
 CHOICE = {"softmax_route": 0, "softmax_survey": 1}
 """Where the answer holds a choice by logits that rounding may order differently."""
+COMPOSED = {"product_route": 0, "product_survey": 1, "tree_survey": 1}
+"""The same, by sums of logits, whose ties rounding may break."""
 
 
 def quiet(ops, name, args):
@@ -283,11 +345,13 @@ def compare(name, p, args, given=None):
         # A logit's rounding is that of its terms, however small what is left of them.
         sizes = largest(*(a for a in args if isinstance(a, np.ndarray)))
         tolerance *= max(sizes) if p.kind == "extreme" else 10.0
-    if name in CHOICE and p.kind != "tied":
-        place = CHOICE[name]
+    if name in COMPOSED or (name in CHOICE and p.kind != "tied"):
+        place = CHOICE.get(name, COMPOSED.get(name))
         X, coef, intercept = args[:3]
         with np.errstate(all="ignore"):
             logits = X @ coef.T + intercept
+        if name in COMPOSED:
+            logits = getattr(_reference, f"{name.split('_')[0]}_log_proba")(*args[:4])
         assert_same_choice(found[place], expected[place], logits, tolerance)
         found = found[:place] + found[place + 1 :]
         expected = expected[:place] + expected[place + 1 :]

@@ -29,11 +29,13 @@ import numpy as np
 
 from . import _reference
 from ._compat import Array, device_of, filled, like, namespace, to_device, to_host
+from ._reference._tree import Tree
 from ._threads import at_most, few_openmp_threads, one_blas_thread
 
 __all__ = [
     "BACKENDS",
     "Array",
+    "Tree",
     "device_of",
     "few_openmp_threads",
     "filled",

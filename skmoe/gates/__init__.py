@@ -5,7 +5,10 @@ from ._constant import ConstantGate
 from ._estimator import EstimatorGate
 from ._gaussian import GaussianGate
 from ._group import GroupGate
+from ._hierarchical import HierarchicalGate
 from ._neighbors import KNeighborsGate
+from ._product import ProductGate
+from ._rule import RoutingRule
 from ._softmax import SoftmaxGate
 from ._tree import TreeGate
 
@@ -15,7 +18,10 @@ __all__ = [
     "EstimatorGate",
     "GaussianGate",
     "GroupGate",
+    "HierarchicalGate",
     "KNeighborsGate",
+    "ProductGate",
+    "RoutingRule",
     "SoftmaxGate",
     "TreeGate",
 ]

@@ -330,7 +330,7 @@ def softmax_survey(rows, first, last, coef, bias, size, wanted, at, best, log_be
     buffer = np.empty((2, n_experts * size), dtype=coef.dtype)
     value_buffer = np.empty((k + 1) * size, dtype=coef.dtype)
     expert_buffer = np.empty((k + 1) * size, dtype=np.int32)
-    peak, total = np.empty(size, coef.dtype), np.empty(size, coef.dtype)
+    peak, norm = np.empty(size, coef.dtype), np.empty(size, coef.dtype)
     for start in range(first, last, size):
         b = min(size, last - start)
         logits = buffer[0, : n_experts * b].reshape(n_experts, b)
@@ -338,21 +338,29 @@ def softmax_survey(rows, first, last, coef, bias, size, wanted, at, best, log_be
         experts = expert_buffer[: (k + 1) * b].reshape(k + 1, b)
         _biased(rows, start, start + b, coef, bias, logits, buffer[1])
         best_of_block(logits, values, experts)
+        _normaliser(logits, values, peak, norm)
         for i in range(b):
-            peak[i] = values[0, i] if math.isfinite(values[0, i]) else 0.0
-            total[i] = 0.0
-        for e in range(n_experts):
-            for i in range(b):
-                total[i] += exp(logits[e, i] - peak[i])
-        for i in range(b):
-            norm = math.log(total[i])
             for j in range(wanted.shape[1]):
                 e = wanted[start + i, j]
-                known = -np.inf if e < 0 else (logits[e, i] - peak[i]) - norm
+                known = -np.inf if e < 0 else (logits[e, i] - peak[i]) - norm[i]
                 at[start + i, j] = known
             for j in range(k):
                 best[start + i, j] = experts[j, i]
-                log_best[start + i, j] = (values[j, i] - peak[i]) - norm
+                log_best[start + i, j] = (values[j, i] - peak[i]) - norm[i]
+
+
+@kernel
+def _normaliser(logits, values, peak, norm):
+    """Write each column's peak, the first of its best values, and logsumexp - peak."""
+    n_experts, n_rows = logits.shape
+    for i in range(n_rows):
+        peak[i] = values[0, i] if math.isfinite(values[0, i]) else 0.0
+        norm[i] = 0.0
+    for e in range(n_experts):
+        for i in range(n_rows):
+            norm[i] += exp(logits[e, i] - peak[i])
+    for i in range(n_rows):
+        norm[i] = math.log(norm[i])
 
 
 @kernel
@@ -408,6 +416,205 @@ def softmax_loss_thin(rows, first, last, coef, bias, mass, g_coef, g_bias):
             g_bias[c] += pull
             add_row(rows, i, pull, g_coef[c])
     return loss
+
+
+# ------------------------------------------------------------------ grid of experts
+@kernel
+def _best_cells(logits, n_rows, pairs, k):
+    """Return the k best cells of a grid for each column of (E₁ + E₂, B) logits.
+
+    Values and cells are (k + 1, B), the last row is scratch; then follow the best
+    logits of the rows of the grid, and of its columns.
+    """
+    b, n_columns = logits.shape[1], logits.shape[0] - n_rows
+    width, other = min(k, n_rows) + 1, min(k, n_columns) + 1
+    row_values = np.empty((width, b), logits.dtype)
+    column_values = np.empty((other, b), logits.dtype)
+    row, column = np.empty((width, b), np.int32), np.empty((other, b), np.int32)
+    best_of_block(logits[:n_rows], row_values, row)
+    best_of_block(logits[n_rows:], column_values, column)
+    sums = np.empty((pairs.shape[0], b), logits.dtype)
+    for s in range(pairs.shape[0]):
+        p, q = pairs[s]
+        for i in range(b):
+            sums[s, i] = row_values[p, i] + column_values[q, i]
+    values = np.empty((k + 1, b), logits.dtype)
+    cells = np.empty((k + 1, b), np.int32)
+    best_of_block(sums, values, cells)
+    for j in range(k):
+        for i in range(b):
+            p, q = pairs[cells[j, i]]
+            cells[j, i] = row[p, i] * n_columns + column[q, i]
+    return values, cells, row_values, column_values
+
+
+@kernel
+def product_route(
+    rows, first, last, coef, bias, size, n_rows, pairs, expert_of, indices, weights
+):  # fmt: skip
+    """Write each row's k best experts and the softmax over them."""
+    n_logits, k = coef.shape[0], indices.shape[1]
+    buffer = np.empty((2, n_logits * size), dtype=coef.dtype)
+    for start in range(first, last, size):
+        b = min(size, last - start)
+        logits = buffer[0, : n_logits * b].reshape(n_logits, b)
+        _biased(rows, start, start + b, coef, bias, logits, buffer[1])
+        values, cells, _, _ = _best_cells(logits, n_rows, pairs, k)
+        _soften(values)
+        for i in range(b):
+            for j in range(k):
+                indices[start + i, j] = expert_of[cells[j, i]]
+                weights[start + i, j] = values[j, i]
+
+
+@kernel
+def product_survey(
+    rows, first, last, coef, bias, size, n_rows, pairs, expert_of, cells,
+    wanted, at, best, log_best,
+):  # fmt: skip
+    """Write log probabilities at the wanted experts and at the k best."""
+    n_logits, k = coef.shape[0], best.shape[1]
+    buffer = np.empty((2, n_logits * size), dtype=coef.dtype)
+    peak, norm = np.empty((2, size), coef.dtype), np.empty((2, size), coef.dtype)
+    for start in range(first, last, size):
+        b = min(size, last - start)
+        logits = buffer[0, : n_logits * b].reshape(n_logits, b)
+        _biased(rows, start, start + b, coef, bias, logits, buffer[1])
+        values, found, row, column = _best_cells(logits, n_rows, pairs, k)
+        _normaliser(logits[:n_rows], row, peak[0], norm[0])
+        _normaliser(logits[n_rows:], column, peak[1], norm[1])
+        for i in range(b):
+            for j in range(wanted.shape[1]):
+                e = wanted[start + i, j]
+                at[start + i, j] = -np.inf
+                if e >= 0:
+                    own = (logits[cells[e, 0], i] - peak[0, i]) - norm[0, i]
+                    other = logits[n_rows + cells[e, 1], i] - peak[1, i]
+                    at[start + i, j] = own + (other - norm[1, i])
+            top, total = peak[0, i] + peak[1, i], norm[0, i] + norm[1, i]
+            for j in range(k):
+                best[start + i, j] = expert_of[found[j, i]]
+                log_best[start + i, j] = (values[j, i] - top) - total
+
+
+# ------------------------------------------------------------ tree of softmaxes
+@kernel(any_order=True)
+def _open(node, bounds, above, total):
+    """Turn the logits of a node's edges into log probabilities of their ends.
+
+    The edge that leads to the node must have been turned before.
+    """
+    first, last = bounds[node], bounds[node + 1]
+    peak, norm = total.dtype.type(-np.inf), total.dtype.type(0.0)
+    for e in range(first, last):
+        peak = peak if peak >= total[e] else total[e]
+    for e in range(first, last):
+        norm += exp(total[e] - peak)
+    norm = math.log(norm)
+    before = total[above[first]] if above[first] >= 0 else total.dtype.type(0.0)
+    for e in range(first, last):
+        total[e] = ((total[e] - peak) - norm) + before
+
+
+@kernel
+def _ask(rows, i, node, coef, bias, bounds, above, total):
+    """Write the log probabilities of the ends of a node's edges, for row i."""
+    for e in range(bounds[node], bounds[node + 1]):
+        total[e] = dot(rows, i, coef[e]) + bias[e]
+    _open(node, bounds, above, total)
+
+
+@kernel
+def _place(value, key, values, keys, held):
+    """Put a value where it belongs among those held; return how many are held now.
+
+    Largest first, ties by key; the last one drops out where there is no room.
+    """
+    place = held
+    while place > 0 and (
+        _above(value, values[place - 1])
+        or (value == values[place - 1] and key < keys[place - 1])
+    ):
+        place -= 1
+    if place < values.shape[0]:
+        held = min(held + 1, values.shape[0])
+        for c in range(held - 1, place, -1):
+            values[c], keys[c] = values[c - 1], keys[c - 1]
+        values[place], keys[place] = value, key
+    return held
+
+
+@kernel
+def _sift(
+    first, last, target, total, held, log_leaves, leaves, n_next, logs, nodes
+):  # fmt: skip
+    """Put the ends of some edges among the best leaves and nodes; return their numbers.
+
+    Most are below all that is held, which one comparison tells.
+    """
+    lowest = log_leaves[-1] if held == len(leaves) else -np.inf
+    floor = logs[-1] if n_next == len(nodes) else -np.inf
+    for e in range(first, last):
+        if target[e] < 0 and not total[e] < lowest:
+            held = _place(total[e], -1 - target[e], log_leaves, leaves, held)
+            lowest = log_leaves[-1] if held == len(leaves) else -np.inf
+        elif target[e] >= 0 and not total[e] < floor:
+            n_next = _place(total[e], target[e], logs, nodes, n_next)
+            floor = logs[-1] if n_next == len(nodes) else -np.inf
+    return held, n_next
+
+
+@kernel
+def tree_survey(
+    rows, first, last, coef, bias, bounds, target, owner, above, paths, beam,
+    wanted, at, best, log_best,
+):  # fmt: skip
+    """Write log probabilities at the wanted experts and at the k best found.
+
+    A node that no more than the k-th best leaf so far is as probable as has no leaf
+    that is better, so it is not opened.
+    """
+    k = best.shape[1]
+    total = np.empty(coef.shape[0], dtype=coef.dtype)
+    asked = np.full(bounds.shape[0] - 1, -1)  # the last row that opened a node
+    nodes, logs = np.empty(beam, np.intp), np.empty(beam, coef.dtype)
+    next_nodes, next_logs = np.empty_like(nodes), np.empty_like(logs)
+    for i in range(first, last):
+        leaves, log_leaves, held, n_open = best[i], log_best[i], 0, min(k, 1)
+        nodes[:1], logs[:1] = 0, 0.0
+        while n_open > 0:
+            n_next = 0
+            for c in range(n_open):
+                node = nodes[c]
+                if held == k and not logs[c] > log_leaves[k - 1]:
+                    break
+                _ask(rows, i, node, coef, bias, bounds, above, total)
+                asked[node] = i
+                held, n_next = _sift(
+                    bounds[node], bounds[node + 1], target, total,
+                    held, log_leaves, leaves, n_next, next_logs, next_nodes,
+                )  # fmt: skip
+            n_open, nodes, next_nodes = n_next, next_nodes, nodes
+            logs, next_logs = next_logs, logs
+        for j in range(wanted.shape[1]):
+            at[i, j] = -np.inf
+            for level in range(paths.shape[1] if wanted[i, j] >= 0 else 0):
+                e = paths[wanted[i, j], level]
+                if e >= 0:
+                    if asked[owner[e]] != i:
+                        _ask(rows, i, owner[e], coef, bias, bounds, above, total)
+                        asked[owner[e]] = i
+                    at[i, j] = total[e]
+
+
+@kernel
+def tree_log_proba(logits, bounds, above, leaf, out):
+    """Write the log probabilities of all leaves, (n, K); ``logits`` are overwritten."""
+    for i in range(logits.shape[0]):
+        for node in range(bounds.shape[0] - 1):
+            _open(node, bounds, above, logits[i])
+        for e in range(leaf.shape[0]):
+            out[i, e] = logits[i, leaf[e]]
 
 
 # ------------------------------------------------------------------ experts

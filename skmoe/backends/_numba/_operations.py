@@ -13,6 +13,7 @@ import numpy as np
 from .. import _reference, _threads
 from .._compat import Array
 from .._reference._experts import LOG_2PI
+from .._reference._tree import Tree
 from . import _kernels as kernels
 
 BLOCK_BYTES = 1 << 18
@@ -161,6 +162,108 @@ def softmax_loss(
     grad_coef = sum(part[1] for part in parts) - target_sums[:, :-1]
     grad_intercept = sum(part[2] for part in parts) - target_sums[:, -1]
     return loss, grad_coef, grad_intercept
+
+
+def product_log_proba(X: Array, coef: Array, intercept: Array, cells: Array) -> Array:
+    """Both softmaxes of a run of rows at a time."""
+    cost = len(cells) + len(coef) * (_features(X) + STEP)
+    return _blocks(
+        lambda _, x: _reference.product_log_proba(x, coef, intercept, cells), X, cost
+    )
+
+
+def _grid(cells: Array, k: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the rows of the grid, pairs of places, and the expert in each cell.
+
+    Of places in the order of both softmaxes, (p, q) has (p + 1)(q + 1) - 1 pairs
+    before it that are at least as probable.
+    """
+    n_rows, n_columns = (int(size) + 1 for size in cells.max(axis=0))
+    pairs = [
+        (p, q)
+        for p in range(min(k, n_rows))
+        for q in range(min(k // (p + 1), n_columns))
+    ]
+    expert_of = np.argsort(cells[:, 0] * n_columns + cells[:, 1])
+    return n_rows, np.array(pairs, dtype=np.intp), expert_of
+
+
+def product_route(
+    X: Array, coef: Array, intercept: Array, cells: Array, k: int
+) -> tuple[Array, Array]:
+    """One product serves both softmaxes; no exponential but of what is kept."""
+    rows, *gate = _gate(X, coef, intercept)
+    indices = np.empty((X.shape[0], k), dtype=np.intp)
+    weights = np.empty((X.shape[0], k), dtype=X.dtype)
+    grid = _grid(cells, k)
+
+    def work(first: int, last: int) -> None:
+        kernels.product_route(rows, first, last, *gate, *grid, indices, weights)
+
+    _each(work, X.shape[0], len(coef) * _features(X))
+    return indices, weights
+
+
+def product_survey(
+    X: Array, coef: Array, intercept: Array, cells: Array, indices: Array, k: int
+) -> tuple[Array, Array, Array]:
+    """One product serves both softmaxes."""
+    rows, *gate = _gate(X, coef, intercept)
+    wanted, cells = _as(indices, np.intp), _as(cells, np.intp)
+    log_at = np.empty(wanted.shape, dtype=X.dtype)
+    best = np.empty((X.shape[0], k), dtype=np.intp)
+    log_best = np.empty((X.shape[0], k), dtype=X.dtype)
+    grid = _grid(cells, k)
+
+    def work(first: int, last: int) -> None:
+        answer = wanted, log_at, best, log_best
+        kernels.product_survey(rows, first, last, *gate, *grid, cells, *answer)
+
+    _each(work, X.shape[0], len(coef) * (_features(X) + STEP // 5))
+    return log_at, best, log_best
+
+
+def tree_log_proba(X: Array, coef: Array, intercept: Array, tree: Tree) -> Array:
+    """Products of a run of rows at a time, then node by node in each row."""
+    coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
+    out = np.empty((X.shape[0], len(tree.paths)), dtype=X.dtype)
+
+    def work(first: int, last: int) -> None:
+        logits = _reference.block_of(X, slice(first, last)) @ coef.T
+        logits += intercept
+        kernels.tree_log_proba(
+            logits, tree.bounds, tree.above, tree.leaf, out[first:last]
+        )
+
+    _each(work, X.shape[0], len(coef) * (_features(X) + STEP))
+    return out
+
+
+def tree_survey(
+    X: Array,
+    coef: Array,
+    intercept: Array,
+    tree: Tree,
+    indices: Array,
+    k: int,
+    beam: int,
+) -> tuple[Array, Array, Array]:
+    """Row by row down the tree; a node that is asked for twice is opened once."""
+    rows, wanted = _rows(X), _as(indices, np.intp)
+    coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
+    log_at = np.empty(wanted.shape, dtype=X.dtype)
+    best = np.empty((X.shape[0], k), dtype=np.intp)
+    log_best = np.empty((X.shape[0], k), dtype=X.dtype)
+    beam = min(max(beam, k), len(tree.bounds) - 1)
+    shape = tree.bounds, tree.target, tree.owner, tree.above, tree.paths
+
+    def work(first: int, last: int) -> None:
+        table = rows, first, last, coef, intercept
+        kernels.tree_survey(*table, *shape, beam, wanted, log_at, best, log_best)
+
+    widest = int(np.max(np.diff(tree.bounds)))
+    _each(work, X.shape[0], tree.paths.shape[1] * widest * (_features(X) + STEP))
+    return log_at, best, log_best
 
 
 # ------------------------------------------------------------------ experts

@@ -31,8 +31,10 @@ from ._experts import (
 )
 from ._gate import softmax_log_proba, softmax_loss, softmax_route, softmax_survey
 from ._moments import column_sums, gram, segment_sums, weighted_moments
+from ._product import product_log_proba, product_route, product_survey
 from ._rows import block_of, row_blocks, take_rows
 from ._softmax import log_softmax, logsumexp, normalise, softmax, top_k, truncate
+from ._tree import tree_log_proba, tree_survey
 
 __all__ = [
     "block_of",
@@ -47,6 +49,9 @@ __all__ = [
     "normal_log_density",
     "normalise",
     "novel",
+    "product_log_proba",
+    "product_route",
+    "product_survey",
     "row_blocks",
     "segment_sums",
     "softmax",
@@ -60,6 +65,8 @@ __all__ = [
     "sum_by_expert",
     "take_rows",
     "top_k",
+    "tree_log_proba",
+    "tree_survey",
     "truncate",
     "weighted_moments",
 ]

@@ -1,0 +1,188 @@
+"""What gates that are made of several softmaxes share."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from sklearn.base import clone
+
+from .._sklearn_compat import Interval, StrOptions
+from ..backends import Array, like, namespace, select, to_host
+from ..routing import Routing
+from ..solvers import SoftmaxFit, fit_softmax, softmax_start
+from ._base import BaseGate, as_routing
+from ._softmax import ALPHAS, ROUNDING
+
+
+class Part(NamedTuple):
+    """The targets of one softmax.
+
+    Its logits are some rows of ``coef_``; ``mass`` is the weight of each row that it
+    sees (``rows`` None: all), ``sums`` are Σ t_k [x, 1] for each of its classes.
+    """
+
+    logits: slice
+    rows: np.ndarray | None
+    mass: Array
+    sums: np.ndarray
+
+
+class FactoredGate(BaseGate):
+    """Base class of gates whose log p(k | x) is a sum of terms of several softmaxes.
+
+    So Σ r log p is a sum as well, and each softmax is fitted by itself. A subclass
+    writes ``_arrange``, ``_parts``, ``log_proba`` and ``survey``.
+    """
+
+    _parameter_constraints: dict = {
+        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "update_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+    }
+
+    alpha: Any
+    max_iter: int
+    update_iter: int
+    tol: float
+
+    @abstractmethod
+    def _arrange(self, sums: np.ndarray) -> None:
+        """Place the experts; ``sums`` (n_experts, d + 1) are Σ r_k [x, 1]."""
+
+    @abstractmethod
+    def _parts(self, routing: Routing, sums: np.ndarray) -> Iterator[Part]:
+        """Yield the targets of each softmax."""
+
+    def fit(self, X: Array, routing: Routing) -> Self:
+        """Place the experts and fit all softmaxes, from scratch.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing, (n_samples, n_experts) array or CSR
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        BaseGate
+            The fitted gate.
+        """
+        self._validate_params()
+        routing = as_routing(routing)
+        self.n_features_in_, self.n_experts_ = X.shape[1], routing.n_experts
+        moments = select(X).weighted_moments(X, routing.row_sums)
+        center, variance = (to_host(a) for a in moments)
+        # A constant column carries nothing; scale 1 leaves its coefficient at 0.
+        constant = variance <= (ROUNDING * center) ** 2
+        self._center, self._scale = center, np.where(constant, 1.0, np.sqrt(variance))
+        sums = to_host(routing.weighted_sums(X))
+        self._arrange(sums)
+        parts = list(self._parts(routing, sums))
+        starts = [softmax_start(part.sums, X.shape[1]) for part in parts]
+        self.coef_ = np.concatenate([start.coef for start in starts])
+        self.intercept_ = np.concatenate([start.intercept for start in starts])
+        return self._solve(X, parts, self.max_iter)
+
+    def update(self, X: Array, routing: Routing) -> Self:
+        """Return a new gate: a few L-BFGS steps of each softmax on new targets.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            The features that the gate was fitted on.
+        routing : Routing
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        BaseGate
+            A new gate; self is unchanged, and so are the places of the experts.
+        """
+        other = copy.copy(self)
+        other.coef_, other.intercept_ = self.coef_.copy(), self.intercept_.copy()
+        parts = self._parts(routing, to_host(routing.weighted_sums(X)))
+        return other._solve(X, parts, self.update_iter)
+
+    def _solve(self, X: Array, parts: Any, max_iter: int) -> Self:
+        """Improve each softmax from where it is; one without rows stays."""
+        ops, self.n_iter_ = select(X), 0
+        alpha = ALPHAS[0] if self.alpha == "auto" else float(self.alpha)
+        for logits, rows, mass, sums in parts:
+            if rows is not None and not len(rows):
+                continue
+            start = SoftmaxFit(self.coef_[logits], self.intercept_[logits], 0, False)
+            found = fit_softmax(
+                X if rows is None else ops.take_rows(X, like(rows, mass)),
+                mass,
+                sums,
+                ridge=np.full(X.shape[1], alpha),
+                center=self._center,
+                scale=self._scale,
+                start=start,
+                max_iter=max_iter,
+                tol=self.tol,
+            )
+            self.coef_[logits], self.intercept_[logits] = found.coef, found.intercept
+            self.n_iter_ = max(self.n_iter_, found.n_iter)
+        return self
+
+    def variants(self) -> list[BaseGate]:
+        """Return gates of each penalty that alpha="auto" chooses from.
+
+        Returns
+        -------
+        list of BaseGate
+            Unfitted; this one alone if its alpha is a number.
+        """
+        if self.alpha != "auto":
+            return [clone(self)]
+        return [clone(self).set_params(alpha=alpha) for alpha in ALPHAS]
+
+    def log_proba_at(self, X: Array, routing: Routing) -> Array:
+        """Return log p(k | x) at the entries of a routing, -inf where it has none.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing
+            The entries to ask about; its weights are not read.
+
+        Returns
+        -------
+        (n_samples, width) array
+            Logarithms of the probabilities over all experts.
+        """
+        if routing.dense:
+            return self.log_proba(X)
+        return self.survey(X, routing.indices, 1)[0]
+
+    def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
+        """Return the most probable experts of each row.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        top_k : int
+            How many, at most ``n_experts_``.
+
+        Returns
+        -------
+        log_best : (n_samples, top_k) array
+            Log probabilities over all experts, best first.
+        best : (n_samples, top_k) array of int
+            The experts.
+        """
+        nothing = np.empty((X.shape[0], 0), dtype=np.intp)
+        if namespace(X) is not np:
+            nothing = like(nothing, X)
+        _, best, log_best = self.survey(X, nothing, top_k)
+        return log_best, best

@@ -1,0 +1,284 @@
+"""The hierarchical gate: a tree of softmaxes with experts as its leaves."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from .._sklearn_compat import Interval
+from ..backends import Array, like, select
+from ..routing import Routing
+from ._factored import FactoredGate, Part
+from ._layout import centroids, check_nested, grow, nested_of, tree_of
+
+BRANCHING = 8
+"""About so many children a node, unless told."""
+
+
+class HierarchicalGate(FactoredGate):
+    r"""Tree gate: p(k | x) is the product of choices on the path from root to leaf k.
+
+    The gate of hierarchical mixtures of experts [1]_. Each inner node is a softmax
+    over its children, p(child | node, x), and the leaves are the experts. A row's best
+    experts are found by going down a few branches, so thousands of experts cost little
+    more than dozens.
+
+    On soft targets r, with r_v the sum of those of the experts below node v,
+
+    .. math:: \sum_k r_k \log p(k | x)
+              = \sum_v \sum_{c \in v} r_c \log p(c | v, x),
+
+    so each node is fitted by itself, to what its children take of the rows that reach
+    it, as in `SoftmaxGate`. Rows without mass at a node are left out there.
+
+    Parameters
+    ----------
+    branching : int, tuple of int or None, default=None
+        Children of a node, at most: the same on all levels, or a number for each level
+        from the root on, whose product must reach the number of experts. None takes
+        levels of equal branching, about 8.
+    beam : int, default=8
+        Nodes that are opened on a level in search of a row's best experts, at most
+        (or as many as experts are wanted, if these are more). Nodes that cannot hold
+        one of the best experts are not opened, so a wide beam costs little where the
+        gate is sure. Probabilities of the experts found are exact whatever the beam.
+    tree : list or None, default=None
+        The tree, as a nested list of the numbers of experts: ``[[0, 1], [2, [3, 4]]]``.
+        ``branching`` is then not read. None grows one in ``fit``: the weighted
+        centroids of the experts' rows are split into groups of equal size along the
+        direction in which they spread most, so that similar experts share a node.
+    alpha : float or "auto", default="auto"
+        Ridge penalty of each node, a row that reaches it; as in `SoftmaxGate`.
+    max_iter : int, default=200
+        L-BFGS iterations of each node in a fit from scratch.
+    update_iter : int, default=10
+        L-BFGS iterations of each node in an M-step inside a mixture.
+    tol : float, default=1e-6
+        Stop when no entry of the gradient (mean a row) exceeds this.
+
+    Attributes
+    ----------
+    tree_ : list
+        The tree, as a nested list of the numbers of experts.
+    coef_ : ndarray of shape (n_edges, n_features)
+        Coefficients on the original features. A row belongs to a child of a node;
+        nodes follow level by level, children in the order of ``tree_``.
+    intercept_ : ndarray of shape (n_edges,)
+        Intercepts.
+    n_experts_ : int
+        Number of experts.
+    n_features_in_ : int
+        Number of features.
+    n_iter_ : int
+        L-BFGS iterations of the last fit or update, the largest number of a node.
+
+    References
+    ----------
+    .. [1] M. I. Jordan and R. A. Jacobs, "Hierarchical mixtures of experts and the
+       EM algorithm", Neural Computation 6 (1994) 181-214.
+       doi:10.1162/neco.1994.6.2.181
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe.gates import HierarchicalGate
+    >>> X = np.array([[-3.0], [1.0], [-1.0], [3.0]])
+    >>> gate = HierarchicalGate(branching=2, alpha=0.01).fit(X, np.eye(4))
+    >>> gate.tree_
+    [[0, 2], [1, 3]]
+    >>> gate.route(X, top_k=1).indices.ravel()
+    array([0, 1, 2, 3])
+    """
+
+    _parameter_constraints: dict = {
+        "branching": [Interval(Integral, 2, None, closed="left"), tuple, None],
+        "beam": [Interval(Integral, 1, None, closed="left")],
+        "tree": [list, None],
+        **FactoredGate._parameter_constraints,
+    }
+
+    def __init__(
+        self,
+        branching=None,
+        *,
+        beam=8,
+        tree=None,
+        alpha="auto",
+        max_iter=200,
+        update_iter=10,
+        tol=1e-6,
+    ):
+        self.branching = branching
+        self.beam = beam
+        self.tree = tree
+        self.alpha = alpha
+        self.max_iter = max_iter
+        self.update_iter = update_iter
+        self.tol = tol
+
+    def _arrange(self, sums: np.ndarray) -> None:
+        nested = self.tree
+        if nested is None:
+            levels = _levels(self.branching, self.n_experts_)
+            points = centroids(sums, self._center, self._scale)
+            nested = grow(points, np.arange(self.n_experts_), levels)
+        else:
+            check_nested(nested, self.n_experts_)
+        self._tree = tree_of(nested)
+
+    def _parts(self, routing: Routing, sums: np.ndarray) -> Iterator[Part]:
+        bounds, owner = self._tree.bounds, self._tree.owner
+        below = _incidence(self._tree.paths, bounds[-1])
+        edge_sums = below.T @ sums
+        # Σ of the weights below each node, of the rows that have any.
+        nodes = _incidence(
+            np.where(self._tree.paths >= 0, owner[self._tree.paths], -1),
+            len(bounds) - 1,
+        )
+        table = (routing.to_csr() @ nodes[:, 1:]).tocsc()
+        children = slice(bounds[0], bounds[1])
+        yield Part(children, None, routing.row_sums, edge_sums[children])
+        for node in range(1, len(bounds) - 1):
+            a, b = table.indptr[node - 1 : node + 1]
+            children = slice(bounds[node], bounds[node + 1])
+            mass = like(table.data[a:b], routing.weights)
+            yield Part(children, table.indices[a:b], mass, edge_sums[children])
+
+    @property
+    def tree_(self) -> list[Any]:
+        """The tree, as a nested list of the numbers of experts."""
+        return nested_of(self._tree)
+
+    def log_proba(self, X: Array) -> Array:
+        """Return log p(k | x).
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+
+        Returns
+        -------
+        (n_samples, n_experts) array
+            In the dtype of X.
+        """
+        return select(X).tree_log_proba(X, self.coef_, self.intercept_, self._tree)
+
+    def survey(
+        self, X: Array, indices: Array, top_k: int
+    ) -> tuple[Array, Array, Array]:
+        """Return log p(k | x) at some entries, and the best experts of a beam search.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        indices : (n_samples, width) array of int
+            Experts to ask about, -1 for none.
+        top_k : int
+            How many of the best to return.
+
+        Returns
+        -------
+        log_at : (n_samples, width) array
+            Logarithms of the probabilities over all experts, -inf at -1.
+        best : (n_samples, top_k) array of int
+            The most probable experts that were found, best first.
+        log_best : (n_samples, top_k) array
+            Their log probabilities over all experts.
+        """
+        return select(X).tree_survey(
+            X, self.coef_, self.intercept_, self._tree, indices, top_k, self.beam
+        )
+
+    def take(self, experts: np.ndarray) -> HierarchicalGate:
+        """Return a fitted gate in which experts are split; none can be left out.
+
+        What is left when an expert goes is no tree of softmaxes.
+
+        Parameters
+        ----------
+        experts : (n_new,) array of int
+            Which expert each new one was; each stands there at least once. An expert
+            that stands m times becomes m leaves of its node, each with 1/m of its
+            probability.
+
+        Returns
+        -------
+        HierarchicalGate
+            A new gate.
+        """
+        experts = np.asarray(experts)
+        times = np.bincount(experts, minlength=self.n_experts_)
+        if not times.all():
+            raise TypeError(
+                "HierarchicalGate cannot leave out experts, only split them; "
+                "fit it anew."
+            )
+        heirs = np.split(np.argsort(experts, kind="stable"), np.cumsum(times)[:-1])
+        kept, split = self._tree.target >= 0, np.maximum(-1 - self._tree.target, 0)
+        copies = np.where(kept, 1, times[split])
+        other = copy.copy(self)
+        other.coef_ = np.repeat(self.coef_, copies, axis=0)
+        other.intercept_ = np.repeat(self.intercept_ - np.log(copies), copies)
+        other._tree = tree_of(_split(self.tree_, heirs))
+        other.n_experts_ = len(experts)
+        return other
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters: Σ (children - 1) · (n_features + 1) over the nodes."""
+        n_edges, n_nodes = len(self._tree.target), len(self._tree.bounds) - 1
+        return (n_edges - n_nodes) * (self.n_features_in_ + 1)
+
+
+def _levels(branching: int | tuple | None, n_experts: int) -> list[int]:
+    """Return the branching of each level, checked or chosen."""
+    if branching is None:
+        n_levels = max(1, round(math.log(n_experts, BRANCHING)))
+        return [_root(n_experts, n_levels)] * n_levels
+    if not isinstance(branching, tuple):
+        n_levels = 1
+        while branching**n_levels < n_experts:
+            n_levels += 1
+        return [branching] * n_levels
+    whole = all(isinstance(size, Integral) and int(size) > 1 for size in branching)
+    if not whole or math.prod(branching) < n_experts:
+        raise ValueError(
+            "branching must be integers of at least 2 whose product reaches the number "
+            f"of experts, {n_experts}; got {branching}."
+        )
+    return list(branching)
+
+
+def _root(number: int, degree: int) -> int:
+    """Return the smallest whole number of at least 2 whose power reaches a number."""
+    root = max(2, int(number ** (1 / degree)))
+    while root**degree < number:
+        root += 1
+    return root
+
+
+def _incidence(paths: np.ndarray, n_columns: int) -> sparse.csr_array:
+    """Return the 0/1 matrix (n_experts, n_columns) of what stands on each path."""
+    present = paths >= 0
+    indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
+    ones = np.ones(indptr[-1])
+    return sparse.csr_array((ones, paths[present], indptr), (len(paths), n_columns))
+
+
+def _split(nested: list[Any], heirs: list[np.ndarray]) -> list[Any]:
+    """Return the nested list with each expert replaced by those that follow it."""
+    found: list[Any] = []
+    for child in nested:
+        if isinstance(child, list):
+            found.append(_split(child, heirs))
+        else:
+            found.extend(int(expert) for expert in heirs[child])
+    return found

@@ -1,0 +1,162 @@
+"""Which experts stand together: orders, groups and trees of experts.
+
+Experts are placed by the weighted centroids of their rows. Points are split along the
+direction in which they spread most, so that neighbours stay together, into groups of
+equal size, so that no part of a gate is larger than it need be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..backends import Tree
+
+POWER_STEPS = 30
+"""Steps towards the direction of the largest spread; a rough one serves."""
+
+
+def centroids(sums: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return each expert's standardised mean, (n_experts, d); 0 without rows.
+
+    Parameters
+    ----------
+    sums : (n_experts, d + 1) array
+        Σ w [x, 1] of each expert.
+    center, scale : (d,) arrays
+    """
+    mass = sums[:, -1:]
+    mean = sums[:, :-1] / np.where(mass > 0, mass, 1.0)
+    return np.where(mass > 0, (mean - center) / scale, 0.0)
+
+
+def widest_direction(points: np.ndarray) -> np.ndarray:
+    """Return the first principal direction, (d,), its largest component positive.
+
+    Power steps from the point that lies farthest out: nothing is drawn, and the order
+    of the points does not matter.
+    """
+    centred = points - points.mean(axis=0)
+    direction = centred[np.argmax(np.sum(centred**2, axis=1))]
+    for _ in range(POWER_STEPS):
+        direction = centred.T @ (centred @ direction)
+        size = float(np.linalg.norm(direction))
+        if size == 0.0:
+            return direction  # all points coincide
+        direction = direction / size
+    return direction * np.sign(direction[np.argmax(np.abs(direction))])
+
+
+def in_groups(
+    points: np.ndarray, members: np.ndarray, n_groups: int
+) -> list[np.ndarray]:
+    """Split experts into groups whose sizes differ by one at most, by halves."""
+    if n_groups == 1:
+        return [members]
+    n_left = n_groups // 2
+    along = points[members] @ widest_direction(points[members])
+    order = members[np.argsort(along, kind="stable")]
+    cut = len(order) * n_left // n_groups
+    return [
+        *in_groups(points, order[:cut], n_left),
+        *in_groups(points, order[cut:], n_groups - n_left),
+    ]
+
+
+# --------------------------------------------------------------------- trees
+def grow(
+    points: np.ndarray, members: np.ndarray, branching: Sequence[int]
+) -> list[Any]:
+    """Return a nested list of experts: ``branching[0]`` children at the root, etc."""
+    first, *rest = branching
+    if len(members) <= first:
+        return [int(expert) for expert in members]
+    return [
+        grow(points, group, rest) if len(group) > 1 else int(group[0])
+        for group in in_groups(points, members, first)
+    ]
+
+
+def tree_of(nested: Sequence[Any]) -> Tree:
+    """Return a nested list of experts as arrays, its nodes numbered level by level."""
+    nodes, above = [nested], [-1]
+    bounds, target, owner, up = [0], list[int](), list[int](), list[int]()
+    for number, children in enumerate(nodes):  # which grows on the way
+        for child in children:
+            owner.append(number)
+            up.append(above[number])
+            if isinstance(child, list):
+                above.append(len(target))
+                target.append(len(nodes))
+                nodes.append(child)
+            else:
+                target.append(-1 - child)
+        bounds.append(len(target))
+    ends, ups = np.array(target, dtype=np.intp), np.array(up, dtype=np.intp)
+    bounds_, owner_ = np.array(bounds, dtype=np.intp), np.array(owner, dtype=np.intp)
+    return Tree(bounds_, ends, owner_, ups, _paths(ends, ups))
+
+
+def _paths(target: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Return the edges from the root to each leaf, (n_experts, depth), then -1."""
+    leaf = np.flatnonzero(target < 0)
+    upward = [leaf[np.argsort(-1 - target[leaf])]]
+    while np.any((upward[-1] >= 0) & (above[upward[-1]] >= 0)):
+        upward.append(np.where(upward[-1] >= 0, above[upward[-1]], -1))
+    paths = np.column_stack(upward[::-1])
+    # Short paths begin with their -1: move these to the end.
+    return np.take_along_axis(paths, np.argsort(paths < 0, axis=1, kind="stable"), 1)
+
+
+def nested_of(tree: Tree, node: int = 0) -> list[Any]:
+    """Return the nested list of experts below a node."""
+    ends = tree.target[tree.bounds[node] : tree.bounds[node + 1]]
+    return [nested_of(tree, end) if end >= 0 else int(-1 - end) for end in ends]
+
+
+def check_nested(nested: Any, n_experts: int) -> None:
+    """Raise unless each expert is one leaf of a nested list."""
+    found: list[int] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, list) and node:
+            for child in node:
+                visit(child)
+        elif isinstance(node, (int, np.integer)) and not isinstance(node, bool):
+            found.append(int(node))
+        else:
+            raise ValueError(
+                "tree must be made of lists, none of them empty, and of the numbers "
+                f"of experts; got {node!r} in it."
+            )
+
+    visit(nested)
+    if not isinstance(nested, list) or sorted(found) != list(range(n_experts)):
+        raise ValueError(
+            f"tree must be a nested list with each expert from 0 to {n_experts - 1} "
+            f"in it once; got {nested!r}."
+        )
+
+
+# --------------------------------------------------------------------- grids
+def grid(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return each expert's row and column on a grid, (n_experts, 2).
+
+    Rows of the grid are groups along the direction of the largest spread; inside a row
+    experts stand in order along the second such direction, the same for all rows, so
+    that a column means the same in each of them.
+    """
+    first = widest_direction(points)
+    along = points @ first
+    across = points - np.outer(along, first)
+    across = across @ widest_direction(across)
+    cells = np.empty((len(points), 2), dtype=np.intp)
+    order = np.argsort(along, kind="stable")
+    for row, (a, b) in enumerate(pairwise(range(0, len(points) + 1, shape[1]))):
+        members = order[a:b]
+        cells[members, 0] = row
+        cells[members[np.argsort(across[members], kind="stable")], 1] = np.arange(b - a)
+    return cells
