@@ -9,9 +9,11 @@ from skmoe.backends import _numba, _reference
 from skmoe.gates import HierarchicalGate, ProductGate, SoftmaxGate
 from skmoe.gates._layout import (
     centroids,
+    close_groups,
+    equal_groups,
     grid,
     grow,
-    in_groups,
+    grow_levels,
     nested_of,
     tree_of,
     widest_direction,
@@ -69,18 +71,27 @@ def test_trees_are_equal_by_shape():
 @pytest.mark.parametrize(("n", "n_groups"), [(7, 3), (8, 8), (100, 7), (5, 2)])
 def test_groups_are_of_equal_size(rng, n, n_groups):
     members = rng.permutation(n)
-    groups = in_groups(rng.normal(size=(n, 3)), members, n_groups)
+    groups = equal_groups(rng.normal(size=(n, 3)), members, n_groups)
     assert len(groups) == n_groups
     assert np.ptp([len(group) for group in groups]) <= 1
     assert_array_equal(np.sort(np.concatenate(groups)), np.arange(n))
 
 
-def test_groups_keep_neighbours_together(rng):
+@pytest.mark.parametrize("split", [equal_groups, close_groups])
+def test_groups_keep_neighbours_together(rng, split):
     points = np.repeat(10 * rng.normal(size=(4, 2)), 5, axis=0)
     points += 0.01 * rng.normal(size=points.shape)
     order = rng.permutation(20)
-    for group in in_groups(points[order], np.arange(20), 4):
+    for group in split(points[order], np.arange(20), 4):
         assert len(set(order[group] // 5)) == 1
+
+
+def test_close_groups_may_differ_in_size(rng):
+    points = np.concatenate([rng.normal(size=(9, 2)), [[50.0, 50.0]]])
+    sizes = sorted(len(group) for group in close_groups(points, np.arange(10), 2))
+    assert sizes == [1, 9]
+    groups = close_groups(np.zeros((10, 2)), np.arange(10), 2)
+    assert [len(group) for group in groups] == [5, 5]
 
 
 def test_widest_direction_is_the_principal_one(rng):
@@ -108,10 +119,26 @@ def test_grid_finds_the_grid(rng):
 
 
 def test_a_tree_need_not_be_full(rng):
-    nested = grow(rng.normal(size=(11, 2)), np.arange(11), [3, 2, 2])
-    tree = tree_of(nested)
-    assert np.diff(tree.bounds).max() <= 3
-    assert tree.paths.shape == (11, 3)
+    points, members = rng.normal(size=(11, 2)), np.arange(11)
+    levels = tree_of(grow_levels(points, members, [3, 2, 2]))
+    assert levels.paths.shape == (11, 3)
+    for tree in (levels, tree_of(grow(points, members, 3))):
+        assert np.diff(tree.bounds).max() <= 3
+        assert len(tree.leaf) == 11
+
+
+def test_the_tree_does_not_depend_on_the_order_of_experts(rng):
+    points, order = rng.normal(size=(40, 3)), rng.permutation(40)
+    place = np.argsort(order)
+    nested, other = (grow(p, np.arange(40), 4) for p in (points, points[order]))
+
+    def as_set(node):
+        return frozenset(as_set(c) if isinstance(c, list) else c for c in node)
+
+    def renamed(node):
+        return [renamed(c) if isinstance(c, list) else int(place[c]) for c in node]
+
+    assert as_set(renamed(nested)) == as_set(other)
 
 
 # -------------------------------------------------------------------- searches
@@ -139,7 +166,7 @@ def test_log_proba_is_the_product_of_choices(rng, ops, nested):
 @pytest.mark.parametrize("ops", [_reference, _numba], ids=["reference", "numba"])
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_a_search_as_wide_as_the_tree_is_exact(rng, ops, k):
-    nested = grow(rng.normal(size=(30, 2)), np.arange(30), [3, 3, 4])
+    nested = grow(rng.normal(size=(30, 2)), np.arange(30), 3)
     X, coef, intercept, tree = table(rng, nested)
     log_proba = ops.tree_log_proba(X, coef, intercept, tree)
     expected, _ = _reference.top_k(log_proba, k)
