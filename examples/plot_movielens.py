@@ -40,6 +40,9 @@ FACTORS = ((2, 7.0), (3, 8.0), (5, 11.0), (10, 16.0))
 """Latent dimensions and ridge penalty of each factorisation. More dimensions need a
 stronger penalty; the mixture finds out which serve where."""
 
+FARTHEST = 1.0
+"""Tastes move a rating by so much at most: few ratings must not say more."""
+
 SWEEPS, INNER_FOLDS, STARTS = 15, 8, 2
 
 NAMES = [
@@ -186,7 +189,10 @@ def signals(train: Ratings, asked: Ratings) -> np.ndarray:
         said,
         neighbours(left.T, rated.T).T,
         near,
-        *(tastes(values, rated, *factors) - plain for factors in FACTORS),
+        *(
+            np.clip(tastes(values, rated, *factors) - plain, -FARTHEST, FARTHEST)
+            for factors in FACTORS
+        ),
     ]
     columns = [
         of_user[asked.user],
