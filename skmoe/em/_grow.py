@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from scipy import sparse
+from sklearn.tree import DecisionTreeRegressor
 
 from ..backends import Array, like, namespace, select, to_host
 from ..experts import ExpertPool, JoinedPool, make_pool
@@ -68,7 +70,8 @@ def _handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray
     """Return the experts to split, and the expert that each row is to start with.
 
     Each time the expert is split whose rows lack most log-likelihood against the best
-    row, its parts counting alike. Of its own rows a parent keeps those explained best.
+    row, its parts counting alike. A small tree of that score on x cuts its rows into
+    regions, which the gate can tell apart; the parent keeps the one explained best.
     """
     joint = log_joint(problem, state.terms)
     score = to_host(select(joint).logsumexp(joint))
@@ -82,14 +85,19 @@ def _handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray
         split.append(int(np.argmax(lack / parts**2)))
         parts[split[-1]] += 1
 
+    X = problem.X_gate if sparse.issparse(problem.X_gate) else to_host(problem.X_gate)
     labels, new = own.copy(), n_old + np.arange(len(split))
     for parent in np.unique(split):
-        rows = np.flatnonzero(own == parent)
-        rows = rows[np.argsort(score[rows], kind="stable")]
-        children = new[np.asarray(split) == parent]
-        reached = np.cumsum(weight[rows]) / weight[rows].sum()
-        band = np.minimum((reached * (len(children) + 1)).astype(int), len(children))
-        labels[rows] = np.append(children, parent)[band]
+        rows, children = np.flatnonzero(own == parent), new[np.asarray(split) == parent]
+        if len(rows) <= len(children):
+            continue  # too few rows to share: the gate alone splits their probability
+        size = {"max_leaf_nodes": len(children) + 1, "min_weight_fraction_leaf": 0.05}
+        tree = DecisionTreeRegressor(**size, random_state=0)
+        tree.fit(X[rows], score[rows], sample_weight=weight[rows])
+        said = tree.predict(X[rows])
+        regions = np.unique(said, return_inverse=True)[1]
+        regions += len(children) - regions.max()  # the last is explained best
+        labels[rows] = np.append(children, parent)[regions]
     return np.array(split, dtype=np.intp), labels
 
 

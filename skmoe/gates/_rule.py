@@ -32,12 +32,36 @@ class RoutingRule:
     capacity_factor: float | None = None
 
     def asks_all(self, n_experts: int) -> bool:
-        """Tell whether every row asks every expert."""
+        """Tell whether every row asks every expert.
+
+        Parameters
+        ----------
+        n_experts : int
+            Number of experts.
+
+        Returns
+        -------
+        bool
+            Whether nothing is left out.
+        """
         few = self.top_k is not None and self.top_k < n_experts
         return not few and self.top_p is None
 
     def route(self, gate: Any, X: Array) -> Routing:
-        """Return where a gate sends rows under this rule."""
+        """Return where a gate sends rows under this rule.
+
+        Parameters
+        ----------
+        gate : BaseGate
+            A fitted gate.
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+
+        Returns
+        -------
+        Routing
+            Best expert first.
+        """
         routing = gate.route(X, self.top_k, self.top_p)
         if self.capacity_factor is None or self.asks_all(routing.n_experts):
             return routing

@@ -1,0 +1,161 @@
+"""More experts, or fewer, in a fitted mixture."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.naive_bayes import GaussianNB
+from sklearn.tree import DecisionTreeRegressor
+
+from skmoe import MoEClassifier, MoERegressor
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+)
+
+random = np.random.RandomState(0)
+N = 900
+X = random.uniform(-3, 3, (N, 2))
+Y = np.floor(X[:, 0]) * X[:, 1] + 0.1 * random.standard_normal(N)
+LABELS = np.where(Y > 0, "up", "down")
+FEW = {"n_experts": 3, "random_state": 0, "n_init": 2, "max_iter": 20}
+KINDS = [
+    pytest.param(MoERegressor(**FEW), Y, id="ridge"),
+    pytest.param(MoERegressor(DecisionTreeRegressor(max_depth=3), **FEW), Y, id="tree"),
+    pytest.param(MoEClassifier(**FEW), LABELS, id="logistic"),
+    pytest.param(MoEClassifier(GaussianNB(), **FEW), LABELS, id="bayes"),
+    pytest.param(
+        MoERegressor([Ridge(), LinearRegression(), Ridge(5)], **FEW), Y, id="list"
+    ),
+    pytest.param(
+        MoERegressor(DecisionTreeRegressor(max_depth=3), **FEW, final="average"),
+        Y,
+        id="averaged",
+    ),
+]
+
+
+def consistent(model, y):
+    """Check that a mixture of another number of experts answers as one."""
+    k = model.n_experts_
+    assert len(model.experts_) == len(model.expert_load_) == k
+    assert model.gate_proba(X).shape == (N, k)
+    np.testing.assert_allclose(model.gate_proba(X).sum(axis=1), 1)
+    assert model.expert_load_.sum() == pytest.approx(1)
+    assert np.isfinite(model.score_samples(X, y)).all()
+    assert model.apply(X).max() < k
+    if isinstance(model, MoERegressor):
+        assert model.scale_.shape == (k,)
+        routed = model.route(X).toarray()
+        said = np.stack([expert.predict(X) for expert in model.experts_], axis=1)
+        np.testing.assert_allclose(model.predict(X), (routed * said).sum(axis=1))
+
+
+@pytest.mark.parametrize(("model", "y"), KINDS)
+def test_new_experts_help_and_old_ones_stay(model, y):
+    model = clone(model).fit(X, y)
+    before, experts = model.score_samples(X, y).mean(), model.experts_
+    assert model.add_experts(3, X, y) is model
+    consistent(model, y)
+    assert model.n_experts_ == 6
+    assert model.n_experts == 3
+    for old, kept in zip(experts, model.experts_, strict=False):
+        if isinstance(model, MoERegressor):
+            np.testing.assert_array_equal(old.predict(X), kept.predict(X))
+        else:
+            np.testing.assert_array_equal(old.predict_proba(X), kept.predict_proba(X))
+    gain = model.score_samples(X, y).mean() - before
+    assert gain > (0.05 if isinstance(model, MoERegressor) else -0.02)
+
+
+@pytest.mark.parametrize(("model", "y"), KINDS)
+def test_removed_experts_leave_their_rows_to_the_others(model, y):
+    model = clone(model).fit(X, y)
+    before = model.gate_proba(X)
+    assert model.remove_experts(1) is model
+    consistent(model, y)
+    expected = before[:, [0, 2]] / before[:, [0, 2]].sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.gate_proba(X), expected)
+
+
+@pytest.mark.parametrize(("model", "y"), KINDS)
+def test_added_experts_can_go_again(model, y):
+    model = clone(model).fit(X, y)
+    model.add_experts(2, X, y).remove_experts([4, 1])
+    assert model.n_experts_ == 3
+    consistent(model, y)
+
+
+def test_twins_are_pruned():
+    """Five straight lines for two: three can go at no loss."""
+    y = np.abs(X[:, 0]) + 0.1 * random.standard_normal(N)
+    model = MoERegressor(n_experts=2, random_state=0).fit(X, y)
+    best = model.score_samples(X, y).mean()
+    model.add_experts(3, X, y)
+    model.prune(X, y, tol=0.02)
+    consistent(model, y)
+    assert model.n_experts_ <= 3
+    assert model.score_samples(X, y).mean() > best - 0.05
+
+
+def test_pruning_loses_no_more_than_it_may():
+    model = MoERegressor(n_experts=8, random_state=0).fit(X, Y)
+    before = model.score_samples(X, Y).mean()
+    for tol in (0.0, 0.2, 1.0):
+        model.prune(X, Y, tol=tol)
+        consistent(model, Y)
+        assert model.score_samples(X, Y).mean() >= before - tol - 1e-6
+        before = model.score_samples(X, Y).mean()
+    assert model.n_experts_ < 8
+
+
+def test_growth_can_go_on():
+    model = MoERegressor(**FEW).fit(X, Y).add_experts(2, X, Y)
+    before = model.score_samples(X, Y).mean()
+    model.set_params(n_experts=5, warm_start=True).fit(X, Y)
+    assert model.n_experts_ == 5
+    assert model.score_samples(X, Y).mean() > before - 0.05
+
+
+def test_gates_that_cannot_split_say_so_and_nothing_changes():
+    gate = RandomForestClassifier(5, random_state=0)
+    model = MoERegressor(**FEW, gate="product").fit(X, Y)
+    with pytest.raises(TypeError, match="ProductGate cannot leave out or split"):
+        model.remove_experts(0)
+    assert model.n_experts_ == 3
+    model = MoERegressor(**FEW, gate=gate).fit(X, Y).remove_experts(0)
+    consistent(model, Y)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m.add_experts(0, X, Y), ValueError, "n == 0, must be >= 1"),
+        (lambda m: m.add_experts(1.5, X, Y), TypeError, "n must be an instance of"),
+        (lambda m: m.add_experts(1, X[:, :1], Y), ValueError, "2 features"),
+        (lambda m: m.remove_experts([3]), ValueError, r"from 0 to 2; got \[3\]"),
+        (lambda m: m.remove_experts([0.5]), ValueError, "positions of experts"),
+        (lambda m: m.remove_experts([0, 1, 2]), ValueError, "one at least must stay"),
+        (lambda m: m.prune(X, Y, tol=-1), ValueError, "tol == -1"),
+    ],
+)
+def test_bad_calls(call, error, message):
+    model = MoERegressor(**FEW).fit(X, Y)
+    with pytest.raises(error, match=message):
+        call(model)
+    consistent(model, Y)
+
+
+def test_an_unfitted_mixture_cannot_grow():
+    from sklearn.exceptions import NotFittedError
+
+    for name, args in (("add_experts", (1, X, Y)), ("prune", (X, Y))):
+        with pytest.raises(NotFittedError):
+            getattr(MoERegressor(), name)(*args)
+
+
+def test_learners_keep_their_kind():
+    learners = [LogisticRegression(), GaussianNB(), LogisticRegression(C=0.1)]
+    model = MoEClassifier(learners, **FEW).fit(X, LABELS).add_experts(1, X, LABELS)
+    assert type(model.experts_[3]) in (LogisticRegression, GaussianNB)
