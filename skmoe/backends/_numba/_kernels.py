@@ -112,6 +112,35 @@ def _dot(rows, i, c):
     return csr
 
 
+def logits_of_row(rows, i, first, last, coef, bias, logits):
+    """Write coef_e x_i + bias_e from expert ``first`` to ``last``."""
+
+
+@overload(logits_of_row, jit_options={"fastmath": ANY_ORDER})
+def _logits_of_row(rows, i, first, last, coef, bias, logits):
+    if len(rows) == 1:
+
+        def dense(rows, i, first, last, coef, bias, logits):
+            X = rows[0]
+            for e in range(first, last):
+                total = coef.dtype.type(0.0)
+                for f in range(coef.shape[1]):
+                    total += coef[e, f] * X[i, f]
+                logits[e] = total + bias[e]
+
+        return dense
+
+    def csr(rows, i, first, last, coef, bias, logits):
+        data, columns, indptr = rows
+        for e in range(first, last):
+            total = coef.dtype.type(0.0)
+            for s in range(indptr[i], indptr[i + 1]):
+                total += coef[e, columns[s]] * data[s]
+            logits[e] = total + bias[e]
+
+    return csr
+
+
 def product(rows, start, stop, coef, logits, spare):
     """Write coef @ X[start:stop].T, (K, B); ``spare`` has its size."""
 
@@ -498,20 +527,30 @@ def product_survey(
 
 
 # ------------------------------------------------------------ tree of softmaxes
+# A view of an array counts itself in and out, an atomic step that threads wait for each
+# other at. A node has few edges, so these functions take places instead; of unsigned
+# ones Numba need not ask whether they count from the end.
+@njit(inline="always")
+def _edges(bounds, node):
+    """Return the first edge of a node and that of the next."""
+    return np.uintp(bounds[node]), np.uintp(bounds[node + 1])
+
+
 @kernel(any_order=True)
 def _open(node, bounds, above, total):
     """Turn the logits of a node's edges into log probabilities of their ends.
 
     The edge that leads to the node must have been turned before.
     """
-    first, last = bounds[node], bounds[node + 1]
-    peak, norm = total.dtype.type(-np.inf), total.dtype.type(0.0)
+    first, last = _edges(bounds, node)
+    up = above[first]
+    before = total[up] if up >= 0 else total.dtype.type(0.0)
+    peak, norm = total[first], total.dtype.type(0.0)
     for e in range(first, last):
-        peak = peak if peak >= total[e] else total[e]
+        peak = max(peak, total[e])  # in vector registers; where NaN is, norm is NaN
     for e in range(first, last):
         norm += exp(total[e] - peak)
     norm = math.log(norm)
-    before = total[above[first]] if above[first] >= 0 else total.dtype.type(0.0)
     for e in range(first, last):
         total[e] = ((total[e] - peak) - norm) + before
 
@@ -519,49 +558,44 @@ def _open(node, bounds, above, total):
 @kernel
 def _ask(rows, i, node, coef, bias, bounds, above, total):
     """Write the log probabilities of the ends of a node's edges, for row i."""
-    for e in range(bounds[node], bounds[node + 1]):
-        total[e] = dot(rows, i, coef[e]) + bias[e]
+    first, last = _edges(bounds, node)
+    logits_of_row(rows, i, first, last, coef, bias, total)
     _open(node, bounds, above, total)
 
 
-@kernel
-def _place(value, key, values, keys, held):
-    """Put a value where it belongs among those held; return how many are held now.
+@kernel(any_order=True)
+def _sift(first, last, total, target, leaf, rest, values, keys, line, held, size):
+    """Put the best of some edges' leaves, or inner nodes, among the best of a line.
 
-    Largest first, ties by key; the last one drops out where there is no room.
+    Best first, so that few are put in vain; ``rest`` is scratch. Return how many the
+    line has.
     """
-    place = held
-    while place > 0 and (
-        _above(value, values[place - 1])
-        or (value == values[place - 1] and key < keys[place - 1])
-    ):
-        place -= 1
-    if place < values.shape[0]:
-        held = min(held + 1, values.shape[0])
-        for c in range(held - 1, place, -1):
-            values[c], keys[c] = values[c - 1], keys[c - 1]
-        values[place], keys[place] = value, key
-    return held
-
-
-@kernel
-def _sift(
-    first, last, target, total, held, log_leaves, leaves, n_next, logs, nodes
-):  # fmt: skip
-    """Put the ends of some edges among the best leaves and nodes; return their numbers.
-
-    Most are below all that is held, which one comparison tells.
-    """
-    lowest = log_leaves[-1] if held == len(leaves) else -np.inf
-    floor = logs[-1] if n_next == len(nodes) else -np.inf
     for e in range(first, last):
-        if target[e] < 0 and not total[e] < lowest:
-            held = _place(total[e], -1 - target[e], log_leaves, leaves, held)
-            lowest = log_leaves[-1] if held == len(leaves) else -np.inf
-        elif target[e] >= 0 and not total[e] < floor:
-            n_next = _place(total[e], target[e], logs, nodes, n_next)
-            floor = logs[-1] if n_next == len(nodes) else -np.inf
-    return held, n_next
+        rest[e] = total[e] if (target[e] < 0) == leaf else -np.inf
+    for _ in range(size):
+        top = rest[first]
+        for e in range(first, last):
+            top = max(top, rest[e])
+        full = held == size
+        if not top > -np.inf or (full and top < values[line, held - 1]):
+            break
+        place = first
+        while rest[place] != top:
+            place += np.uintp(1)
+        key = -1 - target[place] if leaf else target[place]
+        rest[place] = -np.inf
+        c = held  # from here it goes up: the largest first, ties by key
+        while c > 0 and (
+            top > values[line, c - 1]
+            or (top == values[line, c - 1] and key < keys[line, c - 1])
+        ):
+            if c < size:
+                values[line, c], keys[line, c] = values[line, c - 1], keys[line, c - 1]
+            c -= 1
+        if c < size:
+            values[line, c], keys[line, c] = top, key
+            held = min(held + 1, size)
+    return held
 
 
 @kernel
@@ -571,31 +605,43 @@ def tree_survey(
 ):  # fmt: skip
     """Write log probabilities at the wanted experts and at the k best found.
 
-    A node that no more than the k-th best leaf so far is as probable as has no leaf
-    that is better, so it is not opened.
+    A node that is no more probable than the k-th best leaf so far has no leaf that is
+    better, so it is not opened.
     """
-    k = best.shape[1]
-    total = np.empty(coef.shape[0], dtype=coef.dtype)
+    k, leaves = best.shape[1], 2
+    total, rest = np.empty(coef.shape[0], coef.dtype), np.empty_like(bias)
     asked = np.full(bounds.shape[0] - 1, -1)  # the last row that opened a node
-    nodes, logs = np.empty(beam, np.intp), np.empty(beam, coef.dtype)
-    next_nodes, next_logs = np.empty_like(nodes), np.empty_like(logs)
+    n_inner = np.zeros_like(asked)
+    for e in range(target.shape[0]):
+        n_inner[owner[e]] += target[e] >= 0
+    # Lines of the best: nodes of this level, of the next one, and leaves.
+    values = np.empty((3, max(beam, k)), coef.dtype)
+    keys = np.empty(values.shape, np.intp)
     for i in range(first, last):
-        leaves, log_leaves, held, n_open = best[i], log_best[i], 0, min(k, 1)
-        nodes[:1], logs[:1] = 0, 0.0
+        values[leaves, :k], keys[leaves, :k] = -np.inf, 0  # if logits are not finite
+        here, n_open, held = 0, min(k, 1), 0
+        values[here, 0], keys[here, 0] = 0.0, 0
         while n_open > 0:
             n_next = 0
             for c in range(n_open):
-                node = nodes[c]
-                if held == k and not logs[c] > log_leaves[k - 1]:
+                node = keys[here, c]
+                if held == k and not values[here, c] > values[leaves, k - 1]:
                     break
                 _ask(rows, i, node, coef, bias, bounds, above, total)
                 asked[node] = i
-                held, n_next = _sift(
-                    bounds[node], bounds[node + 1], target, total,
-                    held, log_leaves, leaves, n_next, next_logs, next_nodes,
-                )  # fmt: skip
-            n_open, nodes, next_nodes = n_next, next_nodes, nodes
-            logs, next_logs = next_logs, logs
+                a, b = _edges(bounds, node)
+                if n_inner[node] < bounds[node + 1] - bounds[node]:
+                    held = _sift(
+                        a, b, total, target, True, rest, values, keys, leaves, held, k
+                    )
+                if n_inner[node] > 0:
+                    n_next = _sift(
+                        a, b, total, target, False, rest,
+                        values, keys, 1 - here, n_next, beam,
+                    )  # fmt: skip
+            here, n_open = 1 - here, n_next
+        for j in range(k):
+            best[i, j], log_best[i, j] = keys[leaves, j], values[leaves, j]
         for j in range(wanted.shape[1]):
             at[i, j] = -np.inf
             for level in range(paths.shape[1] if wanted[i, j] >= 0 else 0):
