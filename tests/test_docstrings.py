@@ -53,7 +53,7 @@ def test_every_parameter_and_attribute_is_documented(name):
     )
     X, y = load_iris(return_X_y=True, as_frame=True)
     model = estimator(n_experts=2, n_init=1, cross_fit=None, random_state=0)
-    documented = {a.name for a in doc["Attributes"]}
+    documented = {a.name for a in doc["Attributes"]} - {"gates_"}  # of several y
 
     def public():
         return {a for a in vars(model) if a.endswith("_") and not a.startswith("_")}

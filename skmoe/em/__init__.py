@@ -11,6 +11,7 @@ from ._cross_fit import (
 from ._cross_fit_gate import CrossFitGate, for_new_rows
 from ._engine import begin, expect, resume, run, step
 from ._grow import grow, shrink
+from ._per_output import gates_per_output
 from ._problem import EMResult, PassInfo, Problem, State, Terms
 from ._settle import kept, routed, settle
 from ._shared import NO_CORRECTION
@@ -42,6 +43,7 @@ __all__ = [
     "finish",
     "finished",
     "for_new_rows",
+    "gates_per_output",
     "grow",
     "initial",
     "kept",

@@ -21,6 +21,7 @@ from .._sklearn_compat import (
 )
 from ..backends import BACKENDS, Array, namespace
 from ..em import (
+    Mixture,
     Problem,
     count_runs,
     fallbacks,
@@ -247,13 +248,19 @@ class BaseMoE(
                 mixture.gate, mixture.pool, mixture.problem, before
             )
             attributes |= self._diagnosis(mixture)
+            attributes |= self._more_gates(mixture, before)
 
+        vars(self).pop("gates_", None)  # of an earlier fit
         for name, value in attributes.items():
             setattr(self, name, value)
         self._set_record(mixture)
         self._warn_of(mixture.run)
         self._warn_of_fallbacks(models)
         return self
+
+    def _more_gates(self, mixture: Mixture, before) -> dict[str, Any]:
+        """Return the attributes of gates beyond the one that EM trained."""
+        return {}
 
     def _attributes(
         self, gate: BaseGate, pool: ExpertPool, problem: Problem, before

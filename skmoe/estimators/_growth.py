@@ -47,7 +47,7 @@ class GrowthMixin:
         self : object
             The mixture, now with ``n_experts_ + n`` experts, the new ones last.
         """
-        check_is_fitted(self)
+        self._check_can_grow()
         check_scalar(n, "n", Integral, min_val=1)
         problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_ + n)
         with self._computing(problem.X_gate):
@@ -75,7 +75,7 @@ class GrowthMixin:
             The mixture without them. Its gate shares their probability out among the
             others, in proportion.
         """
-        check_is_fitted(self)
+        self._check_can_grow()
         ids = np.unique(np.atleast_1d(ids))
         known = np.arange(self.n_experts_)
         if ids.dtype.kind not in "iu" or not np.isin(ids, known).all():
@@ -116,13 +116,21 @@ class GrowthMixin:
         self : object
             The mixture of those that stay.
         """
-        check_is_fitted(self)
+        self._check_can_grow()
         check_scalar(tol, "tol", Real, min_val=0)
         problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_)
         with self._computing(problem.X_gate):
             gate, pool, kept = shrink(problem, gate, self._pool, self._rule, tol)
             own = pool if self._own_pool is self._pool else self._own_pool.take(kept)
             return self._resized(problem, before, gate, pool, own)
+
+    def _check_can_grow(self) -> None:
+        check_is_fitted(self)
+        if hasattr(self, "gates_"):
+            raise ValueError(
+                "gate_per_output=True: experts cannot be added or removed; fit anew "
+                "with another n_experts."
+            )
 
     def _seen(self, X, y, sample_weight, n_experts: int) -> tuple[Problem, Any, Any]:
         """Return rows to learn from as a problem, and the parts of the gate."""

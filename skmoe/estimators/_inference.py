@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from ..backends import Array, like, namespace, select
-from ..gates import RoutingRule
+from ..experts import ExpertPool, OneOutputPool
+from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from . import _parts as parts
 from ._validation import on_host
@@ -41,21 +44,38 @@ class RoutedMixin:
         X_expert = raw if self._experts_read_raw else X
         return parts.gate_input(before, X, raw), X_expert
 
-    def _route(self, X) -> Routing:
-        """Return the routing of new rows."""
+    @property
+    def _gates(self) -> list[BaseGate]:
+        """The gates that predict asks: one, or one for each output."""
+        return [
+            parts.split_gate(gate)[1] for gate in getattr(self, "gates_", [self.gate_])
+        ]
+
+    def _asked(self, X, ask: Callable[[BaseGate, Array], Any]) -> Any:
+        """Ask the gate about new rows, or each of the gates for a list."""
         X_gate, _ = self._views(X)
-        _, gate = parts.split_gate(self.gate_)
         with self._computing(X_gate):
-            return self._rule.route(gate, X_gate)
+            found = [ask(gate, X_gate) for gate in self._gates]
+        return found if hasattr(self, "gates_") else found[0]
 
     def _combine(self, X) -> Array:
         """Return the mixture's mean or class probabilities, (n_samples, q)."""
         X_gate, X_expert = self._views(X)
-        _, gate = parts.split_gate(self.gate_)
         with self._computing(X_gate):
-            routing = self._rule.route(gate, X_gate)
-            mixed = self._pool.mix(X_expert, routing)
+            mixed = []
+            for gate, pool in zip(self._gates, self._pools, strict=True):
+                routing = self._rule.route(gate, X_gate)
+                mixed.append(pool.mix(X_expert, routing))
+            xp = namespace(mixed[0])
+            mixed = mixed[0] if len(mixed) == 1 else xp.concat(mixed, axis=1)
             return answer(X, mixed + self._said(X_expert, routing))
+
+    @property
+    def _pools(self) -> list[ExpertPool]:
+        """What each gate chooses from: all outputs, or one each."""
+        if not hasattr(self, "gates_"):
+            return [self._pool]
+        return [OneOutputPool(self._pool, j) for j in range(len(self.gates_))]
 
     def _said(self, X_expert, routing: Routing) -> Array | float:
         """Return what a shared expert says of y, which the experts only correct."""
@@ -76,13 +96,15 @@ class RoutedMixin:
         Returns
         -------
         ndarray of shape (n_samples, n_experts)
-            p(k | x) before any truncation; rows sum to one.
+            p(k | x) before any truncation; rows sum to one. With gates per output,
+            here and below, a list of such answers, one for each output.
         """
-        X_gate, _ = self._views(X)
-        _, gate = parts.split_gate(self.gate_)
-        with self._computing(X_gate):
+
+        def ask(gate: BaseGate, X_gate: Array) -> Array:
             log_proba = gate.log_proba(X_gate)
-        return answer(X, namespace(log_proba).exp(log_proba))
+            return answer(X, namespace(log_proba).exp(log_proba))
+
+        return self._asked(X, ask)
 
     def route(self, X):
         """Return the weights that predict uses.
@@ -97,7 +119,7 @@ class RoutedMixin:
         scipy.sparse.csr_array of shape (n_samples, n_experts)
             At most ``top_k`` weights a row, summing to one.
         """
-        return self._route(X).to_csr()
+        return self._asked(X, lambda gate, Z: self._rule.route(gate, Z).to_csr())
 
     def apply(self, X):
         """Return the experts that serve each row, best first.
@@ -110,27 +132,38 @@ class RoutedMixin:
         Returns
         -------
         ndarray of shape (n_samples, min(top_k, n_experts))
-            Positions in ``experts_``.
+            Positions in ``experts_``; -1 where ``top_p`` asks fewer.
         """
-        routing = self._route(X)
-        if not routing.dense:
-            return answer(X, routing.indices)
-        best = select(routing.weights).top_k(routing.weights, routing.n_experts)
-        return answer(X, best[1])
+
+        def ask(gate: BaseGate, X_gate: Array) -> Array:
+            routing = self._rule.route(gate, X_gate)
+            if not routing.dense:
+                return answer(X, routing.indices)
+            best = select(routing.weights).top_k(routing.weights, routing.n_experts)
+            return answer(X, best[1])
+
+        return self._asked(X, ask)
 
     # -------------------------------------------------------------- likelihood
-    def _log_joint(self, X, y, rule: RoutingRule) -> tuple[Array, Routing]:
+    def _log_joint(self, X, y, rule: RoutingRule) -> list[tuple[Array, Routing]]:
+        """Return log p(k | x) p(y | x, k) and its routing, of each gate."""
         X_gate, X_expert = self._views(X)
-        _, gate = parts.split_gate(self.gate_)
         y = self._read_target(on_host(y))
         check_consistent_length(X_expert, y)
         y = like(y, X_gate)
+        found = []
         with self._computing(X_gate):
-            routing = rule.route(gate, X_gate)
-            left = y - self._said(X_expert, routing) if y.ndim == 2 else y
-            log_lik = self._pool.log_likelihood(X_expert, left, routing)
-            log_gate = select(log_lik).log_softmax(gate.log_proba_at(X_gate, routing))
-        return log_gate + log_lik, routing
+            for j, (gate, pool) in enumerate(
+                zip(self._gates, self._pools, strict=True)
+            ):
+                routing = rule.route(gate, X_gate)
+                left = y - self._said(X_expert, routing) if y.ndim == 2 else y
+                left = left[:, j : j + 1] if hasattr(self, "gates_") else left
+                log_lik = pool.log_likelihood(X_expert, left, routing)
+                log_gate = gate.log_proba_at(X_gate, routing)
+                joint = select(log_lik).log_softmax(log_gate) + log_lik
+                found.append((joint, routing))
+        return found
 
     def score_samples(self, X, y=None):
         """Return log p(y | x) of each row, under the routing that predict uses.
@@ -149,8 +182,8 @@ class RoutedMixin:
             Natural logarithms; densities for a regressor.
         """
         y = self.predict(X) if y is None else y
-        log_joint, _ = self._log_joint(X, y, self._rule)
-        return answer(X, select(log_joint).logsumexp(log_joint))
+        found = self._log_joint(X, y, self._rule)
+        return answer(X, sum(select(joint).logsumexp(joint) for joint, _ in found))
 
     def responsibilities(self, X, y):
         """Return p(k | x, y), the posterior of each expert given the target.
@@ -168,17 +201,20 @@ class RoutedMixin:
             At most ``top_k`` entries a row, the best of the gate's candidates,
             renormalised to sum to one.
         """
-        log_joint, routing = self._log_joint(X, y, RoutingRule(self._training_width()))
-        ops = select(log_joint)
+        joint = self._log_joint(X, y, RoutingRule(self._training_width()))
+        found = [self._posterior(*each) for each in joint]
+        return found if hasattr(self, "gates_") else found[0]
+
+    def _posterior(self, joint: Array, routing: Routing) -> sparse.csr_array:
+        ops = select(joint)
         if self.top_k is None or self.top_k >= routing.shape[1]:
-            return routing.with_weights(ops.normalise(log_joint)[0]).to_csr()
-        kept, resp, _ = ops.truncate(log_joint, self.top_k)
+            return routing.with_weights(ops.normalise(joint)[0]).to_csr()
+        kept, resp, _ = ops.truncate(joint, self.top_k)
         indices = namespace(kept).take_along_axis(routing.indices, kept, axis=1)
         return Routing(indices, resp, routing.n_experts).to_csr()
 
     def _n_parameters(self) -> int:
-        _, gate = parts.split_gate(self.gate_)
-        return gate.n_parameters + self._pool.n_parameters
+        return sum(gate.n_parameters for gate in self._gates) + self._pool.n_parameters
 
     def aic(self, X, y):
         """Return Akaike's information criterion; lower is better.

@@ -13,7 +13,9 @@ from sklearn.utils import get_tags
 
 from .._sklearn_compat import Interval, _check_y
 from ..backends import Array, to_host
+from ..em import Mixture, gates_per_output
 from ..experts import Gaussian
+from . import _parts as parts
 from ._base import BaseMoE
 
 SCALE_FLOOR = 1e-3
@@ -65,6 +67,10 @@ class MoERegressor(RegressorMixin, BaseMoE):
     scale_prior : float, default=10.0
         Pseudo-rows that pull each expert's noise variance to the pooled one, so that
         a small expert cannot run away to zero noise. 0 is maximum likelihood.
+    gate_per_output : bool, default=False
+        Give each of several outputs a gate and noise scales of its own, over experts
+        that all outputs share. Where outputs follow different regimes one gate has
+        to compromise. False is one gate for all.
     shared_expert : estimator, "auto" or None, default=None
         A learner fitted on all rows, whose out-of-fold residuals the experts learn;
         one of the ``n_experts`` learns nothing, so that rows may keep the shared
@@ -131,11 +137,14 @@ class MoERegressor(RegressorMixin, BaseMoE):
         The fitted gate.
     n_experts_ : int
         Number of experts.
+    gates_ : list of gates or Pipelines
+        The gate of each output, with ``gate_per_output=True``; ``gate_`` is then the
+        one that the experts were trained with.
     scale_ : ndarray of shape (n_experts,) or (n_experts, n_outputs)
         Noise standard deviation of each expert, in units of y.
     expert_load_ : ndarray of shape (n_experts,)
         Share of the training rows that each expert serves, by routing weight; sums
-        to one.
+        to one. With a gate per output (n_outputs, n_experts), a row for each.
     lower_bound_ : float
         Mean a row of the log-likelihood bound where EM ended, over the experts that
         training keeps for a row; out of fold if cross-fitted.
@@ -199,6 +208,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
     _parameter_constraints: dict = {
         **BaseMoE._parameter_constraints,
         "scale_prior": [Interval(Real, 0, None, closed="left")],
+        "gate_per_output": ["boolean"],
     }
 
     def __init__(
@@ -211,6 +221,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
         top_p=None,
         capacity_factor=None,
         scale_prior=10.0,
+        gate_per_output=False,
         shared_expert=None,
         cross_fit="auto",
         final="refit",
@@ -247,6 +258,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
             verbose=verbose,
         )
         self.scale_prior = scale_prior
+        self.gate_per_output = gate_per_output
 
     def _default_expert(self):
         return Ridge()
@@ -272,6 +284,31 @@ class MoERegressor(RegressorMixin, BaseMoE):
                 f"with {n_outputs}."
             )
         return y
+
+    def _more_gates(self, mixture: Mixture, before) -> dict[str, Any]:
+        """Return the gate, the scales and the loads of each output, if asked for."""
+        if not self.gate_per_output:
+            return {}
+        if self._single_output:
+            raise ValueError(
+                "gate_per_output=True needs y of several outputs, shape (n_samples, "
+                "n_outputs); got one output."
+            )
+        average = self.final == "average"
+        gates, pool = gates_per_output(mixture, self._rule, average=average)
+        problem, loads = mixture.problem, []
+        for gate in gates:
+            routing = self._rule.route(gate, problem.X_gate)
+            load = routing.scaled(problem.sample_weight)
+            loads.append(load.sum_by_expert(load.weights))
+        load = np.stack(loads)
+        return {
+            "gates_": [parts.fitted_gate(self.gate, before, gate) for gate in gates],
+            "expert_load_": load / load.sum(axis=1, keepdims=True),
+            "scale_": pool.scale,
+            "experts_": pool.estimators(),
+            "_pool": pool,
+        }
 
     def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
         y, weight = to_host(y).astype(np.float64), to_host(weight)

@@ -7,6 +7,7 @@ from ._left_out import LeaveOneOutPool, LeftOutPool, left_out
 from ._likelihoods import Categorical, Gaussian
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
+from ._one_output import OneOutputPool
 from ._registry import make_pool, register_pool
 from ._remembered import MOST, remembered
 
@@ -22,6 +23,7 @@ __all__ = [
     "LeftOutPool",
     "LinearPool",
     "LogisticPool",
+    "OneOutputPool",
     "joined",
     "left_out",
     "make_pool",

@@ -146,6 +146,13 @@ class ExpertPool(ABC):
         """
         return copy.copy(self).fit(X, y, routing)
 
+    def update_each(self, X: Array, y: Array, routings: Sequence[Routing]) -> Self:
+        """Return a new pool, trained where each output has a routing of its own.
+
+        Learners take one weight a row: here the mean of the routings.
+        """
+        return self.update(X, y, Routing.mean(routings))
+
     def log_density(self, y: Array, values: Array, routing: Routing) -> Array:
         """Return log p(y | x, k) at each entry from `evaluate`'s values, (n, m).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Self
 
@@ -56,6 +57,17 @@ class LinearPool(ExpertPool):
         other = copy.copy(self)
         other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
         other._solve(X, y, routing)
+        return other
+
+    def update_each(self, X: Array, y: Array, routings: Sequence[Routing]) -> Self:
+        """Return a new pool, each output trained on a routing of its own."""
+        other, parts = copy.copy(self), []
+        for j, routing in enumerate(routings):
+            own, one = slice(j, j + 1), copy.copy(self)
+            one.coef, one.intercept = self.coef[:, own], self.intercept[:, own]
+            parts.append(one.update(X, y[:, own], routing))
+        other.coef = np.concatenate([part.coef for part in parts], axis=1)
+        other.intercept = np.concatenate([part.intercept for part in parts], axis=1)
         return other
 
     def _solve(self, X: Array, y: Array, routing: Routing) -> list[int]:

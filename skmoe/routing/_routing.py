@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -70,6 +70,17 @@ class Routing:
         indices = xp.expand_dims(labels, axis=-1)
         weights = xp.ones_like(indices, dtype=xp.float64)
         return cls(indices, weights, n_experts)
+
+    @classmethod
+    def mean(cls, routings: Sequence[Routing]) -> Routing:
+        """Return the mean of several routings of the same rows."""
+        total = sum(routing.to_csr() for routing in routings) / len(routings)
+        size = np.diff(total.indptr)
+        there = np.arange(size.max(initial=0)) < size[:, None]
+        indices, weights = np.full(there.shape, -1), np.zeros(there.shape)
+        indices[there], weights[there] = total.indices, total.data
+        first = routings[0]
+        return cls(indices, weights, first.n_experts).like(first.weights)
 
     # --------------------------------------------------------- derived views
     @property

@@ -1,0 +1,97 @@
+"""A gate for each output, over experts that all outputs share [1]_.
+
+Output j has its own gate, noise scales and responsibilities; experts, which predict all
+outputs, are fitted to the mean of these (ridge experts, whose outputs do not depend on
+each other, output by output). Training starts from a mixture whose
+outputs share one gate. Then gates and experts take turns: EM of each output with the
+experts as they are, and a refit of the experts, as long as the bounds gain.
+
+References
+----------
+.. [1] J. Ma, Z. Zhao, X. Yi, J. Chen, L. Hong and E. H. Chi, "Modeling task
+   relationships in multi-task learning with multi-gate mixture-of-experts", KDD 2018.
+   doi:10.1145/3219819.3220007
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..experts import ExpertPool, OneOutputPool
+from ..gates import BaseGate, RoutingRule
+from ..routing import Routing
+from ._cross_fit import last_judge, predictor
+from ._cross_fit_gate import for_new_rows
+from ._engine import resume, run
+from ._problem import Problem, State
+from ._settle import LAST_PASSES, settle
+from ._train import Mixture
+
+ROUNDS = 20
+"""Turns of gates and experts, at most."""
+
+
+def gates_per_output(
+    mixture: Mixture, rule: RoutingRule, *, average: bool
+) -> tuple[list[BaseGate], ExpertPool]:
+    """Return the gate of each output, and the experts with a scale for each output.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        Its outputs share one gate.
+    rule : RoutingRule
+        Which experts predict asks.
+    average : bool
+        Whether cross-fitted experts become the means of their fold models.
+    """
+    problem, pool, turn = mixture.problem, mixture.run.pool, 0
+    n_outputs = problem.y.shape[1]
+    states = _states(problem, [mixture.run.gate] * n_outputs, pool)
+    while turn < ROUNDS:
+        mass = [state.resp.scaled(problem.sample_weight) for state in states]
+        trial = pool.update_each(problem.X, problem.y, mass)
+        tried = _states(problem, [state.gate for state in states], trial)
+        if _total(tried) <= _total(states) + problem.tol:
+            break
+        states, pool, turn = tried, trial, turn + 1
+
+    final = copy.copy(mixture.pool)
+    if turn > 0:
+        mean = Routing.mean([state.resp for state in states])
+        judge = last_judge(problem, pool, mean)
+        final = copy.copy(predictor(problem, judge, mean, average=average))
+    judge, gates = problem.remember(pool), []
+    scale = np.empty((problem.n_experts, n_outputs))
+    for j, state in enumerate(states):
+        own = _of_output(problem, j)
+        asked = own, state.gate, OneOutputPool(judge, j)
+        last = settle(*asked, rule, LAST_PASSES, learn=False)
+        gates.append(for_new_rows(own, last.gate, last.resp))
+        scale[:, j] = np.ravel(last.pool.scale)
+    final.scale = scale
+    return gates, final
+
+
+def _of_output(problem: Problem, j: int) -> Problem:
+    return replace(problem, y=problem.y[:, j : j + 1])
+
+
+def _states(
+    problem: Problem, gates: Sequence[BaseGate], pool: ExpertPool
+) -> list[State]:
+    """Return where EM of each output ends while the experts stay."""
+    judge, states = problem.remember(pool), []
+    for j, gate in enumerate(gates):
+        own = _of_output(problem, j)
+        found = run(own, resume(own, gate, OneOutputPool(judge, j)))
+        states.append(resume(own, found.gate, found.pool))
+    return states
+
+
+def _total(states: Sequence[State]) -> float:
+    return sum(state.bound for state in states)

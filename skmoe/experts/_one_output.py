@@ -1,0 +1,54 @@
+"""One output of experts that have several, as a pool of its own."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+
+from ..backends import Array
+from ..routing import Routing
+from ._base import DerivedPool, ExpertPool
+from ._likelihoods import Gaussian
+
+
+class OneOutputPool(DerivedPool):
+    """What a fitted pool says of one output. Its experts learn no more.
+
+    Parameters
+    ----------
+    pool : ExpertPool
+        Fitted, for regression.
+    output : int
+        Which output.
+    """
+
+    def __init__(self, pool: ExpertPool, output: int) -> None:
+        super().__init__(pool)
+        assert isinstance(self.likelihood, Gaussian)
+        self.pool, self.output, own = pool, output, slice(output, output + 1)
+        self.likelihood = replace(self.likelihood, floor=self.likelihood.floor[own])
+        self.scale = None if pool.scale is None else pool.scale[:, own]
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return self."""
+        return self
+
+    def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return each entry's prediction of the output, (n, m, 1)."""
+        own = slice(self.output, self.output + 1)
+        return self.pool.evaluate(X, y, routing)[:, :, own]
+
+    def predict(self, X: Array, routing: Routing) -> Array:
+        """Return each entry's prediction of the output, (n, m, 1)."""
+        return self.pool.predict(X, routing)[:, :, self.output : self.output + 1]
+
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return a copy: no expert is new."""
+        return copy.copy(self)
+
+    def estimators(self) -> list[Any]:
+        """Return the experts, which have all outputs."""
+        return self.pool.estimators()
