@@ -90,7 +90,7 @@ def read_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
         before = clone(gate[:-1]) if len(gate.steps) > 1 else None
     else:
         last, before = gate, None
-    if is_classifier(last) and not isinstance(last, type):
+    if not isinstance(last, type) and is_classifier(last):
         return before, EstimatorGate(clone(last))
     missing = [m for m in ("fit", "log_proba", "route") if not hasattr(last, m)]
     if missing or isinstance(last, type):
