@@ -26,6 +26,10 @@ FALL = 0.99
 """What a row loses of its weight from distance 0 to that of the furthest neighbour. A
 little is left, so that rows at one distance count alike."""
 
+ROUNDING = 1e-9
+"""A row of which so little is wanted is none: what a sum of weights lacks by rounding
+must not bring in another neighbour."""
+
 
 class KNeighborsGate(CaseGate):
     r"""Gate of neighbours: p(k | x) is the mean responsibility of the rows near x.
@@ -171,7 +175,7 @@ class KNeighborsGate(CaseGate):
         part = np.clip(left / mass, 0.0, 1.0)
         near = np.sum(part * mass, axis=1)
         if self.weights == "distance":
-            part *= falling(distance, part > 0)
+            part *= falling(distance, part > ROUNDING)
             part *= (near / np.sum(part * mass, axis=1))[:, None]
         total = near + self.smoothing
         shape = case.shape[0], len(self._mass)

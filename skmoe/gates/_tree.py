@@ -21,6 +21,10 @@ MIN_WEIGHTS = (20, 5, 10, 50, 100)
 """Leaf sizes that min_samples_leaf="auto" chooses from, the first where nothing is
 held out."""
 
+ROUNDING = 1e-9
+"""What the weight of a leaf may lack, relative: responsibilities sum to one but for
+rounding."""
+
 MOST_OUTPUTS = 32
 """With more experts than this a tree grows on so many random sums of them."""
 
@@ -175,7 +179,7 @@ class TreeGate(CaseGate):
         limits = {
             "max_depth": self.max_depth,
             "max_leaf_nodes": self.max_leaf_nodes,
-            "min_weight_fraction_leaf": float(min(0.5, least / total)),
+            "min_weight_fraction_leaf": float(min(0.5, (1 - ROUNDING) * least / total)),
             "random_state": self.random_state,
         }
         if self.n_estimators == 1:
