@@ -1,15 +1,23 @@
 """The scikit-learn contract, for estimators times configurations."""
 
+import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skmoe import MoEClassifier, MoERegressor
-from skmoe.gates import SoftmaxGate
+from skmoe.gates import (
+    EstimatorGate,
+    GroupGate,
+    KNeighborsGate,
+    SoftmaxGate,
+    TreeGate,
+)
 
 QUICK = {"cross_fit": None, "n_init": 1, "max_iter": 5}
 
@@ -43,6 +51,25 @@ LINEAR = [
         n_experts=2, gate=make_pipeline(StandardScaler(), SoftmaxGate()), **QUICK
     ),
     MoEClassifier(n_experts=2, class_weight="balanced", **QUICK),
+]
+
+# Ids are whole numbers; those of the checks are not.
+WHOLE = FunctionTransformer(np.round, accept_sparse=True)
+
+# A gate of each kind; tables of 20 rows want small leaves and neighbourhoods.
+GATES = [
+    MoERegressor(n_experts=2, gate="gaussian", **QUICK),
+    MoERegressor(n_experts=3, gate="hierarchical", **QUICK),
+    MoERegressor(n_experts=4, gate="product", **QUICK),
+    MoERegressor(n_experts=2, gate=KNeighborsGate(5), **QUICK),
+    MoERegressor(n_experts=2, gate=make_pipeline(WHOLE, GroupGate()), **QUICK),
+    MoEClassifier(n_experts=2, gate=KNeighborsGate(5), **QUICK),
+    MoEClassifier(n_experts=2, gate=EstimatorGate(GaussianNB()), **QUICK),
+]
+
+TREE_GATES = [
+    MoERegressor(n_experts=2, gate=TreeGate(5), **QUICK),
+    MoEClassifier(n_experts=2, gate=TreeGate(5), **QUICK),
 ]
 
 TREES = [
@@ -99,14 +126,14 @@ def weights_count_inexactly(estimator):
 
 
 @passes_of_a_check_are_few
-@parametrize_with_checks(LINEAR)
+@parametrize_with_checks([*LINEAR, *GATES])
 def test_contract(estimator, check):
     check(estimator)
 
 
 @passes_of_a_check_are_few
 @parametrize_with_checks(
-    [*TREES, *SCALED, SUPPORT_VECTORS],
+    [*TREES, *TREE_GATES, *SCALED, SUPPORT_VECTORS],
     expected_failed_checks=weights_count_inexactly,
     xfail_strict=False,  # rounding differs between machines
 )
