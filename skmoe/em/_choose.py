@@ -46,6 +46,9 @@ GATE_UPDATES = 3
 
 ROUNDING = 1e-9
 
+SHARE_OF_GAIN = 0.5
+"""What a choice must keep of the best gain in point predictions."""
+
 SETTLE_PASSES, GATE_PASSES = 8, 1
 """Passes of experts and gate, and of the gate after experts were pulled."""
 
@@ -247,16 +250,19 @@ def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
 def choose(held: Sequence[HeldOut], split: Sequence[Split]) -> Choice:
     """Return the gate and strength with the best held-out log-likelihood.
 
-    Of those whose point predictions are no worse than the pooled fit's: on a target of
-    few values sharp densities may pay although means get worse.
+    Of those whose point predictions gain at least `SHARE_OF_GAIN` of what the best
+    gains over the pooled fit: on a target of few values, and with outliers, sharp
+    densities may pay although means get worse.
     """
     weights = [float(to_host(s.test.sample_weight).sum()) for s in split]
     table = np.average([h.table for h in held], axis=0, weights=weights)
     losses = np.average([h.losses for h in held], axis=0, weights=weights)
     blind = np.average([h.blind for h in held], axis=0, weights=weights)
-    no_worse = losses <= losses[:, 0].min() * (1 + ROUNDING)
+    pooled = losses[:, 0].min()
+    most = pooled - SHARE_OF_GAIN * (pooled - losses.min())
+    allowed = losses <= most * (1 + ROUNDING)
     gate, at = np.unravel_index(
-        np.argmax(np.where(no_worse, table, -np.inf)), table.shape
+        np.argmax(np.where(allowed, table, -np.inf)), table.shape
     )
     return Choice(
         int(gate),
