@@ -675,7 +675,7 @@ def test_of_many_rows_a_sample_chooses(monkeypatch):
     monkeypatch.setattr(_choose, "ENOUGH_ROWS", 100)
     monkeypatch.setattr(_choose, "ENOUGH_AN_EXPERT", 1)
     n = len(Y)
-    part = _choose.splits(problem_of(Y, 2), None, rigid=True)[0]
+    part = _choose.splits(problem_of(Y, 2), rigid=True)[0]
     used = part.rows.sum() + len(part.test.y)
     assert used < n
     assert used == pytest.approx(n / -(-n // 100), abs=4)

@@ -72,7 +72,8 @@ def gates_per_output(
         asked = own, state.gate, OneOutputPool(judge, j)
         last = settle(*asked, rule, LAST_PASSES, learn=False)
         gates.append(for_new_rows(own, last.gate, last.resp))
-        scale[:, j] = np.ravel(last.pool.scale)
+        assert last.pool.scale is not None
+        scale[:, j] = last.pool.scale[:, 0]
     final.scale = scale
     return gates, final
 
