@@ -285,7 +285,7 @@ def vowels_tables(frame: pd.DataFrame) -> Iterator[str]:
                 len(own),
                 f"{own['accuracy'].mean():.1%}",
                 f"{100 * (own['accuracy'].mean() - base['accuracy'].mean()):+.1f}",
-                f"{own['log_lik'].mean():.3f}",
+                f"{own['log_lik'].mean():.3f}" if own["log_lik"].notna().any() else "",
                 "; ".join(own["chosen"].dropna()) if "chosen" in own else "",
             ]
         )
