@@ -54,7 +54,7 @@ LINEAR = [
 ]
 
 # Ids are whole numbers; those of the checks are not.
-WHOLE = FunctionTransformer(np.round, accept_sparse=True)
+WHOLE = FunctionTransformer(np.rint, accept_sparse=True)
 
 # A gate of each kind; tables of 20 rows want small leaves and neighbourhoods.
 GATES = [
