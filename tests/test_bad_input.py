@@ -247,9 +247,9 @@ def test_other_columns_at_predict():
         ({"cross_fit": 1}, "'cross_fit' ... int in the range [2, inf) ... Got 1"),
         ({"cross_fit": "all"}, "cross_fit must be 'auto', a number ... got 'all'"),
         ({"gate": "soft"}, "'gate' ... 'softmax' ... or an object ... Got 'soft'"),
-        ({"gate": LogisticRegression()}, "gate must be ... which has no log_proba"),
+        ({"gate": Ridge()}, "gate must be ... which has no log_proba"),
         (
-            {"gate": make_pipeline(StandardScaler(), LogisticRegression())},
+            {"gate": make_pipeline(StandardScaler(), Ridge())},
             "gate must be ... which has no log_proba, route",
         ),
         ({"gate": SoftmaxGate}, "gate must be ... SoftmaxGate'>, which is a class"),

@@ -19,7 +19,7 @@ from .._sklearn_compat import (
     _fit_context,
     with_callbacks,
 )
-from ..backends import BACKENDS, Array, namespace
+from ..backends import BACKENDS, Array, namespace, one_blas_thread
 from ..em import (
     Mixture,
     Problem,
@@ -225,7 +225,8 @@ class BaseMoE(
             balance=self.balance,
             capacity=self.capacity_factor or np.inf,
         )
-        with self._computing(problem.X_gate):
+        # Small products too: the threads of BLAS would spin between them.
+        with one_blas_thread(), self._computing(problem.X_gate):
             plans = self._plans(problem, gate, learners, seeds, given)
             runs = Watched(
                 self,
