@@ -99,18 +99,29 @@ def test_names_and_order_of_groups_do_not_matter():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("top_k", [1, 2])
-@pytest.mark.parametrize("gate", ["softmax", "tree"])
-@pytest.mark.parametrize("expert", [None, DecisionTreeRegressor(max_depth=3)])
-def test_all_that_trains_takes_groups(top_k, gate, expert):
-    model = MoERegressor(
-        expert, n_experts=4, top_k=top_k, gate=gate, max_iter=4, random_state=0
-    )
+@pytest.mark.parametrize(
+    ("expert", "gate", "top_k"),
+    [
+        (None, "softmax", 1),
+        (None, "tree", 2),
+        (DecisionTreeRegressor(max_depth=3), "softmax", 2),
+        (DecisionTreeRegressor(max_depth=3), "tree", 1),
+    ],
+    ids=str,
+)
+def test_all_that_trains_takes_groups(expert, gate, top_k):
+    quick = {"gate": gate, "n_init": 1, "max_iter": 4, "random_state": 0}
+    model = MoERegressor(expert, n_experts=4, top_k=top_k, **quick)
     model.fit(X, Y, groups=GROUPS, sample_weight=1 + random.rand(N))
     assert np.isfinite(model.score_samples(X, Y)).all()
+
+
+@pytest.mark.parametrize("gate", ["softmax", "tree"])
+def test_classifiers_take_groups(gate):
     labels = np.where(Y > 0, "up", "down")
-    classifier = MoEClassifier(n_experts=3, gate=gate, max_iter=4, random_state=0)
-    assert classifier.fit(X, labels, groups=GROUPS).score(X, labels) > 0.5
+    quick = {"gate": gate, "n_init": 1, "max_iter": 4, "random_state": 0}
+    model = MoEClassifier(n_experts=3, **quick).fit(X, labels, groups=GROUPS)
+    assert model.score(X, labels) > 0.5
 
 
 def test_rows_of_a_group_share_responsibilities(monkeypatch):
