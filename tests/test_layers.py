@@ -10,6 +10,7 @@ import skmoe
 ROOT = Path(skmoe.__file__).parent
 FLOORS = {
     "backends": 0,
+    "_learners": 0,
     "_sklearn_compat": 0,
     "routing": 1,
     "solvers": 1,

@@ -27,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, TargetEncoder
 from sklearn.tree import DecisionTreeRegressor
 
+from skmoe._learners import MIN_RESPONSIBILITY
 from skmoe.backends import to_host, using
 from skmoe.em import Problem, begin, initial, run
 from skmoe.experts import (
@@ -39,7 +40,7 @@ from skmoe.experts import (
     left_out,
     make_pool,
 )
-from skmoe.experts._base import MIN_RESPONSIBILITY, floored
+from skmoe.experts._base import floored
 from skmoe.experts._estimator_pool import resample
 from skmoe.gates import SoftmaxGate
 from skmoe.routing import Routing

@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
+from skmoe._learners import MIN_RESPONSIBILITY
 from skmoe.experts import (
     Categorical,
     EstimatorPool,
@@ -27,7 +28,7 @@ from skmoe.experts import (
     make_pool,
     register_pool,
 )
-from skmoe.experts._base import MIN_RESPONSIBILITY, PROBABILITY_FLOOR, floored, share
+from skmoe.experts._base import PROBABILITY_FLOOR, floored, share
 from skmoe.experts._estimator_pool import resample
 from skmoe.routing import Routing
 

@@ -120,7 +120,10 @@ def test_capacity_limits_a_batch():
     model = MoERegressor(**params, capacity_factor=1.0).fit(X, Y)
     load = np.diff(model.route(X).tocsc().indptr)
     np.testing.assert_array_equal(load, N / 4)
+    limited = model.apply(X)[:, 0]
     model.set_params(capacity_factor=None)
+    n_moved = np.count_nonzero(limited != model.apply(X)[:, 0])
+    assert model.diagnostics_["rows_moved"] == n_moved > 0
     assert np.diff(model.route(X).tocsc().indptr).max() > N / 4
 
 

@@ -13,7 +13,7 @@ from ._engine import begin, expect, resume, run, step
 from ._grow import grow, shrink
 from ._per_output import gates_per_output
 from ._problem import EMResult, PassInfo, Problem, State, Terms
-from ._settle import kept, routed, settle
+from ._settle import kept, moved, routed, settle
 from ._shared import NO_CORRECTION
 from ._starts import PORTFOLIO, STARTS, initial
 from ._train import KINDS, Mixture, Plan, Start, count_runs, finish, train
@@ -47,6 +47,7 @@ __all__ = [
     "grow",
     "initial",
     "kept",
+    "moved",
     "resume",
     "routed",
     "run",

@@ -120,6 +120,16 @@ def kept(
     return mass, rows, n_experts
 
 
+def moved(problem: Problem, gate: BaseGate, rule: RoutingRule) -> int:
+    """Return how many rows do not get all the experts that they ask for.
+
+    Their experts have no room under the rule's capacity.
+    """
+    free = route(problem, gate, replace(rule, capacity_factor=None)).to_csr() != 0
+    found = route(problem, gate, rule).to_csr() != 0
+    return int(np.count_nonzero(np.diff((free != found).indptr)))
+
+
 # ------------------------------------------------------------------ pooled fits
 @dataclass(frozen=True, eq=False)
 class Pooled:

@@ -151,7 +151,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         "routed_bound" beside the "in_sample_bound" of the same rows, which flexible
         experts flatter; "top_k_mass", the gate's mean probability of the experts that
         predict asks, and "top_k_rows", the share of rows of which they have 95 %;
-        "experts_per_row", how many predict asks in the mean.
+        "experts_per_row", how many predict asks in the mean; with a
+        ``capacity_factor`` "rows_moved", how many training rows found an expert full.
     shared_expert_ : estimator
         The fitted shared expert, if the mixture has one.
     n_iter_ : int

@@ -167,7 +167,8 @@ class MoERegressor(RegressorMixin, BaseMoE):
         "routed_bound" beside the "in_sample_bound" of the same rows, which flexible
         experts flatter; "top_k_mass", the gate's mean probability of the experts that
         predict asks, and "top_k_rows", the share of rows of which they have 95 %;
-        "experts_per_row", how many predict asks in the mean.
+        "experts_per_row", how many predict asks in the mean; with a
+        ``capacity_factor`` "rows_moved", how many training rows found an expert full.
     shared_expert_ : estimator
         The fitted shared expert, if the mixture has one.
     n_iter_ : int
@@ -272,6 +273,11 @@ class MoERegressor(RegressorMixin, BaseMoE):
 
     def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
         self._single_output = y.ndim == 1
+        if self.gate_per_output and self._single_output:
+            raise ValueError(
+                "gate_per_output=True needs y of several outputs, shape (n_samples, "
+                "n_outputs); got one output."
+            )
         return (y[:, None] if self._single_output else y), weight
 
     def _read_target(self, y: Any) -> Array:
@@ -289,11 +295,6 @@ class MoERegressor(RegressorMixin, BaseMoE):
         """Return the gate, the scales and the loads of each output, if asked for."""
         if not self.gate_per_output:
             return {}
-        if self._single_output:
-            raise ValueError(
-                "gate_per_output=True needs y of several outputs, shape (n_samples, "
-                "n_outputs); got one output."
-            )
         average = self.final == "average"
         gates, pool = gates_per_output(mixture, self._rule, average=average)
         problem, loads = mixture.problem, []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
-from ..em import Mixture, kept, routed
+from ..em import Mixture, kept, moved, routed
 
 WORTH = 1e-3
 """Nats a row from which a mixture is said to gain over one learner."""
@@ -42,6 +42,8 @@ class ReportingMixin:
             "top_k_rows": rows,
             "experts_per_row": asked,
         }
+        if self.capacity_factor is not None:
+            diagnostics["rows_moved"] = moved(problem, mixture.gate, self._rule)
         return {"diagnostics_": diagnostics}
 
     def _set_record(self, mixture: Mixture) -> None:

@@ -10,15 +10,11 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from .._learners import MIN_RESPONSIBILITY
 from .._sklearn_compat import _safe_indexing
 from ..backends import Array, like, namespace, select, to_host
 from ..routing import Routing
 from ._likelihoods import Categorical, Gaussian
-
-MIN_RESPONSIBILITY = 1e-3
-"""An expert is not fitted on rows of which it owns less than this.
-
-To many learners a row of weight zero is still a row (bin edges, leaf counts)."""
 
 PROBABILITY_FLOOR = 1e-3
 """Floor of class probabilities, shared over the classes: an expert that never saw

@@ -11,8 +11,8 @@ from sklearn import config_context  # type: ignore[attr-defined]
 from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import has_fit_parameter
 
+from .._learners import seeded, weight_parameter
 from ..backends import Array, few_openmp_threads, like, one_blas_thread, to_host
 from ..routing import Routing
 from ._base import ExpertPool, floored, host_rows, share, take_rows
@@ -211,8 +211,8 @@ def _fit_expert(
     A ValueError, scikit-learn's word for rows that a learner cannot take, is returned
     as the RuntimeError that any other error raises.
     """
-    expert = _seeded(clone(learner), seed)
-    weight_name = _weight_parameter(expert)
+    expert = seeded(clone(learner), seed)
+    weight_name = weight_parameter(expert)
     if weight_name is None:
         rows = resample(weights, seed)
         if rows is not None:
@@ -242,25 +242,6 @@ def _fit_expert(
                 raise failure from error
             failure.__cause__ = error
             return failure
-
-
-def _weight_parameter(learner: BaseEstimator) -> str | None:
-    """Return the name under which the learner's fit takes sample weights."""
-    if isinstance(learner, Pipeline):
-        name, last = learner.steps[-1]
-        inner = _weight_parameter(last)
-        return None if inner is None else f"{name}__{inner}"
-    return "sample_weight" if has_fit_parameter(learner, "sample_weight") else None
-
-
-def _seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
-    """Give a seed to every part of the estimator that has none of its own."""
-    unset = {
-        name: seed
-        for name, value in estimator.get_params().items()
-        if (name == "random_state" or name.endswith("__random_state")) and value is None
-    }
-    return estimator.set_params(**unset)
 
 
 def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:

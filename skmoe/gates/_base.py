@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator
 
-from ..backends import Array, namespace, select
+from ..backends import Array, like, namespace, select
 from ..routing import Routing, gather, nucleus
 
 
@@ -46,7 +46,8 @@ class BaseGate(BaseEstimator, ABC):
     4. if it can improve on what it has more cheaply than from scratch, write
        ``update(X, routing)``, which returns a *new* gate and leaves self unchanged;
     5. if it can find the best experts of a row without asking all of them, write
-       ``best``, ``log_proba_at`` and ``survey``; all routing rests on these;
+       ``best``, ``log_proba_at`` and ``survey``, or ``survey`` alone as a
+       `SurveyedGate`; all routing rests on these;
     6. if it can count its free parameters, write ``n_parameters``;
     7. if its smoothness is for the data to choose, write ``variants()``;
     8. if experts can be left out or split without new data, write ``take``;
@@ -272,3 +273,49 @@ class BaseGate(BaseEstimator, ABC):
         if top_p is not None:
             return nucleus(log_best, best, n_experts, top_p)
         return Routing(best, select(log_best).normalise(log_best)[0], n_experts)
+
+
+class SurveyedGate(BaseGate):
+    """Base class of gates that answer all routing from one `survey` of their own."""
+
+    def log_proba_at(self, X: Array, routing: Routing) -> Array:
+        """Return log p(k | x) at the entries of a routing, -inf where it has none.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing
+            The entries to ask about; its weights are not read.
+
+        Returns
+        -------
+        (n_samples, width) array
+            Logarithms of the probabilities over all experts.
+        """
+        if routing.dense:
+            return self.log_proba(X)
+        return self.survey(X, routing.indices, 1)[0]
+
+    def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
+        """Return the most probable experts of each row.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        top_k : int
+            How many, at most ``n_experts_``.
+
+        Returns
+        -------
+        log_best : (n_samples, top_k) array
+            Log probabilities over all experts, best first.
+        best : (n_samples, top_k) array of int
+            The experts.
+        """
+        nothing = np.empty((X.shape[0], 0), dtype=np.intp)
+        if namespace(X) is not np:
+            nothing = like(nothing, X)
+        _, best, log_best = self.survey(X, nothing, top_k)
+        return log_best, best

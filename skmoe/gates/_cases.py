@@ -32,14 +32,13 @@ import numpy as np
 from scipy import sparse
 
 from ..backends import Array, filled, like, namespace, select, to_host
-from ..routing import Routing
-from ._base import BaseGate
+from ._base import SurveyedGate
 
 SHARE_FLOOR = 1e-6
 """What the population gives to all experts alike, so that none has nothing."""
 
 
-class CaseGate(BaseGate):
+class CaseGate(SurveyedGate):
     """Base class of gates that average the responsibilities of stored cases.
 
     A subclass fills ``table_``, ``share_`` and ``n_experts_`` in ``fit``, and writes
@@ -69,25 +68,6 @@ class CaseGate(BaseGate):
             In the dtype of X.
         """
         return like(self._whole(on_host(X)), X, X.dtype)
-
-    def log_proba_at(self, X: Array, routing: Routing) -> Array:
-        """Return log p(k | x) at the entries of a routing, -inf where it has none.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing
-            The entries to ask about; its weights are not read.
-
-        Returns
-        -------
-        (n_samples, width) array
-            Logarithms of the probabilities over all experts.
-        """
-        if routing.dense:
-            return self.log_proba(X)
-        return self.survey(X, routing.indices, 1)[0]
 
     def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
         """Return the most probable experts of each row.

@@ -12,16 +12,13 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
-from sklearn.utils.validation import has_fit_parameter
 
+from .._learners import MIN_RESPONSIBILITY, seeded, weight_parameter
 from .._sklearn_compat import HasMethods, Interval
 from ..backends import Array, few_openmp_threads, one_blas_thread
 from ..routing import Routing
 from ._base import as_routing
 from ._cases import CaseGate, on_host, population
-
-MIN_RESPONSIBILITY = 1e-3
-"""A row is no example of an expert that has at most this share of it."""
 
 SEED = 0
 """Of classifiers that have no random_state of their own, and of drawn labels. Fixed, so
@@ -184,7 +181,7 @@ def examples(targets: sparse.csr_array) -> sparse.csr_array:
 
 def fitted(estimator: BaseEstimator, X: Array, targets: sparse.csr_array) -> Any:
     """Return a clone of the classifier, fitted with one example an entry."""
-    estimator = seeded(clone(estimator))
+    estimator = seeded(clone(estimator), SEED)
     weight_name = weight_parameter(estimator)
     if weight_name is None:
         targets = drawn(targets)
@@ -221,22 +218,3 @@ def drawn(targets: sparse.csr_array) -> sparse.csr_array:
     counts.data = np.floor(ends[1:] + shift) - np.floor(ends[:-1] + shift)
     counts.eliminate_zeros()
     return counts
-
-
-def weight_parameter(estimator: BaseEstimator) -> str | None:
-    """Return the name under which the classifier's fit takes sample weights."""
-    if isinstance(estimator, Pipeline):
-        name, last = estimator.steps[-1]
-        inner = weight_parameter(last)
-        return None if inner is None else f"{name}__{inner}"
-    return "sample_weight" if has_fit_parameter(estimator, "sample_weight") else None
-
-
-def seeded(estimator: BaseEstimator) -> BaseEstimator:
-    """Give the seed to every part of the estimator that has none of its own."""
-    unset = {
-        name: SEED
-        for name, value in estimator.get_params().items()
-        if (name == "random_state" or name.endswith("__random_state")) and value is None
-    }
-    return estimator.set_params(**unset)

@@ -12,10 +12,10 @@ import numpy as np
 from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array, like, namespace, select, to_host
+from ..backends import Array, like, select, to_host
 from ..routing import Routing
 from ..solvers import SoftmaxFit, fit_softmax, softmax_start
-from ._base import BaseGate, as_routing
+from ._base import BaseGate, SurveyedGate, as_routing
 from ._softmax import ALPHAS, ROUNDING
 
 
@@ -32,7 +32,7 @@ class Part(NamedTuple):
     sums: np.ndarray
 
 
-class FactoredGate(BaseGate):
+class FactoredGate(SurveyedGate):
     """Base class of gates whose log p(k | x) is a sum of terms of several softmaxes.
 
     So Σ r log p is a sum as well, and each softmax is fitted by itself. A subclass
@@ -144,45 +144,3 @@ class FactoredGate(BaseGate):
         if self.alpha != "auto":
             return [clone(self)]
         return [clone(self).set_params(alpha=alpha) for alpha in ALPHAS]
-
-    def log_proba_at(self, X: Array, routing: Routing) -> Array:
-        """Return log p(k | x) at the entries of a routing, -inf where it has none.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing
-            The entries to ask about; its weights are not read.
-
-        Returns
-        -------
-        (n_samples, width) array
-            Logarithms of the probabilities over all experts.
-        """
-        if routing.dense:
-            return self.log_proba(X)
-        return self.survey(X, routing.indices, 1)[0]
-
-    def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
-        """Return the most probable experts of each row.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        top_k : int
-            How many, at most ``n_experts_``.
-
-        Returns
-        -------
-        log_best : (n_samples, top_k) array
-            Log probabilities over all experts, best first.
-        best : (n_samples, top_k) array of int
-            The experts.
-        """
-        nothing = np.empty((X.shape[0], 0), dtype=np.intp)
-        if namespace(X) is not np:
-            nothing = like(nothing, X)
-        _, best, log_best = self.survey(X, nothing, top_k)
-        return log_best, best

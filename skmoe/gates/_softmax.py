@@ -10,10 +10,10 @@ import numpy as np
 from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array, like, namespace, select, to_host
+from ..backends import Array, select, to_host
 from ..routing import Routing
 from ..solvers import SoftmaxFit, fit_softmax, softmax_start
-from ._base import BaseGate, as_routing
+from ._base import BaseGate, SurveyedGate, as_routing
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1e2)
 """Penalties that alpha="auto" chooses from; the first serves if nothing is held out."""
@@ -22,7 +22,7 @@ ROUNDING = 1e-12
 """A column that varies by less, relative to its mean, is constant but for rounding."""
 
 
-class SoftmaxGate(BaseGate):
+class SoftmaxGate(SurveyedGate):
     r"""Linear gate: log p(k | x) = w_kᵀx + b_k - log Σ_j exp(w_jᵀx + b_j).
 
     The gate of Jordan and Jacobs [1]_. It cuts the input space with hyperplanes.
@@ -192,25 +192,6 @@ class SoftmaxGate(BaseGate):
         """
         return select(X).softmax_log_proba(X, self.coef_, self.intercept_)
 
-    def log_proba_at(self, X: Array, routing: Routing) -> Array:
-        """Return log p(k | x) at the entries of a routing, -inf where it has none.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing
-            The entries to ask about; its weights are not read.
-
-        Returns
-        -------
-        (n_samples, width) array
-            Logarithms of the probabilities over all experts.
-        """
-        if routing.dense:
-            return self.log_proba(X)
-        return self.survey(X, routing.indices, 1)[0]
-
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
@@ -235,29 +216,6 @@ class SoftmaxGate(BaseGate):
             Their log probabilities.
         """
         return select(X).softmax_survey(X, self.coef_, self.intercept_, indices, top_k)
-
-    def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
-        """Return the most probable experts of each row.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        top_k : int
-            How many, at most ``n_experts_``.
-
-        Returns
-        -------
-        log_best : (n_samples, top_k) array
-            Log probabilities over all experts, best first.
-        best : (n_samples, top_k) array of int
-            The experts.
-        """
-        nothing = np.empty((X.shape[0], 0), dtype=np.intp)
-        if namespace(X) is not np:
-            nothing = like(nothing, X)
-        _, best, log_best = self.survey(X, nothing, top_k)
-        return log_best, best
 
     def route(
         self, X: Array, top_k: int | None = None, top_p: float | None = None
