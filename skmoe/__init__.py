@@ -7,9 +7,9 @@ by expectation-maximisation, and predict with the few experts that the gate pick
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .estimators import MoEClassifier, MoERegressor
+    from .estimators import MoEClassifier, MoERegressor, MoETransformer
 
-__all__ = ["MoEClassifier", "MoERegressor", "__version__"]
+__all__ = ["MoEClassifier", "MoERegressor", "MoETransformer", "__version__"]
 
 __version__ = "0.1.0.dev0"
 
@@ -17,7 +17,7 @@ __version__ = "0.1.0.dev0"
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: they need scikit-learn's linear models, trees and
     # clustering, which `import sklearn` does not load either.
-    if name in ("MoEClassifier", "MoERegressor"):
+    if name in ("MoEClassifier", "MoERegressor", "MoETransformer"):
         from . import estimators
 
         return getattr(estimators, name)

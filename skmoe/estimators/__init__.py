@@ -2,5 +2,6 @@
 
 from ._classifier import MoEClassifier
 from ._regressor import MoERegressor
+from ._transformer import MoETransformer
 
-__all__ = ["MoEClassifier", "MoERegressor"]
+__all__ = ["MoEClassifier", "MoERegressor", "MoETransformer"]
