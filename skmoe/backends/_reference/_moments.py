@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 
 from .._compat import Array, device_of, namespace, to_host
 from ._rows import row_blocks, take_rows
+
+ENTRIES = 2**16
+"""Entries of CSR whose moments are taken at a time."""
 
 
 def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
@@ -21,11 +25,12 @@ def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
     total = xp.sum(w)
     if hasattr(X, "tocsr"):
         mean = (X.T @ w) / total
-        squares, present = X.astype(xp.float64), X.astype(xp.float64)
-        squares.data = (squares.data - mean[X.indices]) ** 2
-        present.data = xp.ones_like(present.data)
-        absent = np.maximum(total - present.T @ w, 0.0)
-        return mean, (squares.T @ w + absent * mean**2) / total
+        squares, present = np.zeros_like(mean), np.zeros_like(mean)
+        for columns, values, mass in _entry_blocks(X, w):
+            squares += _sums(columns, mass * (values - mean[columns]) ** 2, len(mean))
+            present += _sums(columns, mass, len(mean))
+        absent = np.maximum(total - present, 0.0)
+        return mean, (squares + absent * mean**2) / total
     mean = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
     var = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
     for rows in row_blocks(*X.shape):
@@ -34,6 +39,23 @@ def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
     for rows in row_blocks(*X.shape):
         var = var + w[rows] @ (xp.astype(X[rows, :], xp.float64) - mean) ** 2
     return mean, var / total
+
+
+def _entry_blocks(X: Array, w: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield columns, values and weights of the entries of CSR, some rows at a time.
+
+    Squares of all entries at once would take several times the memory of X.
+    """
+    n, step = X.shape[0], max(1, ENTRIES * X.shape[0] // max(1, X.nnz))
+    for first in range(0, n, step):
+        bounds = X.indptr[first : first + step + 1]
+        entries = slice(bounds[0], bounds[-1])
+        mass = np.repeat(w[first : first + step], np.diff(bounds))
+        yield X.indices[entries], X.data[entries].astype(np.float64), mass
+
+
+def _sums(columns: Array, values: Array, n_columns: int) -> Array:
+    return np.bincount(columns, values, minlength=n_columns)
 
 
 def column_sums(X: Array, weights: Array) -> Array:
