@@ -10,6 +10,10 @@ from typing import Any
 
 from sklearn.base import _fit_context
 from sklearn.utils import _safe_indexing
+from sklearn.utils._optional_dependencies import (
+    check_matplotlib_support,
+    check_pandas_support,
+)
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -38,6 +42,9 @@ __all__ = [
     "_fit_context",
     "_num_samples",
     "_safe_indexing",
+    "boosted_trees",
+    "check_matplotlib_support",
+    "check_pandas_support",
     "no_progress",
     "with_callbacks",
 ]
@@ -77,3 +84,11 @@ class _NoContext:
 
 
 no_progress = _NoContext()
+
+
+def boosted_trees(model: Any) -> list[Any]:
+    """Return the node tables of a fitted histogram gradient boosting model.
+
+    Structured arrays with the fields "is_leaf", "depth" and "count" among others.
+    """
+    return [tree.nodes for iteration in model._predictors for tree in iteration]

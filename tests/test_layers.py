@@ -18,6 +18,7 @@ FLOORS = {
     "experts": 2,
     "em": 3,
     "estimators": 4,
+    "inspection": 5,
     "": 5,  # the face
 }
 MODULES = sorted(ROOT.rglob("*.py"))

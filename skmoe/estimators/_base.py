@@ -254,6 +254,7 @@ class BaseMoE(
         vars(self).pop("gates_", None)  # of an earlier fit
         for name, value in attributes.items():
             setattr(self, name, value)
+        self.history_ = runs.history
         self._set_record(mixture)
         self._warn_of(mixture.run)
         self._warn_of_fallbacks(models)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..em import EMResult, PassInfo, Problem, State, run
 
 
@@ -26,6 +28,8 @@ class Watched:
     ----------
     stopped : bool
         Whether a callback asked for no further starts.
+    history : list of dict
+        What happened in each run, in the order of the runs.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Watched:
     ) -> None:
         self.estimator, self.problem, self.attributes = estimator, problem, attributes
         self.stopped, self.n_runs = False, 0
+        self.history: list[dict[str, Any]] = []
         self.root = estimator._init_callback_context(max_subtasks=n_runs)
         self.root.call_on_fit_task_begin(**self._task(problem))
 
@@ -65,6 +70,7 @@ class Watched:
             return close_pass
 
         result = run(problem, make_state(), open_pass)
+        self.history.append(_told(name, problem, result))
         stop = start.call_on_fit_task_end(**self._task(problem))
         self.stopped = self.stopped or bool(stop)
         return result
@@ -81,3 +87,15 @@ class Watched:
                 f"gain {info.gain:.1e}  experts updated "
                 f"{info.experts_accepted}/{problem.n_experts}"
             )
+
+
+def _told(name: str, problem: Problem, result: EMResult) -> dict[str, Any]:
+    """Return what happened in the passes of a run."""
+    passes = result.passes
+    return {
+        "start": name,
+        "n_experts": problem.n_experts,
+        "bounds": np.array([info.bound for info in passes]),
+        "experts_accepted": np.array([info.experts_accepted for info in passes]),
+        "gate_accepted": np.array([info.gate_accepted for info in passes]),
+    }

@@ -1,5 +1,6 @@
 """Experts: the models of p(y | x, k), all of a mixture's in one pool."""
 
+from ._averaged import AveragedClassifier, AveragedRegressor
 from ._base import DerivedPool, ExpertPool, take_rows
 from ._estimator_pool import EstimatorPool
 from ._joined import JoinedPool, joined
@@ -13,6 +14,8 @@ from ._remembered import MOST, remembered
 
 __all__ = [
     "MOST",
+    "AveragedClassifier",
+    "AveragedRegressor",
     "Categorical",
     "DerivedPool",
     "EstimatorPool",

@@ -1,0 +1,25 @@
+"""Pictures of and reports on fitted mixtures, by their public attributes alone.
+
+Displays follow scikit-learn's: ``from_estimator`` computes, ``plot`` draws. They need
+matplotlib, `routing_report` needs pandas: ``pip install "skmoe[plot]"``.
+"""
+
+from ._compute import compute_report
+from ._convergence import ConvergenceDisplay
+from ._explain import explain_row
+from ._gate import GateDisplay
+from ._predictive import PredictiveDistributionDisplay
+from ._routing import routing_report
+from ._specialization import ExpertSpecializationDisplay
+from ._utilization import ExpertUtilizationDisplay
+
+__all__ = [
+    "ConvergenceDisplay",
+    "ExpertSpecializationDisplay",
+    "ExpertUtilizationDisplay",
+    "GateDisplay",
+    "PredictiveDistributionDisplay",
+    "compute_report",
+    "explain_row",
+    "routing_report",
+]

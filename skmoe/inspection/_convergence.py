@@ -1,0 +1,128 @@
+"""How training went."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._drawing import axes_of, colours_of
+from ._reading import mixture_of
+
+
+class ConvergenceDisplay:
+    """The lower bound by pass, of every run of EM.
+
+    The run that was kept is drawn in black, others in the colour of their kind of
+    start. A cross marks a pass in which the gate or an expert stayed as it was, since
+    the bound would have fallen with the new one. Runs on part of the rows ("chosen" and
+    "warm" are on all) have bounds of these rows, a mean a row; a run on others is not
+    better because its line is higher.
+
+    Make one with `from_estimator`; the parameters are stored as attributes.
+
+    Parameters
+    ----------
+    history : list of dict
+        ``history_`` of a fitted mixture.
+    kept : int or None, default=None
+        Which of the runs the mixture goes back to.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes of the last plot.
+    figure_ : matplotlib Figure
+        Their figure.
+    lines_ : list of matplotlib Line2D
+        The line of each run.
+    rejected_ : list of ndarray
+        Passes of each run, from 1, in which not all blocks were renewed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe import MoERegressor
+    >>> from skmoe.inspection import ConvergenceDisplay
+    >>> X = np.linspace(-3, 3, 200).reshape(-1, 1)
+    >>> model = MoERegressor(n_experts=2, cross_fit=None, random_state=0)
+    >>> display = ConvergenceDisplay.from_estimator(model.fit(X, np.abs(X[:, 0])))
+    >>> len(display.lines_)                      # four starts
+    4
+    """
+
+    def __init__(self, history, *, kept=None):
+        self.history = history
+        self.kept = kept
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, **style):
+        """Plot the bounds of a fitted mixture.
+
+        Parameters
+        ----------
+        estimator : MoEClassifier, MoERegressor or Pipeline
+            A fitted mixture, or a Pipeline that ends in one.
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes new ones.
+        **style : dict
+            Passed on to `plot`.
+
+        Returns
+        -------
+        ConvergenceDisplay
+            The display, drawn.
+        """
+        _, mixture = mixture_of(estimator)
+        kept = [
+            run
+            for run, told in enumerate(mixture.history_)
+            if np.array_equal(told["bounds"], mixture.lower_bounds_)
+        ]
+        display = cls(mixture.history_, kept=kept[-1] if kept else None)
+        return display.plot(ax=ax, **style)
+
+    def plot(self, *, ax=None, **style):
+        """Draw a line for each run.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes new ones.
+        **style : dict
+            Passed on to ``ax.plot`` for the lines.
+
+        Returns
+        -------
+        self : ConvergenceDisplay
+            The display.
+        """
+        ax = axes_of(self, ax)
+        kinds = list(dict.fromkeys(told["start"] for told in self.history))
+        colours = dict(zip(kinds, colours_of(len(kinds)), strict=True))
+        self.lines_, self.rejected_, named = [], [], set()
+        for run, told in enumerate(self.history):
+            passes, bounds = np.arange(1, len(told["bounds"]) + 1), told["bounds"]
+            kept, kind = run == self.kept, told["start"]
+            label = f"{kind} (kept)" if kept else kind
+            own = {
+                "color": "black" if kept else colours[kind],
+                "lw": 2.0 if kept else 1.0,
+                "alpha": 1.0 if kept else 0.8,
+                "zorder": 3 if kept else 2,
+                "label": None if label in named else label,
+                # A run of a single pass has no line.
+                "marker": "o" if len(passes) == 1 else None,
+                "ms": 7 if kept else 4,
+                **style,
+            }
+            named.add(label)
+            self.lines_ += ax.plot(passes, bounds, **own)
+            stayed = told["experts_accepted"] < told["n_experts"]
+            stayed |= ~told["gate_accepted"]
+            self.rejected_.append(passes[stayed])
+            ax.plot(passes[stayed], bounds[stayed], "x", color=own["color"], ms=5)
+        if any(map(len, self.rejected_)):
+            ax.plot([], [], "x", color="0.4", ms=5, label="a block was rejected")
+        ax.set(xlabel="pass", ylabel="lower bound, nats a row")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(frameon=False)
+        return self

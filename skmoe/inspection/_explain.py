@@ -1,0 +1,203 @@
+"""Why a row gets the answer that it gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.utils.validation import check_array
+
+from ._reading import Reading, names_after, numbered
+from ._reasons import Reasons, reasons
+from ._routing import learner_name
+
+INTERCEPT = "(intercept)"
+TOP_TERMS = 3
+"""Terms that are printed of each expert."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RowExplanation:
+    """The answer of a mixture for one row, taken apart; see `explain_row`.
+
+    Attributes
+    ----------
+    experts : ndarray of shape (n_asked,)
+        The experts that the row is routed to, best first.
+    gate_proba : ndarray of shape (n_asked,)
+        Their gate probabilities, before any truncation.
+    weights : ndarray of shape (n_asked,)
+        Their weights in the answer; sum to one.
+    terms : list of dict or None
+        What each feature adds to the log odds of each of these experts against the
+        average expert, log p(k | x) - mean_j log p(j | x), largest first; the values of
+        a dict sum to it. None where the gate is not such a sum.
+    rules : tuple of str
+        Conditions that led to the gate's answer: the path in a tree, the group.
+    learners : list of str
+        Class of each of the experts.
+    answers : list
+        What each of them predicts.
+    proba : ndarray of shape (n_asked, n_classes) or None
+        Their class probabilities, if they classify.
+    prediction : float or label
+        The answer of the mixture.
+    """
+
+    experts: np.ndarray
+    gate_proba: np.ndarray
+    weights: np.ndarray
+    terms: list[dict[str, float]] | None
+    rules: tuple[str, ...]
+    learners: list[str]
+    answers: list[Any]
+    proba: np.ndarray | None
+    prediction: Any
+
+    def __repr__(self) -> str:
+        head = f"The mixture says {_shown(self.prediction)}."
+        if self.rules:
+            head += f" The gate: {', '.join(self.rules)}."
+        lines = [head]
+        for i, expert in enumerate(self.experts):
+            sure = "" if self.proba is None else f" ({self.proba[i].max():.0%})"
+            chosen = f"gate {self.gate_proba[i]:.3f}, weight {self.weights[i]:.3f}"
+            lines.append(
+                f"  expert {expert}, {self.learners[i]}: {chosen}, says "
+                f"{_shown(self.answers[i])}{sure}"
+            )
+            if self.terms is not None:
+                lines.append(_filled(f"log odds {_sum(self.terms[i])}"))
+        return "\n".join(lines)
+
+
+def explain_row(model, x, *, background=None, output=0):
+    """Tell why a row gets its answer: which experts, why these, what each says.
+
+    Parameters
+    ----------
+    model : MoEClassifier, MoERegressor or Pipeline
+        A fitted mixture, or a Pipeline that ends in one.
+    x : array-like of shape (n_features,), or a container of one row
+        The row.
+    background : {array-like, sparse matrix, data frame} or None, default=None
+        Rows to compare with: each feature counts by how far the row's is from what it
+        brings to these rows on average, and that average goes to the intercept. None
+        compares with zero, which suits centred features.
+    output : int, default=0
+        Of several outputs the one to look at.
+
+    Returns
+    -------
+    RowExplanation
+        Its attributes hold all the numbers; printed, it is a few lines. Of a softmax
+        or product gate ``terms`` are coefficients times features; of a Gaussian gate
+        parts of the squared distance from the expert's mean. A tree gate gives its
+        path and a group gate the group as ``rules``; other gates say nothing of why.
+
+    See Also
+    --------
+    GateDisplay : The gate of all rows, along a feature.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe import MoERegressor
+    >>> from skmoe.inspection import explain_row
+    >>> X = np.linspace(-3, 3, 200).reshape(-1, 1)
+    >>> model = MoERegressor(n_experts=2, top_k=1, random_state=0)
+    >>> explanation = explain_row(model.fit(X, np.abs(X[:, 0])), [2.0])
+    >>> explanation
+    The mixture says 1.994.
+      expert 1, Ridge: gate 1.000, weight 1.000, says 1.994
+        log odds +12.2 = x0 +12.2, intercept ...
+    """
+    reading = Reading(model, _one_row(x), output=output)
+    routing = reading.routing
+    asked = routing.indices[np.argsort(-routing.data, kind="stable")]
+    weights = np.sort(routing.data)[::-1]
+    said = [reading.said(k)[0] for k in asked]
+    proba = None
+    if reading.classifies:
+        proba = np.stack([reading.proba(k)[0] for k in asked])
+    prediction = np.asarray(reading.mixture.predict(reading.X)).reshape(-1)
+    why, names = _why(reading)
+    if why.parts is not None and background is not None:
+        usual = _usual(Reading(model, background, output=output))
+        why = Reasons(why.parts - usual, why.offset + usual.sum(axis=1), why.rules)
+    return RowExplanation(
+        experts=asked,
+        gate_proba=reading.gate_proba[0, asked],
+        weights=weights,
+        terms=None if why.parts is None else [_terms(why, k, names) for k in asked],
+        rules=why.rules,
+        learners=[learner_name(reading.mixture.experts_[k]) for k in asked],
+        answers=said,
+        proba=proba,
+        prediction=prediction[reading.output],
+    )
+
+
+def _one_row(x: Any) -> Any:
+    """Return a container of one row."""
+    if hasattr(x, "to_frame") and np.ndim(x) == 1:  # a pandas Series
+        x = x.to_frame().T.infer_objects()
+    elif not hasattr(x, "columns") and not issparse(x):
+        x = np.asarray(x)
+        x = x[None] if x.ndim == 1 else x
+    if len(np.shape(x)) != 2 or np.shape(x)[0] != 1:
+        raise ValueError(f"x must be one row; got an array of shape {np.shape(x)}.")
+    return x
+
+
+def _gate_rows(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows as the gate reads them, dense, and the names of its features."""
+    before, _ = reading.gate
+    X = reading.X if before is None else before.transform(reading.X)
+    X = check_array(X, accept_sparse="csr", ensure_all_finite=False)
+    names = names_after(before, reading.names)
+    names = numbered(X.shape[1]) if names is None else names
+    return (X.toarray() if issparse(X) else X), names
+
+
+def _why(reading: Reading) -> tuple[Reasons, np.ndarray]:
+    """Return the gate's reasons for the first row, and the names of its features."""
+    X, names = _gate_rows(reading)
+    return reasons(reading.gate[1], X[0], names), names
+
+
+def _usual(reading: Reading) -> np.ndarray:
+    """Return what each feature adds on average, (n_experts, d)."""
+    X, names = _gate_rows(reading)
+    gate = reading.gate[1]
+    return np.mean([reasons(gate, x, names).parts for x in X], axis=0)
+
+
+def _terms(why: Reasons, expert: int, names: np.ndarray) -> dict[str, float]:
+    """Return the terms of an expert's log odds against the average, largest first."""
+    parts = why.parts[expert] - why.parts.mean(axis=0)
+    order = np.argsort(-np.abs(parts), kind="stable")
+    terms = {str(names[j]): float(parts[j]) for j in order}
+    return {**terms, INTERCEPT: float(why.offset[expert] - why.offset.mean())}
+
+
+def _sum(terms: dict[str, float]) -> str:
+    """Print a sum by its largest terms."""
+    total, features = sum(terms.values()), list(terms.items())[:-1]
+    shown = [f"{name} {value:+z.3g}" for name, value in features[:TOP_TERMS]]
+    rest = features[TOP_TERMS:]
+    if rest:
+        shown.append(f"{len(rest)} others {sum(v for _, v in rest):+z.3g}")
+    shown.append(f"intercept {terms[INTERCEPT]:+z.3g}")
+    return f"{total:+z.3g} = " + ", ".join(shown)
+
+
+def _filled(text: str) -> str:
+    return fill(text, width=88, initial_indent=" " * 4, subsequent_indent=" " * 6)
+
+
+def _shown(answer: Any) -> str:
+    return f"{answer:.4g}" if isinstance(answer, (float, np.floating)) else f"{answer}"

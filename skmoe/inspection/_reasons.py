@@ -1,0 +1,108 @@
+"""Why a gate prefers an expert, as far as its kind can say.
+
+To teach another gate, register a function that takes (gate, x, names), x a (d,) array,
+and returns `Reasons`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import singledispatch
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..gates import (
+    ConstantGate,
+    GaussianGate,
+    GroupGate,
+    ProductGate,
+    SoftmaxGate,
+    TreeGate,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Reasons:
+    """What a gate says of its choice.
+
+    Attributes
+    ----------
+    parts : (n_experts, d) array or None
+        What each feature adds to log p(k | x), up to a constant of all experts.
+    offset : (n_experts,) array or None
+        What is added whatever x.
+    rules : list of str
+        Conditions that x meets, which lead to the gate's answer.
+    """
+
+    parts: np.ndarray | None = None
+    offset: np.ndarray | None = None
+    rules: tuple[str, ...] = ()
+
+
+@singledispatch
+def reasons(gate: Any, x: np.ndarray, names: np.ndarray) -> Reasons:
+    """Return why a gate answers for a row as it does; most kinds cannot say."""
+    return Reasons()
+
+
+@reasons.register
+def _(gate: SoftmaxGate, x: np.ndarray, names: np.ndarray) -> Reasons:
+    return Reasons(gate.coef_ * x, gate.intercept_)
+
+
+@reasons.register
+def _(gate: ProductGate, x: np.ndarray, names: np.ndarray) -> Reasons:
+    # The logits of the grid's row and column add up.
+    row, column = gate.cells_[:, 0], gate.cells_[:, 1] + gate.shape_[0]
+    coef = gate.coef_[row] + gate.coef_[column]
+    return Reasons(coef * x, gate.intercept_[row] + gate.intercept_[column])
+
+
+@reasons.register
+def _(gate: GaussianGate, x: np.ndarray, names: np.ndarray) -> Reasons:
+    """Split the squared distance δᵀPδ into its terms δ_j (Pδ)_j."""
+    apart, gamma = x - gate.means_, gate.density_exponent_
+    n_experts, d = apart.shape
+    covariance = gate.covariances_
+    if gate.covariance_type == "diag":
+        covariance = covariance[:, :, None] * np.eye(d)
+    covariance = np.broadcast_to(covariance, (n_experts, d, d))
+    # A constant feature has no variance, and says nothing.
+    varies = (np.diagonal(covariance, axis1=1, axis2=2) > 0).all(axis=0)
+    covariance = covariance[:, varies][:, :, varies]
+    apart, parts = apart[:, varies], np.zeros((n_experts, d))
+    pressed = np.linalg.solve(covariance, apart[:, :, None])[:, :, 0]
+    parts[:, varies] = -0.5 * gamma * apart * pressed
+    log_volume = np.linalg.slogdet(covariance)[1]
+    return Reasons(parts, np.log(gate.weights_) - 0.5 * gamma * log_volume)
+
+
+@reasons.register
+def _(gate: TreeGate, x: np.ndarray, names: np.ndarray) -> Reasons:
+    if hasattr(gate.tree_, "estimators_"):
+        return Reasons()  # the paths of many trees say little
+    tree = gate.tree_.tree_
+    path = gate.tree_.decision_path(x[None]).indices
+    rules = []
+    for node, child in pairwise(path):
+        sign = "≤" if child == tree.children_left[node] else ">"
+        rules.append(f"{names[tree.feature[node]]} {sign} {tree.threshold[node]:.4g}")
+    return Reasons(rules=tuple(rules))
+
+
+@reasons.register
+def _(gate: GroupGate, x: np.ndarray, names: np.ndarray) -> Reasons:
+    if not np.isscalar(gate.columns):
+        return Reasons()
+    group, name = x[gate.columns], names[gate.columns]
+    if group in gate.groups_:
+        return Reasons(rules=(f"{name} = {group:g}",))
+    return Reasons(rules=(f"{name} = {group:g} was not there in fit",))
+
+
+@reasons.register
+def _(gate: ConstantGate, x: np.ndarray, names: np.ndarray) -> Reasons:
+    return Reasons(rules=("the gate ignores x",))

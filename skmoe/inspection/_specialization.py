@@ -1,0 +1,221 @@
+"""What experts are good at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.preprocessing import StandardScaler
+
+from ._drawing import axes_of, heat_map
+from ._reading import Reading, numeric_columns
+
+KINDS = ("features", "classes", "score")
+
+
+class ExpertSpecializationDisplay:
+    """A heat map of what experts serve, or of how well they do it.
+
+    Make one with `from_estimator`; the parameters are stored as attributes.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_experts, n_columns)
+        What is shown. Of kind "features" the mean of each feature over the rows of an
+        expert, in standard deviations from the mean of all rows; of kind "classes" the
+        share of each class in an expert's rows; of kind "score" R² or accuracy on the
+        rows of one expert (rows of the table) of every expert (columns). Rows count
+        with their routing weight. NaN where an expert serves no rows.
+    column_names : list of str
+        Names of the columns.
+    kind : {"features", "classes", "score"}
+        What the values are.
+    score_name : str or None, default=None
+        What the score is.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes of the last plot.
+    figure_ : matplotlib Figure
+        Their figure.
+    image_ : matplotlib AxesImage
+        The heat map.
+    colorbar_ : matplotlib Colorbar
+        Its colour bar.
+
+    See Also
+    --------
+    routing_report : A table with a row an expert.
+    GateDisplay : Who serves where.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skmoe import MoEClassifier
+    >>> from skmoe.inspection import ExpertSpecializationDisplay
+    >>> X, y = load_iris(return_X_y=True, as_frame=True)
+    >>> model = MoEClassifier(n_experts=2, cross_fit=None, random_state=0).fit(X, y)
+    >>> display = ExpertSpecializationDisplay.from_estimator(model, X)
+    >>> display.values.shape, display.column_names[0]
+    ((2, 4), 'sepal length (cm)')
+    """
+
+    def __init__(self, values, *, column_names, kind, score_name=None):
+        self.values = values
+        self.column_names = column_names
+        self.kind = kind
+        self.score_name = score_name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        y=None,
+        *,
+        kind="features",
+        max_features=20,
+        output=0,
+        ax=None,
+        **style,
+    ):
+        """Compute what the experts of a fitted mixture serve, and plot it.
+
+        Parameters
+        ----------
+        estimator : MoEClassifier, MoERegressor or Pipeline
+            A fitted mixture, or a Pipeline that ends in one. Features are those that
+            the mixture reads, those of numbers.
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Targets; of kind "features" they are not read.
+        kind : {"features", "classes", "score"}, default="features"
+            What to show. "score" asks every expert about all rows.
+        max_features : int, default=20
+            Features shown, at most: those in which experts differ most.
+        output : int, default=0
+            Of several outputs the one whose score, and gate if it has its own, is
+            shown.
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes new ones.
+        **style : dict
+            Passed on to `plot`.
+
+        Returns
+        -------
+        ExpertSpecializationDisplay
+            The display, drawn.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {list(KINDS)}; got {kind!r}.")
+        if max_features < 1:
+            raise ValueError(f"max_features must be at least 1; got {max_features!r}.")
+        if kind != "features" and y is None:
+            raise ValueError(f"kind={kind!r} needs y.")
+        reading = Reading(estimator, X, None if kind == "features" else y, output)
+        if kind == "classes" and not reading.classifies:
+            raise ValueError(
+                "kind='classes' needs a MoEClassifier; this one regresses."
+            )
+        score_name = None
+        if kind == "features":
+            values, columns = _means(reading, max_features)
+        elif kind == "classes":
+            classes = reading.mixture.classes_
+            values = _shares(reading)
+            columns = [str(c) for c in classes]
+        else:
+            values = reading.scores
+            columns = [f"{k}" for k in range(reading.n_experts)]
+            score_name = "accuracy" if reading.classifies else "R²"
+        display = cls(values, column_names=columns, kind=kind, score_name=score_name)
+        return display.plot(ax=ax, **style)
+
+    def plot(self, *, ax=None, **style):
+        """Draw the heat map.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes new ones.
+        **style : dict
+            Passed on to ``ax.imshow``.
+
+        Returns
+        -------
+        self : ExpertSpecializationDisplay
+            The display.
+        """
+        ax = axes_of(self, ax)
+        looks = getattr(self, f"_looks_of_{self.kind}")()
+        axis = looks.pop("axis")
+        rows = [f"{k}" for k in range(len(self.values))]
+        looks = {**looks, **style}
+        self.image_, self.colorbar_ = heat_map(
+            ax, self.values, rows, self.column_names, **looks
+        )
+        ax.set(xlabel=axis, ylabel="rows of expert")
+        return self
+
+    def _looks_of_features(self) -> dict[str, Any]:
+        known = self.values[np.isfinite(self.values)]
+        far = max(np.abs(known).max(initial=0.0), 1e-9)
+        return {
+            "axis": "",
+            "label": "mean, in standard deviations",
+            "values_format": ".1f",
+            "cmap": "RdBu_r",
+            "vmin": -far,
+            "vmax": far,
+        }
+
+    def _looks_of_classes(self) -> dict[str, Any]:
+        return {
+            "axis": "class",
+            "label": "share of the expert's rows",
+            "values_format": ".2f",
+            "cmap": "Blues",
+            "vmin": 0.0,
+            "vmax": 1.0,
+        }
+
+    def _looks_of_score(self) -> dict[str, Any]:
+        known = self.values[np.isfinite(self.values)]
+        return {
+            "axis": "answered by expert",
+            "label": self.score_name,
+            "values_format": ".2f",
+            "cmap": "viridis",
+            # Worse than the mean is bad, however much worse.
+            "vmin": float(np.clip(known.min(initial=1.0), 0.0, 0.99)),
+            "vmax": 1.0,
+        }
+
+
+def _means(reading: Reading, max_features: int) -> tuple[np.ndarray, list[str]]:
+    """Return each expert's standardised means of the features that differ most."""
+    X, names = numeric_columns(reading.X, reading.names)
+    scaler = StandardScaler(with_mean=not sparse.issparse(X)).fit(X)
+    weights = reading.routing.T.tocsr()
+    if sparse.issparse(X):
+        total, mass = weights @ X, weights.sum(axis=1)[:, None]
+        total = total.toarray()
+    else:
+        known = ~np.isnan(X)
+        total, mass = weights @ np.where(known, X, 0.0), weights @ known.astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = (total / mass - scaler.mean_) / scaler.scale_
+    spread = np.nan_to_num(np.ptp(np.nan_to_num(values), axis=0))
+    shown = np.sort(np.argsort(-spread, kind="stable")[:max_features])
+    return values[:, shown], [str(name) for name in names[shown]]
+
+
+def _shares(reading: Reading) -> np.ndarray:
+    """Return the share of each class in an expert's rows."""
+    is_class = reading.y[:, None] == reading.mixture.classes_
+    weights = reading.routing.T.tocsr()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return weights @ is_class.astype(float) / weights.sum(axis=1)[:, None]
