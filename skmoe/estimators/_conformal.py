@@ -1,0 +1,122 @@
+"""Split-conformal calibration of predictive distributions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from scipy import special
+
+from . import _regions as density
+from ._predictive import PredictiveMixture
+
+TIE = 1e-9
+"""What is added to a score, so that rows as bad as the worst one allowed are in."""
+
+
+class Calibration:
+    """Rows that the model did not see, and what its distributions say of them.
+
+    All rules need rows that are exchangeable with new ones, nothing of the model, and
+    hold for n rows exactly: a score of rank ceil(c (n + 1)) is one that a new row's
+    score exceeds with a probability of at most 1 - c [1]_.
+
+    Parameters
+    ----------
+    mixture : PredictiveMixture
+        What the model says of the rows.
+    y : (n,) array
+        Their targets.
+
+    References
+    ----------
+    .. [1] V. Vovk, A. Gammerman and G. Shafer, "Algorithmic learning in a random
+       world", Springer (2005).
+    """
+
+    def __init__(self, mixture: PredictiveMixture, y: np.ndarray) -> None:
+        self.mixture, self.y = mixture, y
+        before = y - 1.0 if mixture.family.discrete else y
+        self.upto, self.below = mixture.score(y), mixture.score(before)
+
+    def scores(self, p: np.ndarray) -> np.ndarray:
+        """Return the normal scores whose y are to stand for quantiles at p.
+
+        They are empirical quantiles of P(Y <= y) [1]_, away from the median.
+
+        References
+        ----------
+        .. [1] V. Vovk, J. Shen, V. Manokhin and M. Xie, "Nonparametric predictive
+           distributions based on conformal prediction", Machine Learning 108 (2019)
+           445-474. doi:10.1007/s10994-018-5755-8
+        """
+        n = len(self.y)
+        upper = np.append(np.sort(self.below) + TIE, np.inf)
+        lower = np.append(np.sort(self.upto), -np.inf)  # at position -1
+        up = np.minimum(_ceil(p * (n + 1)), n + 1) - 1
+        down = np.floor(p * (n + 1) + TIE).astype(int) - 1
+        return np.where(p >= 0.5, upper[np.maximum(up, 0)], lower[down])
+
+    def interval(self, low: np.ndarray, coverage: float, own: np.ndarray) -> np.ndarray:
+        """Return the normal scores of the ends of calibrated intervals, (n, 2).
+
+        An interval from the quantile at a to that at a + c is widened, or narrowed,
+        by the same amount of the normal score of P(Y <= y) on both sides; the amount
+        is the rank of that which the calibration rows needed. With a = (1 - c) / 2
+        this is distributional conformal prediction [1]_.
+
+        Parameters
+        ----------
+        low : (n,) array
+            Probability below the interval of each row.
+        coverage : float
+            c.
+        own : array
+            The same as ``low``, of the calibration rows.
+
+        References
+        ----------
+        .. [1] V. Chernozhukov, K. Wüthrich and Y. Zhu, "Distributional conformal
+           prediction", PNAS 118 (2021). doi:10.1073/pnas.2107794118
+        """
+        ends = _scores(own, coverage)
+        misses = np.maximum(_minus(ends[0], self.upto), _minus(self.below, ends[1]))
+        room = self._rank(misses, coverage)
+        first, last = _scores(low, coverage)
+        below, above = _minus(first, room), -_minus(-last, room)
+        # Narrowed to nothing, an interval is a point.
+        middle, crossed = (first + last) / 2, below > above
+        found = np.column_stack([below, above])
+        return np.where(crossed[:, None], middle[:, None], found)
+
+    @cached_property
+    def own_mass(self) -> np.ndarray:
+        """Probability of a higher density than that of the row's own y."""
+        return density.mass_above(self.mixture, self.y)
+
+    def mass(self, coverage: float) -> float:
+        """Return the probability that regions of highest density are to hold.
+
+        References
+        ----------
+        .. [1] R. Izbicki, G. Shimizu and R. B. Stern, "CD-split and HPD-split:
+           efficient conformal regions in high dimensions", JMLR 23 (2022) 1-32.
+        """
+        return float(np.clip(self._rank(self.own_mass, coverage), 0.0, 1.0))
+
+    def _rank(self, scores: np.ndarray, coverage: float) -> float:
+        rank = int(_ceil(coverage * (len(scores) + 1)))
+        return np.inf if rank > len(scores) else np.sort(scores)[rank - 1] + TIE
+
+
+def _ceil(x):
+    return np.ceil(np.asarray(x) - TIE).astype(int)
+
+
+def _scores(low: np.ndarray, coverage: float) -> tuple[np.ndarray, np.ndarray]:
+    return special.ndtri(low), special.ndtri(np.minimum(low + coverage, 1.0))
+
+
+def _minus(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+    """Return a - b, -inf where a is: an end without limit is never missed."""
+    return np.where(np.isneginf(a), -np.inf, np.where(np.isneginf(a), 0.0, a) - b)

@@ -1,0 +1,406 @@
+"""What a mixture for regression says of y beyond its mean."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length, check_scalar
+
+from ..backends import filled, like, namespace, to_host
+from . import _regions as density
+from ._conformal import Calibration
+from ._predictive import PredictiveMixture
+from ._validation import on_host
+
+KINDS = ("equal_tailed", "highest_density")
+
+
+class DistributionMixin:
+    """Methods of `MoERegressor` that ask for more than the mean of y given x.
+
+    Their rows are routed as in ``predict``, so all of them speak of one distribution:
+    that of ``score_samples``.
+    """
+
+    # ------------------------------------------------------------ distributions
+    def _predictive(self, X) -> tuple[list[list[PredictiveMixture]], Any]:
+        """Return the distribution of each output, gate by gate, and the dtype."""
+        X_gate, X_expert = self._views(X)
+        groups = []
+        with self._computing(X_gate):
+            for gate, pool in zip(self._gates, self._pools, strict=True):
+                routing = self._rule.route(gate, X_gate)
+                answers = pool.predict(X_expert, routing)
+                means = to_host(pool.likelihood.means(answers, routing))
+                whole = PredictiveMixture(
+                    weights=to_host(routing.weights).astype(np.float64),
+                    expert=to_host(filled(routing.indices)),
+                    means=means.astype(np.float64),
+                    scale=pool.scale_at(X_expert, routing),
+                    family=pool.likelihood,
+                    shift=np.zeros(means.shape[::2]),
+                )
+                groups.append([whole.output(j) for j in range(means.shape[2])])
+            said = self._said(X_expert, routing)
+        if not isinstance(said, float):  # of a shared expert
+            columns = iter(to_host(said).T.astype(np.float64))
+            groups = [
+                [replace(each, shift=next(columns)) for each in g] for g in groups
+            ]
+        return groups, means.dtype
+
+    def _each_output(self, X, ask: Callable[[PredictiveMixture, int], np.ndarray]):
+        """Return what is asked of each output, along the last axis if several."""
+        groups, dtype = self._predictive(X)
+        mixtures = itertools.chain.from_iterable(groups)
+        found = np.stack([ask(each, j) for j, each in enumerate(mixtures)], axis=-1)
+        return self._told(X, found[..., 0] if self._single_output else found, dtype)
+
+    def _told(self, X, found: np.ndarray, dtype) -> Any:
+        if namespace(X) is not np:
+            return like(found, X, X.dtype)
+        return found.astype(dtype, copy=False)
+
+    def _one_output(self, method: str) -> None:
+        if not self._single_output:
+            raise ValueError(
+                f"{method} is for one output, but {type(self).__name__} was fitted "
+                f"with {self._n_outputs}: sets of each row differ in number. Fit one "
+                "mixture for each output."
+            )
+
+    @property
+    def _calibrations(self) -> list[Calibration] | None:
+        """The calibration of each output; None if the model changed since."""
+        gate, pool, found = getattr(self, "_calibrated", (None, None, None))
+        return found if (gate, pool) == (self.gate_, self._pool) else None
+
+    def _std(self, X):
+        return self._each_output(X, lambda each, _: np.sqrt(each.variance()))
+
+    # ------------------------------------------------------------------- public
+    def predict_quantiles(self, X, quantiles):
+        """Predict quantiles of y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        quantiles : array-like of shape (n_quantiles,)
+            Probabilities, between 0 and 1, both excluded.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_quantiles) or (n_samples, n_quantiles, n_outputs)
+            The y below which the mixture has such a probability, found to 1e-10 of
+            the spread; for counts the smallest y of at least that probability. After
+            ``conformalize`` new rows lie below with a probability of at least p for p
+            of 0.5 and more, of at most p for smaller ones; infinite where the
+            calibration rows are too few to say.
+
+        Raises
+        ------
+        ValueError
+            If a quantile is not between 0 and 1.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skmoe import MoERegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.uniform(-3, 3, size=(400, 1))
+        >>> y = np.where(X[:, 0] < 0, 0.1, 1.0) * rng.normal(size=400)
+        >>> model = MoERegressor(n_experts=2, random_state=0).fit(X, y)
+        >>> low, high = model.predict_quantiles([[-2.0], [2.0]], [0.1, 0.9]).T
+        >>> bool((high - low)[1] > 5 * (high - low)[0])     # noise grows at 0
+        True
+        """
+        p = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+        if p.ndim != 1 or not p.size:
+            raise ValueError(
+                f"quantiles must be a list of probabilities; got shape {p.shape}."
+            )
+        if not np.all((p > 0) & (p < 1)):
+            bad = p[~((p > 0) & (p < 1))][0]
+            raise ValueError(
+                f"quantiles must lie between 0 and 1, both excluded; got {bad}."
+            )
+
+        def ask(mixture: PredictiveMixture, j: int) -> np.ndarray:
+            kept = self._calibrations
+            if kept is None:
+                return mixture.quantile(np.tile(p, (len(mixture), 1)))
+            return mixture.at_score(np.tile(kept[j].scores(p), (len(mixture), 1)))
+
+        return self._each_output(X, ask)
+
+    def predict_interval(self, X, coverage=0.9, *, kind="equal_tailed"):
+        """Predict an interval that holds y with a given probability.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        coverage : float, default=0.9
+            Probability of the interval, between 0 and 1, both excluded.
+        kind : {"equal_tailed", "highest_density"}, default="equal_tailed"
+            "equal_tailed" leaves the same probability out on both sides;
+            "highest_density" is the shortest interval, which takes some ten times as
+            long. Where y has several branches, `predict_region` is shorter still.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2) or (n_samples, 2, n_outputs)
+            Ends of the intervals, of each output by itself. After ``conformalize``
+            they are widened or narrowed to hold for new rows, whatever is wrong with
+            the model.
+
+        Raises
+        ------
+        ValueError
+            If ``coverage`` is not between 0 and 1, or ``kind`` unknown.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skmoe import MoERegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.uniform(-3, 3, size=(900, 1))
+        >>> y = np.abs(X[:, 0]) + rng.standard_t(3, size=900)
+        >>> model = MoERegressor(n_experts=2, random_state=0).fit(X[:300], y[:300])
+        >>> model = model.conformalize(X[300:600], y[300:600])
+        >>> low, high = model.predict_interval(X[600:], coverage=0.9).T
+        >>> bool(0.85 < np.mean((low <= y[600:]) & (y[600:] <= high)) < 0.95)
+        True
+        """
+        _check_coverage(coverage)
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {list(KINDS)}; got {kind!r}.")
+
+        def below(mixture: PredictiveMixture) -> np.ndarray:
+            if kind == "highest_density":
+                return density.shortest(mixture, coverage)
+            return np.full(len(mixture), (1.0 - coverage) / 2)
+
+        def ask(mixture: PredictiveMixture, j: int) -> np.ndarray:
+            low, kept = below(mixture), self._calibrations
+            if kept is None:
+                ends = np.column_stack([low, np.minimum(low + coverage, 1.0)])
+                return mixture.quantile(ends)
+            own = below(kept[j].mixture)
+            return mixture.at_score(kept[j].interval(low, coverage, own))
+
+        return self._each_output(X, ask)
+
+    def predict_region(self, X, coverage=0.9):
+        """Predict where the density of y is highest: one or several intervals.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        coverage : float, default=0.9
+            Probability of the region, between 0 and 1, both excluded.
+
+        Returns
+        -------
+        list of ndarray of shape (n_intervals, 2)
+            For each row the smallest set of the probability, as intervals in
+            increasing order, both ends included. After ``conformalize`` it holds for
+            new rows, whatever is wrong with the model (HPD-split [1]_).
+
+        Raises
+        ------
+        ValueError
+            If ``coverage`` is not between 0 and 1, or y has several outputs.
+
+        References
+        ----------
+        .. [1] R. Izbicki, G. Shimizu and R. B. Stern, "CD-split and HPD-split:
+           efficient conformal regions in high dimensions", JMLR 23 (2022) 1-32.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skmoe import MoERegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.uniform(1, 3, size=(400, 1))
+        >>> y = X[:, 0] * rng.choice([-1, 1], size=400) + 0.1 * rng.normal(size=400)
+        >>> model = MoERegressor(n_experts=2, random_state=0).fit(X, y)
+        >>> model.predict_region([[2.0]])[0].round()        # y is x or -x
+        array([[-2., -2.],
+               [ 2.,  2.]])
+        """
+        _check_coverage(coverage)
+        (mixture,), dtype = self._only_output(X, "predict_region")
+        kept = self._calibrations
+        mass = coverage if kept is None else kept[0].mass(coverage)
+        found = density.regions(mixture, mass)
+        return [self._told(X, each, dtype) for each in found]
+
+    def modes(self, X):
+        """Return the peaks of the density of y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        list of ndarray of shape (n_modes,)
+            For each row the modes, highest first. The mean of y may lie where y never
+            is; the first mode does not.
+
+        Raises
+        ------
+        ValueError
+            If y has several outputs.
+        """
+        (mixture,), dtype = self._only_output(X, "modes")
+        return [self._told(X, each, dtype) for each in density.modes(mixture)]
+
+    def _only_output(self, X, method: str) -> tuple[list[PredictiveMixture], Any]:
+        groups, dtype = self._predictive(X)
+        self._one_output(method)
+        return groups[0], dtype
+
+    def sample_y(self, X, n_samples=1, random_state=None):
+        """Draw y from the predicted distribution.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples_X, n_features)
+            Rows.
+        n_samples : int, default=1
+            Draws of each row.
+        random_state : int, RandomState or None, default=None
+            Seeds the draws.
+
+        Returns
+        -------
+        ndarray of shape (n_samples_X, n_samples) or (n_samples_X, n_outputs, n_samples)
+            Independent draws, as `GaussianProcessRegressor.sample_y` has them. Outputs
+            of a draw come from one expert, but for ``gate_per_output=True``.
+        """
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        random = check_random_state(random_state)
+        groups, dtype = self._predictive(X)
+        drawn = []
+        for group in groups:
+            chosen = group[0].choose(n_samples, random)
+            drawn += [each.sample(chosen, random) for each in group]
+        found = drawn[0] if self._single_output else np.stack(drawn, axis=1)
+        return self._told(X, found, dtype)
+
+    def cdf(self, X, y):
+        """Return the probability that y is at most as large as given.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            P(Y <= y | x), of each output by itself. Of targets that follow the
+            predicted distribution these are uniform (unless they are counts).
+        """
+        return self._of_targets(X, y, lambda each, own: each.cdf(own[:, None])[:, 0])
+
+    def crps(self, X, y):
+        r"""Return the continuous ranked probability score of each row; lower is better.
+
+        .. math:: \int (P(Y \le z | x) - 1[y \le z])^2 dz
+
+        It is in units of y, and the absolute error where all the probability lies at
+        one point; unlike the log-likelihood it stays finite [1]_.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            The scores: in closed form for "gaussian", summed for counts, else by
+            quadrature, to 1e-6 of the spread.
+
+        References
+        ----------
+        .. [1] T. Gneiting and A. E. Raftery, "Strictly proper scoring rules,
+           prediction, and estimation", JASA 102 (2007) 359-378.
+           doi:10.1198/016214506000001437
+        """
+        return self._of_targets(X, y, lambda each, own: each.crps(own))
+
+    def _of_targets(self, X, y, ask):
+        self._views(X)  # raises where not fitted
+        y = np.asarray(self._read_target(on_host(y)), dtype=np.float64)
+        check_consistent_length(X, y)
+        return self._each_output(X, lambda each, j: ask(each, y[:, j]))
+
+    def conformalize(self, X, y) -> Self:
+        """Calibrate intervals, regions and quantiles on rows that fit did not see.
+
+        Split-conformal prediction: for new rows that are exchangeable with these, an
+        interval or region holds y with at least the probability asked for, whatever
+        is wrong with the model, and any may be asked for later. With n rows it is at
+        most 1 / (n + 1) more, unless y is discrete.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows that fit did not see. A coverage c needs at least c / (1 - c) of them,
+            9 for 0.9; with fewer, intervals are infinite.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their targets.
+
+        Returns
+        -------
+        self : object
+            The mixture with what was learned from the rows: it acts on
+            `predict_interval`, `predict_region` and `predict_quantiles`, on nothing
+            else, until the mixture is trained again.
+
+        Notes
+        -----
+        Coverage is the mean over all x, not at each x. Calibration keeps the shape of
+        the predicted distribution: intervals widen by the same amount of the normal
+        score of P(Y <= y | x), so most where the mixture is least sure [1]_.
+
+        References
+        ----------
+        .. [1] V. Chernozhukov, K. Wüthrich and Y. Zhu, "Distributional conformal
+           prediction", PNAS 118 (2021). doi:10.1073/pnas.2107794118
+        """
+        groups, _ = self._predictive(X)
+        y = np.asarray(self._read_target(on_host(y)), dtype=np.float64)
+        check_consistent_length(X, y)
+        mixtures = itertools.chain.from_iterable(groups)
+        found = [Calibration(each, y[:, j]) for j, each in enumerate(mixtures)]
+        self._calibrated = self.gate_, self._pool, found
+        return self
+
+
+def _check_coverage(coverage) -> None:
+    check_scalar(
+        coverage,
+        "coverage",
+        Real,
+        min_val=0,
+        max_val=1,
+        include_boundaries="neither",
+    )

@@ -1,0 +1,340 @@
+"""The distribution of y that a mixture predicts: moments, quantiles, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from scipy import special
+
+from ..likelihoods import Gaussian, Likelihood
+
+MAX_STEPS = 200
+"""Steps of the search for a quantile, at most; bisection alone needs some 50."""
+
+STEP_TOL = 1e-12
+"""Newton step, in units of the bracket, that ends it."""
+
+BLOCK = 1 << 21
+"""Numbers that a block of rows may take."""
+
+TAIL = 1e-9
+"""Probability beyond the ends of the integral of a score."""
+
+LEVELS = special.ndtr(np.concatenate([[-6.0, -4.5], np.linspace(-3.5, 3.5, 13)]))
+LEVELS = np.sort(np.concatenate([[TAIL], LEVELS, special.ndtr([4.5, 6.0]), [1 - TAIL]]))
+"""Quantiles of the components between which a score is integrated."""
+
+FAR = 5.0
+"""Normal score beyond which probabilities are told by distances."""
+
+NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(8)
+
+LONGEST_SUM = 5000
+"""Scores of counts are sums of so many terms at most, beyond it integrals."""
+
+
+@dataclass(frozen=True)
+class PredictiveMixture:
+    """The distribution of one output given x, of each of n rows.
+
+    Parameters
+    ----------
+    weights : (n, m) array
+        Weights of the components, summing to one; 0 where a row has fewer.
+    expert : (n, m) array of int
+        Which expert a component is, as the family counts them.
+    means : (n, m) array
+        Means of the components.
+    scale : (n, m) array or None
+        Their scales.
+    family : Likelihood
+        How they scatter.
+    shift : (n,) array
+        What is added to y in the end: the word of a shared expert.
+    """
+
+    weights: np.ndarray
+    expert: np.ndarray
+    means: np.ndarray
+    scale: np.ndarray | None
+    family: Likelihood
+    shift: np.ndarray
+
+    def __len__(self) -> int:
+        return self.weights.shape[0]
+
+    def take(self, rows: np.ndarray | slice) -> Self:
+        """Return the distributions of some rows; one may stand several times."""
+        return replace(
+            self,
+            weights=self.weights[rows],
+            expert=self.expert[rows],
+            means=self.means[rows],
+            scale=None if self.scale is None else self.scale[rows],
+            shift=self.shift[rows],
+        )
+
+    def output(self, j: int) -> Self:
+        """Return the distribution of one output of several, whose axis is the last."""
+        return replace(
+            self,
+            means=self.means[:, :, j],
+            scale=None if self.scale is None else self.scale[:, :, j],
+            family=self.family.one_output(slice(j, j + 1)),
+            shift=self.shift[:, j],
+        )
+
+    def blocks(self, numbers: int) -> Iterator[slice]:
+        """Yield slices of rows, of which each row takes so many numbers."""
+        size = max(1, BLOCK // max(1, numbers))
+        for start in range(0, len(self), size):
+            yield slice(start, start + size)
+
+    def _each(self, what: str, *values: np.ndarray) -> np.ndarray:
+        """Return a function of the family at (n, t) values, component by component."""
+        parts = [self.means] if self.scale is None else [self.means, self.scale]
+        own = [part[:, :, None] for part in parts] + [None] * (2 - len(parts))
+        asked = [value[:, None, :] for value in values]
+        return self.family.each(what, self.expert, *asked, *own)
+
+    def _mixed(self, values: np.ndarray) -> np.ndarray:
+        """Return the weighted sum of (n, m, t) values over the components, (n, t)."""
+        # A component of weight 0 may stand anywhere.
+        counted = self.weights[:, :, None]
+        return np.sum(counted * np.where(counted > 0, values, 0.0), axis=1)
+
+    # ---------------------------------------------------------------- moments
+    def mean(self) -> np.ndarray:
+        """Return the mean of each row, (n,)."""
+        return self._mixed(self.means[:, :, None])[:, 0] + self.shift
+
+    def variance(self) -> np.ndarray:
+        """Return the variance of each row: within the components, and between."""
+        mean = self._mixed(self.means[:, :, None])
+        between = (self.means - mean)[:, :, None] ** 2
+        return self._mixed(self._each("variance") + between)[:, 0]
+
+    # -------------------------------------------------------------- densities
+    def log_density(self, y: np.ndarray) -> np.ndarray:
+        """Return log p(y | x) at (n, t) values."""
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(self.weights)[:, :, None]
+        terms = log_weights + self._each("log_density_of", y - self.shift[:, None])
+        terms = np.where(log_weights == -np.inf, -np.inf, terms)
+        return special.logsumexp(terms, axis=1)
+
+    def cdf(self, y: np.ndarray) -> np.ndarray:
+        """Return P(Y <= y | x) at (n, t) values."""
+        found = self._mixed(self._each("cdf", y - self.shift[:, None]))
+        return np.clip(found, 0.0, 1.0)
+
+    # -------------------------------------------------------------- quantiles
+    def quantile(self, p: np.ndarray) -> np.ndarray:
+        """Return the smallest y with P(Y <= y | x) >= p, for (n, t) probabilities.
+
+        The quantiles of the components bracket it.
+        """
+        n, t = p.shape
+        found = np.empty((n, t))
+        for rows in self.blocks(8 * t * self.weights.shape[1]):
+            part, own = self.take(rows), p[rows]
+            single = part.take(np.repeat(np.arange(len(part)), t))
+            found[rows] = single._quantile(own.ravel()).reshape(own.shape)
+        return found
+
+    def component_quantiles(self, p: np.ndarray) -> np.ndarray:
+        """Return the quantiles of the components, (n, m, t), for (n, t) p.
+
+        A component of weight 0 repeats those of the heaviest.
+        """
+        found = np.array(self._each("quantile", p))
+        heaviest = np.argmax(self.weights, axis=1)[:, None, None]
+        best = np.take_along_axis(found, heaviest, axis=1)
+        return np.where(self.weights[:, :, None] > 0, found, best)
+
+    def _quantile(self, p: np.ndarray) -> np.ndarray:
+        """Return the quantile of each row at a p of its own, (n,)."""
+        ends = self.component_quantiles(p[:, None])[:, :, 0]
+        if self.family.discrete:  # scipy's quantile at 0 is -1
+            ends = np.maximum(ends, 0.0)
+        low, high = ends.min(axis=1), ends.max(axis=1)
+        found = np.where(np.isneginf(low), low, high)  # of p = 0, and of p = 1
+        plain = replace(self, shift=np.zeros(len(self)))
+        rows = np.flatnonzero((low > -np.inf) & (high < np.inf) & (low < high))
+        reached = _cdf_at(plain.take(rows), low[rows]) >= p[rows]
+        found[rows[reached]] = low[rows[reached]]
+        rows = rows[~reached]
+        search = _first_count if self.family.discrete else _root
+        found[rows] = search(plain.take(rows), p[rows], low[rows], high[rows])
+        return found + self.shift
+
+    # ---------------------------------------------------------- normal scores
+    def score(self, y: np.ndarray) -> np.ndarray:
+        """Return the normal scores of P(Y <= y | x) at (n,) values.
+
+        Beyond `FAR` they go on linearly in y, where probabilities are rounded to 1.
+        """
+        z = special.ndtri(_cdf_at(self, y))
+        far = np.abs(z) > FAR
+        if far.any():
+            part, sign = self.take(far), np.sign(z[far])
+            at, step = part._far(sign)
+            z[far] = sign * (FAR + np.maximum(sign * (y[far] - at) / step, 0.0))
+        return z
+
+    def at_score(self, z: np.ndarray) -> np.ndarray:
+        """Return the y of (n, t) normal scores; the first counts that reach them."""
+        near = np.where(np.isfinite(z), np.clip(z, -FAR, FAR), z)
+        found = self.quantile(special.ndtr(near))
+        rows, columns = np.nonzero(np.isfinite(z) & (np.abs(z) > FAR))
+        if rows.size:
+            part, own = self.take(rows), z[rows, columns]
+            at, step = part._far(np.sign(own))
+            y = at + np.sign(own) * (np.abs(own) - FAR) * step
+            y = np.ceil(y) if self.family.discrete else y
+            ends = part.quantile(np.tile([0.0, 1.0], (len(rows), 1)))
+            found[rows, columns] = np.clip(y, ends[:, 0], ends[:, 1])
+        return found
+
+    def _far(self, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the y of a score of `FAR` on one side, and that of a score more."""
+        ends = self.quantile(special.ndtr(sign[:, None] * [FAR - 1.0, FAR]))
+        step = np.abs(np.diff(ends)[:, 0])
+        least = 1.0 if self.family.discrete else np.finfo(np.float64).tiny
+        return ends[:, 1], np.maximum(step, least)
+
+    # --------------------------------------------------------------- sampling
+    def choose(self, n_samples: int, random: np.random.RandomState) -> np.ndarray:
+        """Draw components, (n, n_samples), positions in a row."""
+        edges = np.cumsum(self.weights, axis=1)
+        drawn = random.uniform(size=(len(self), n_samples)) * edges[:, -1:]
+        chosen = np.zeros(drawn.shape, dtype=np.intp)
+        for j in range(self.weights.shape[1] - 1):
+            chosen += drawn >= edges[:, j : j + 1]
+        return chosen
+
+    def sample(self, chosen: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+        """Draw y of chosen components, (n, n_samples)."""
+        own = [
+            None
+            if part is None
+            else np.take_along_axis(part, chosen, axis=1)[..., None]
+            for part in (self.means, self.scale)
+        ]
+        expert = np.take_along_axis(self.expert, chosen, axis=1)
+        drawn = self.family.each("sample", expert, *own, random)[..., 0]
+        return drawn + self.shift[:, None]
+
+    # ----------------------------------------------------------------- scores
+    def crps(self, y: np.ndarray) -> np.ndarray:
+        r"""Return the continuous ranked probability score of (n,) values.
+
+        .. math:: \int (F(z) - 1[z \ge y])^2 dz
+
+        in closed form for normal components [1]_, as a sum for counts, and otherwise
+        by Gauss-Legendre quadrature between quantiles of the components, to some 1e-6
+        of the spread.
+
+        References
+        ----------
+        .. [1] E. P. Grimit, T. Gneiting, V. J. Berrocal and N. A. Johnson, "The
+           continuous ranked probability score for circular variables and its
+           application to mesoscale forecast ensemble verification", QJRMS 132 (2006)
+           2925-2942. doi:10.1256/qj.05.235
+        """
+        found = np.empty(len(self))
+        if type(self.family) is Gaussian:
+            for rows in self.blocks(4 * self.weights.shape[1] ** 2):
+                found[rows] = _crps_normal(self.take(rows), y[rows])
+            return found
+        m = self.weights.shape[1]
+        for rows in self.blocks(2 * m * (m * len(LEVELS) + 1) * len(NODES)):
+            found[rows] = _crps_integral(self.take(rows), y[rows])
+        if self.family.discrete:
+            ends = self.quantile(np.tile([TAIL, 1 - TAIL], (len(self), 1)))
+            low, high = np.minimum(ends[:, 0], y), np.maximum(ends[:, 1], y)
+            for i in np.flatnonzero(high - low <= LONGEST_SUM):
+                z = np.arange(low[i], high[i] + 1.0)[None, :]
+                steps = self.take(slice(i, i + 1)).cdf(z) - (z >= y[i])
+                found[i] = np.sum(steps**2)
+        return found
+
+
+def _cdf_at(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
+    return mixture.cdf(y[:, None])[:, 0]
+
+
+def _first_count(mixture, p, low, high) -> np.ndarray:
+    """Return the first count whose cdf reaches p: above low, high at most."""
+    while np.any(high - low > 1.0):
+        middle = np.floor((low + high) / 2)
+        reached = _cdf_at(mixture, middle) >= p
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    return high
+
+
+def _root(mixture, p, low, high) -> np.ndarray:
+    """Return where the cdf is p, between low and high.
+
+    Newton's steps where they stay in the bracket and at least halve the step before
+    the last, else bisection.
+    """
+    low, high = low.copy(), high.copy()
+    y, rows = (low + high) / 2, np.arange(len(p))
+    width = high - low
+    before, last = width.copy(), width.copy()
+    for _ in range(MAX_STEPS):
+        part, at = mixture.take(rows), y[rows]
+        error = _cdf_at(part, at) - p[rows]
+        slope = np.exp(part.log_density(at[:, None])[:, 0])
+        reached = error >= 0
+        high[rows] = np.where(reached, at, high[rows])
+        low[rows] = np.where(reached, low[rows], at)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            newton = at - error / slope
+        a, b = low[rows], high[rows]
+        good = (newton > a) & (newton < b)
+        good &= np.abs(newton - at) <= before[rows] / 2
+        new = np.where(error == 0, at, np.where(good, newton, (a + b) / 2))
+        step = np.abs(new - at)
+        before[rows], last[rows], y[rows] = last[rows], step, new
+        tol = STEP_TOL * width[rows] + 4 * np.finfo(np.float64).eps * np.abs(new)
+        rows = rows[step > tol]
+        if not rows.size:
+            break
+    return y
+
+
+def _crps_normal(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
+    """Return the score of mixtures of normals, (n,)."""
+    w, scale = mixture.weights, mixture.scale
+    assert scale is not None
+    means = mixture.means + mixture.shift[:, None]
+    from_y = np.sum(w * _mean_absolute(means - y[:, None], scale), axis=1)
+    gap = means[:, :, None] - means[:, None, :]
+    both = np.sqrt(scale[:, :, None] ** 2 + scale[:, None, :] ** 2)
+    within = np.einsum("ij,ik,ijk->i", w, w, _mean_absolute(gap, both))
+    return from_y - within / 2
+
+
+def _mean_absolute(mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return E|Z| of normal Z."""
+    z = mean / scale
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    return scale * (2 * density + z * (2 * special.ndtr(z) - 1))
+
+
+def _crps_integral(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
+    """Return the score by quadrature, panel by panel, (n,)."""
+    n = len(mixture)
+    ends = mixture.component_quantiles(np.broadcast_to(LEVELS, (n, len(LEVELS))))
+    ends = ends.reshape(n, -1) + mixture.shift[:, None]
+    ends = np.sort(np.column_stack([ends, y]), axis=1)
+    half = np.diff(ends, axis=1)[:, :, None] / 2
+    nodes = ends[:, :-1, None] + half * (1.0 + NODES)
+    steps = mixture.cdf(nodes.reshape(n, -1)).reshape(nodes.shape)
+    steps -= nodes >= y[:, None, None]
+    return np.sum(half * NODE_WEIGHTS * steps**2, axis=(1, 2))

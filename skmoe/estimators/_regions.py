@@ -1,0 +1,260 @@
+"""Where the density of a predictive mixture is high: modes, regions, intervals."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from scipy import special
+
+from ._predictive import PredictiveMixture
+
+N_LEVELS = 49
+"""Quantiles of each component at which its density is known first."""
+
+BEYOND = 1e-3
+"""Share of the probability left out that may lie beyond the outermost of them."""
+
+EDGE = 1e-12
+"""Probability beyond the outermost value of a support that ends: at the end itself
+the density may be infinite."""
+
+ALL = 1.0 - 1e-6
+"""A region of more than this is the whole support."""
+
+LOWEST = -700.0
+"""Logarithm that stands for a density of zero."""
+
+LEVEL_STEPS = 60
+"""Bisections of the logarithm of the density at the edge of a region."""
+
+EDGE_STEPS = 4
+"""Steps of regula falsi from the grid to the edge of a region."""
+
+GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
+MODE_STEPS = 45
+"""Golden sections from the grid to a mode: 1e-9 of the bracket is left."""
+
+APART = 1e-9
+"""Values of a grid that are closer than this share of its range are one."""
+
+TIE = 1e-9
+"""Probability that tells a count from the one before."""
+
+ZOOMS, STARTS = 3, 17
+"""The shortest interval: so many starts are tried, between the neighbours of the best
+as many again, and so on."""
+
+
+def modes(mixture: PredictiveMixture) -> list[np.ndarray]:
+    """Return the modes of each row, highest first."""
+    if mixture.family.discrete:
+        return [_count_modes(z, at) for z, at in _counts(mixture, 1e-6)]
+    found: list[np.ndarray] = []
+    for rows in _blocks(mixture):
+        part = mixture.take(rows)
+        found += _modes(part, *_grid(part, 0.9))
+    return found
+
+
+def regions(mixture: PredictiveMixture, coverage: float) -> list[np.ndarray]:
+    """Return the intervals of highest density of each row that hold the coverage.
+
+    Each is an (n_intervals, 2) array in increasing order. Counts are within an
+    interval with both of its ends.
+    """
+    if coverage > ALL:
+        ends = mixture.quantile(np.tile([0.0, 1.0], (len(mixture), 1)))
+        return list(ends[:, None, :])
+    if mixture.family.discrete:
+        return [_count_region(z, at, coverage) for z, at in _counts(mixture, coverage)]
+    found: list[np.ndarray] = []
+    for rows in _blocks(mixture):
+        found += _Levels(mixture.take(rows), coverage).regions(coverage)
+    return found
+
+
+def mass_above(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
+    """Return the probability of a higher density than that at y, (n,)."""
+    found = np.empty(len(mixture))
+    if mixture.family.discrete:
+        for i, (counts, at) in enumerate(_counts(mixture, ALL)):
+            mass = np.diff(at)
+            own = mass[counts == y[i]]
+            found[i] = mass[mass > own[0]].sum() if own.size else 1.0
+        return found
+    for rows in _blocks(mixture):
+        part = mixture.take(rows)
+        level = part.log_density(y[rows, None])[:, 0]
+        found[rows] = _Levels(part, ALL).mass(np.maximum(level, LOWEST))
+    return found
+
+
+def shortest(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
+    """Return the probability below the shortest interval of the coverage, (n,)."""
+    found = np.empty(len(mixture))
+    if mixture.family.discrete:
+        for i, (_, at) in enumerate(_counts(mixture, coverage)):
+            found[i] = _shortest_count(at, coverage)
+        return found
+    low, high = np.zeros(len(mixture)), np.full(len(mixture), 1.0 - coverage)
+    for _ in range(ZOOMS):
+        starts = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, STARTS)
+        ends = mixture.quantile(np.hstack([starts, starts + coverage]).clip(0, 1))
+        width = ends[:, STARTS:] - ends[:, :STARTS]
+        best = np.argmin(np.where(np.isnan(width), np.inf, width), axis=1)[:, None]
+        found = np.take_along_axis(starts, best, axis=1)[:, 0]
+        low = np.take_along_axis(starts, np.maximum(best - 1, 0), axis=1)[:, 0]
+        high = np.take_along_axis(starts, np.minimum(best + 1, STARTS - 1), axis=1)
+        high = high[:, 0]
+    return found
+
+
+# ------------------------------------------------------------------------- grids
+def _blocks(mixture: PredictiveMixture):
+    m = mixture.weights.shape[1]
+    return mixture.blocks(4 * m * m * (N_LEVELS + 2))
+
+
+def _grid(mixture: PredictiveMixture, coverage: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return values in increasing order, and the log density at them, (n, t)."""
+    outermost = special.ndtri(1.0 - BEYOND * (1.0 - coverage))
+    levels = special.ndtr(np.linspace(-outermost, outermost, N_LEVELS))
+    levels = [0.0, EDGE, *levels, 1.0 - EDGE, 1.0]
+    levels = np.broadcast_to(levels, (len(mixture), len(levels)))
+    values = mixture.component_quantiles(levels)
+    bounded = np.isfinite(values[:, :, [0, -1]])
+    values = values[:, :, 1:-1]
+    # Of the far tails the density need not be known, but of the ends of a support.
+    values[:, :, 0] = np.where(bounded[:, :, 0], values[:, :, 0], values[:, :, 1])
+    values[:, :, -1] = np.where(bounded[:, :, 1], values[:, :, -1], values[:, :, -2])
+    values = values.reshape(len(mixture), -1) + mixture.shift[:, None]
+    values = np.sort(values, axis=1)
+    return values, _height(mixture, values)
+
+
+def _height(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
+    return np.clip(mixture.log_density(y), LOWEST, -LOWEST)
+
+
+class _Levels:
+    """The sets {y: log p(y) >= level} of some rows, and what they hold."""
+
+    def __init__(self, mixture: PredictiveMixture, coverage: float) -> None:
+        self.mixture = mixture
+        self.values, self.height = _grid(mixture, coverage)
+        at_ends = mixture.cdf(self.values[:, [0, -1]])
+        self.first, self.last = at_ends[:, 0], at_ends[:, 1]
+
+    def edges(self, level: np.ndarray):
+        """Return row, position and direction (1 rises, -1 falls) of each edge."""
+        inside = self.height >= level[:, None]
+        rows, left = np.nonzero(inside[:, 1:] != inside[:, :-1])
+        a, b = self.values[rows, left], self.values[rows, left + 1]
+        at_a = self.height[rows, left] - level[rows]
+        at_b = self.height[rows, left + 1] - level[rows]
+        rises = np.where(inside[rows, left + 1], 1, -1)
+        part = self.mixture.take(rows)
+        for _ in range(EDGE_STEPS):
+            y = a - at_a * (b - a) / np.where(at_b == at_a, 1.0, at_b - at_a)
+            at_y = _height(part, y[:, None])[:, 0] - level[rows]
+            left_side = (at_y >= 0) == (at_a >= 0)
+            a, at_a = np.where(left_side, y, a), np.where(left_side, at_y, at_a)
+            b, at_b = np.where(left_side, b, y), np.where(left_side, at_b, at_y)
+        return rows, y, rises, inside
+
+    def mass(self, level: np.ndarray) -> np.ndarray:
+        """Return the probability of the sets, (n,)."""
+        rows, y, rises, inside = self.edges(level)
+        at_edges = self.mixture.take(rows).cdf(y[:, None])[:, 0]
+        total = np.bincount(rows, -rises * at_edges, minlength=len(level))
+        total += np.where(inside[:, -1], self.last, 0.0)
+        return total - np.where(inside[:, 0], self.first, 0.0)
+
+    def regions(self, coverage: float) -> list[np.ndarray]:
+        """Return the sets of the highest levels that hold the coverage."""
+        low, high = self.height.min(axis=1) - 1.0, self.height.max(axis=1)
+        for _ in range(LEVEL_STEPS):
+            level = (low + high) / 2
+            enough = self.mass(level) >= coverage
+            low, high = np.where(enough, level, low), np.where(enough, high, level)
+        rows, y, _, inside = self.edges(low)
+        found = []
+        bounds = np.searchsorted(rows, np.arange(len(low) + 1))
+        for i, (a, b) in enumerate(itertools.pairwise(bounds)):
+            ends = y[a:b]
+            if inside[i, 0]:
+                ends = np.append(self.values[i, 0], ends)
+            if inside[i, -1]:
+                ends = np.append(ends, self.values[i, -1])
+            found.append(ends.reshape(-1, 2))
+        return found
+
+
+# ------------------------------------------------------------------------- modes
+def _modes(mixture, values: np.ndarray, height: np.ndarray) -> list[np.ndarray]:
+    """Return the modes of each row: the peaks of the grid, and then golden section."""
+    near = APART * (values[:, -1:] - values[:, :1])
+    kept = np.hstack([np.full((len(values), 1), True), np.diff(values) > near])
+    rows = np.nonzero(kept)[0]
+    values, height = values[kept], height[kept]
+    same = rows[1:] == rows[:-1]
+    before = np.append(-np.inf, np.where(same, height[:-1], -np.inf))
+    after = np.append(np.where(same, height[1:], -np.inf), -np.inf)
+    at = np.flatnonzero((height >= before) & (height > after))
+    a = values[np.where(before[at] > -np.inf, at - 1, at)]
+    b = values[np.where(after[at] > -np.inf, at + 1, at)]
+    rows, known, own = rows[at], values[at], height[at]
+    part = mixture.take(rows)
+    for _ in range(MODE_STEPS):
+        left, right = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
+        higher = _height(part, left[:, None]) > _height(part, right[:, None])
+        a, b = np.where(higher[:, 0], a, left), np.where(higher[:, 0], right, b)
+    y = (a + b) / 2
+    # A density may have its peak at the end of its support, or a kink at a mean.
+    at_y = _height(part, y[:, None])[:, 0]
+    y, top = np.where(own > at_y, known, y), np.maximum(own, at_y)
+    bounds = np.searchsorted(rows, np.arange(len(mixture) + 1))
+    return [
+        y[first:end][np.argsort(-top[first:end], kind="stable")]
+        for first, end in itertools.pairwise(bounds)
+    ]
+
+
+# ------------------------------------------------------------------------ counts
+def _counts(mixture: PredictiveMixture, coverage: float):
+    """Yield the counts of each row, and the cdf at them and at the one before."""
+    tail = BEYOND * (1.0 - coverage)
+    ends = mixture.quantile(np.tile([tail, 1.0 - tail], (len(mixture), 1)))
+    for i, (low, high) in enumerate(ends):
+        counts = np.arange(low, high + 1.0)
+        at = mixture.take(slice(i, i + 1)).cdf(np.append(low - 1.0, counts)[None, :])
+        yield counts, at[0]
+
+
+def _count_region(counts, at, coverage: float) -> np.ndarray:
+    mass = np.diff(at)
+    order = np.argsort(-mass, kind="stable")
+    n_kept = 1 + np.searchsorted(np.cumsum(mass[order]), coverage)
+    kept = np.sort(counts[order[:n_kept]])
+    breaks = np.flatnonzero(np.diff(kept) > 1.0)
+    return np.column_stack(
+        [kept[np.append(0, breaks + 1)], kept[np.append(breaks, -1)]]
+    )
+
+
+def _count_modes(counts, at) -> np.ndarray:
+    mass = np.diff(at)
+    padded = np.concatenate([[-1.0], mass, [-1.0]])
+    peak = (mass >= padded[:-2]) & (mass > padded[2:])
+    return counts[peak][np.argsort(-mass[peak], kind="stable")]
+
+
+def _shortest_count(at, coverage: float) -> float:
+    """Return the probability below the shortest run of counts; the fullest of those."""
+    last = np.searchsorted(at, at[:-1] + coverage)
+    possible = np.flatnonzero(last < len(at))
+    length = last[possible] - possible
+    best = possible[length == length.min()]
+    found = at[best[np.argmax(at[last[best]] - at[best])]]
+    return float(found) + TIE  # the first count beyond
