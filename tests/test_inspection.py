@@ -370,6 +370,20 @@ def test_density_and_bands_of_a_pipeline(piped):
     assert display.density.shape == (10, 10)
 
 
+def test_counts_have_probabilities_at_whole_numbers():
+    counts = np.random.default_rng(0).poisson(np.exp(1 + X[:, 0]))
+    model = MoERegressor(n_experts=2, likelihood="poisson", **QUICK)
+    display = PredictiveDistributionDisplay.from_estimator(
+        model.fit(X[:, :1], counts), X[:, :1], counts, kind="both", grid_resolution=60
+    )
+    np.testing.assert_array_equal(np.diff(display.y_grid), 1)
+    np.testing.assert_allclose(display.density.sum(axis=1), 1.0, atol=5e-3)
+    explanation = explain_row(model, X[0, :1])
+    mixed = explanation.weights @ explanation.answers
+    np.testing.assert_allclose(mixed, model.predict(X[[0], :1])[0])
+    assert "scale" not in routing_report(model, X[:, :1], counts)
+
+
 # ------------------------------------------------------------------------ report
 def test_report_by_hand(hard):
     report = routing_report(hard, X, Y)

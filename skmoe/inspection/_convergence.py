@@ -80,7 +80,7 @@ class ConvergenceDisplay:
         display = cls(mixture.history_, kept=kept[-1] if kept else None)
         return display.plot(ax=ax, **style)
 
-    def plot(self, *, ax=None, **style):
+    def plot(self, ax=None, **style):
         """Draw a line for each run.
 
         Parameters

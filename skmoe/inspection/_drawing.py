@@ -8,6 +8,9 @@ import numpy as np
 
 from .._sklearn_compat import check_matplotlib_support
 
+MOST_TICKS = 30
+"""Names on an axis of a heat map, at most."""
+
 
 def axes_of(display: Any, ax: Any) -> Any:
     """Return the axes to draw on, and keep them on the display."""
@@ -46,10 +49,13 @@ def heat_map(
     Numbers are written into the cells of tables small enough to be read.
     """
     image = ax.imshow(values, aspect="auto", interpolation="nearest", **style)
-    ax.set_yticks(np.arange(len(rows)), labels=rows)
-    long = sum(len(name) for name in columns) > 50
-    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
-    ax.set_xticks(np.arange(len(columns)), labels=columns, **turn)
+    for axis, names in ((ax.yaxis, rows), (ax.xaxis, columns)):
+        shown = np.arange(0, len(names), 1 + (len(names) - 1) // MOST_TICKS)
+        axis.set_ticks(shown, labels=[names[i] for i in shown])
+    if sum(map(len, columns)) > 50:
+        ax.tick_params("x", rotation=45)
+        for name in ax.get_xticklabels():
+            name.set(ha="right", rotation_mode="anchor")
     if values.size <= 160:
         colours = image.cmap(image.norm(values))[..., :3] @ [0.299, 0.587, 0.114]
         for (i, j), value in np.ndenumerate(values):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.sparse import issparse
 
 from ._drawing import axes_of, colours_of
 from ._reading import (
@@ -15,6 +14,7 @@ from ._reading import (
     feature_position,
     mixture_of,
     names_of,
+    rows_on_host,
     span,
     typical,
     with_column,
@@ -120,7 +120,7 @@ class GateDisplay:
             raise ValueError(
                 f"grid_resolution must be at least 2; got {grid_resolution!r}."
             )
-        X = X if hasattr(X, "columns") or issparse(X) else np.asarray(X)
+        X = rows_on_host(X)
         names = names_of(estimator, X)
         if feature is None and len(names) > 2:
             raise ValueError(
@@ -138,15 +138,15 @@ class GateDisplay:
         display = cls(**found, feature_names=[str(name) for name in names])
         return display.plot(ax=ax, **style)
 
-    def plot(self, *, rows=True, ax=None, **style):
+    def plot(self, ax=None, *, rows=True, **style):
         """Draw the regions or the lines.
 
         Parameters
         ----------
-        rows : bool, default=True
-            Whether to draw the rows on top of regions.
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes new ones.
+        rows : bool, default=True
+            Whether to draw the rows on top of regions.
         **style : dict
             Passed on to ``ax.plot`` for lines, to ``ax.scatter`` for rows.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.base import is_classifier
 
 from ..experts import take_rows
@@ -16,6 +15,7 @@ from ._reading import (
     mixture_of,
     n_outputs_of,
     names_of,
+    rows_on_host,
     span,
     typical,
     with_column,
@@ -152,7 +152,7 @@ class PredictiveDistributionDisplay:
             The display, drawn.
         """
         before, mixture = _checked(estimator, kind, grid_resolution)
-        X = X if hasattr(X, "columns") or issparse(X) else np.asarray(X)
+        X = rows_on_host(X)
         names = names_of(estimator, X)
         if feature is None and len(names) > 1:
             raise ValueError(
@@ -184,7 +184,7 @@ class PredictiveDistributionDisplay:
         )
         return display.plot(ax=ax, **style)
 
-    def plot(self, *, ax=None, **style):
+    def plot(self, ax=None, **style):
         """Draw the bands or the density, the mean, and the rows.
 
         Parameters

@@ -56,6 +56,13 @@ def names_after(before: Pipeline | None, names: np.ndarray) -> np.ndarray | None
         return None
 
 
+def rows_on_host(X: Any) -> Any:
+    """Return rows as a data frame, a sparse matrix or an array of NumPy."""
+    if namespace(X) is not np:
+        return to_host(X)
+    return X if hasattr(X, "columns") or sparse.issparse(X) else np.asarray(X)
+
+
 def numbered(n_features: int) -> np.ndarray:
     """Return names for features that have none."""
     return np.array([f"x{j}" for j in range(n_features)], dtype=object)
@@ -96,12 +103,9 @@ class Reading:
 
     def __init__(self, estimator: Any, X: Any, y: Any = None, output: int = 0) -> None:
         before, self.mixture = mixture_of(estimator)
-        X = to_host(X) if namespace(X) is not np else X
+        X = rows_on_host(X)
         given = names_of(estimator, X)
-        if before is not None:
-            X = before.transform(X)
-        has_columns = hasattr(X, "columns") or sparse.issparse(X)
-        self.X = X if has_columns else np.asarray(X)
+        self.X = X if before is None else rows_on_host(before.transform(X))
         self.output = self._check_output(output)
         self.y = None if y is None else self._check_y(y)
         names = getattr(self.mixture, "feature_names_in_", None)

@@ -134,7 +134,7 @@ class ExpertSpecializationDisplay:
         display = cls(values, column_names=columns, kind=kind, score_name=score_name)
         return display.plot(ax=ax, **style)
 
-    def plot(self, *, ax=None, **style):
+    def plot(self, ax=None, **style):
         """Draw the heat map.
 
         Parameters

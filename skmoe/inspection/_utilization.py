@@ -115,7 +115,7 @@ class ExpertUtilizationDisplay:
         )
         return display.plot(ax=ax, **style)
 
-    def plot(self, *, ax=None, **style):
+    def plot(self, ax=None, **style):
         """Draw a bar for each expert's load, and a mark for its gate mass.
 
         Parameters

@@ -1,0 +1,112 @@
+"""
+Looking into a fitted mixture
+=============================
+
+Which expert serves what, why, how well, at what cost, and how training went: the
+displays and reports of ``skmoe.inspection`` on three small tables.
+
+    python examples/plot_inspection.py [--save FOLDER]
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_wine
+
+from skmoe import MoEClassifier, MoERegressor
+from skmoe.inspection import (
+    ConvergenceDisplay,
+    ExpertSpecializationDisplay,
+    ExpertUtilizationDisplay,
+    GateDisplay,
+    PredictiveDistributionDisplay,
+    compute_report,
+    explain_row,
+    routing_report,
+)
+
+figures = {}
+
+
+def panels(name, n=1):
+    """Return axes side by side, and remember their figure."""
+    figure, axes = plt.subplots(1, n, figsize=(11, 3.8), layout="constrained")
+    figures[name] = figure
+    return axes
+
+
+# %%
+# A classifier: three cultivars of wine
+# -------------------------------------
+# 13 features, three classes, three logistic experts. On the left which experts are
+# asked, and by rows of which class; diamonds are what the gate would give to each
+# before it is cut to the best two. On the right the gate along one feature, all others
+# as they are in the rows.
+X, y = load_wine(return_X_y=True, as_frame=True)
+wine = MoEClassifier(n_experts=3, random_state=0).fit(X, y)
+left, right = panels("wine", 2)
+ExpertUtilizationDisplay.from_estimator(wine, X, y, ax=left)
+GateDisplay.from_estimator(wine, X, feature="proline", ax=right)
+
+# %%
+# What the rows of an expert have in common: means of the features, in standard
+# deviations from those of all rows.
+ExpertSpecializationDisplay.from_estimator(wine, X, ax=panels("features"))
+
+# %%
+# One wine: the experts that serve it, what speaks for them, and what they say. Features
+# count by how far they are from their usual values.
+print(explain_row(wine, X.iloc[[70]], background=X))
+
+# %%
+# A regressor: four regimes in the plane
+# --------------------------------------
+# In each quarter of the plane y is another plane. On the left who serves where, the
+# paler the less sure the gate; on the right R² of every expert on the rows of every
+# expert: on its own rows it is the best, on others' worse than their mean.
+random = np.random.default_rng(0)
+Z = random.uniform(-1, 1, (1000, 2))
+slopes = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]])
+quarter = 2 * (Z[:, 1] > 0) + (Z[:, 0] > 0)
+target = np.einsum("ij,ij->i", Z, slopes[quarter]) + random.normal(0, 0.2, len(Z))
+plane = MoERegressor(n_experts=4, cross_fit=None, random_state=0).fit(Z, target)
+left, right = panels("plane", 2)
+GateDisplay.from_estimator(plane, Z, ax=left)
+ExpertSpecializationDisplay.from_estimator(plane, Z, target, kind="score", ax=right)
+
+# %%
+# The same in numbers, and more.
+print(routing_report(plane, Z, target).round(3).T.to_string())
+
+# %%
+# What a prediction computes. Energy is stated power times measured time.
+print(compute_report(plane, Z, watts=15.0))
+
+# %%
+# How training went: EM from four starts, of which the best is kept. A cross is a pass
+# in which the gate or an expert stayed as it was, since with the new one the bound
+# would have fallen.
+ConvergenceDisplay.from_estimator(plane, ax=panels("convergence"))
+
+# %%
+# The whole predictive distribution
+# ---------------------------------
+# Noise that changes with x, and for positive x two lines that nothing in x can tell
+# apart: the mixture keeps both. Bands between quantiles cannot show that hardly any y
+# is in the middle; the density does.
+x = random.uniform(-2, 2, 800)
+branch = random.choice([-1.0, 1.0], len(x))
+noise = np.where(x > 0, 0.15, 0.1 - 0.25 * x) * random.standard_normal(len(x))
+u = np.where(x > 0, branch * 1.5 * x, 0.5 * x) + noise
+fork = MoERegressor(n_experts=6, top_k=None, random_state=0).fit(x[:, None], u)
+left, right = panels("predictive", 2)
+PredictiveDistributionDisplay.from_estimator(fork, x[:, None], u, ax=left)
+PredictiveDistributionDisplay.from_estimator(fork, x[:, None], kind="density", ax=right)
+
+# %%
+if sys.argv[1:2] == ["--save"]:
+    for name, figure in figures.items():
+        figure.savefig(Path(sys.argv[2]) / f"inspection_{name}.png", dpi=75)
+plt.show()
