@@ -464,6 +464,19 @@ def test_gates_of_outputs_are_told_apart(two_gates):
         routing_report(model, X, output=2)
 
 
+def test_outputs_that_share_a_gate():
+    both = np.column_stack([Y, -3 * Y + X[:, 2]])
+    model = MoERegressor(n_experts=2, top_k=1, **QUICK).fit(X, both)
+    report = routing_report(model, X, both, output=1)
+    own = model.apply(X)[:, 0] == 0
+    np.testing.assert_allclose(report.loc[0, "target_mean"], both[own, 1].mean())
+    np.testing.assert_allclose(report.loc[0, "scale"], model.scale_[0, 1])
+    said = model.experts_[0].predict(X[own])[:, 1]
+    np.testing.assert_allclose(report.loc[0, "score"], r2_score(both[own, 1], said))
+    explanation = explain_row(model, X[0], output=1)
+    np.testing.assert_allclose(explanation.prediction, model.predict(X[:1])[0, 1])
+
+
 # ----------------------------------------------------------------------- compute
 def test_ridge_mixture_by_hand(regressor):
     report = compute_report(regressor, FRAME, watts=30)
@@ -772,6 +785,10 @@ def test_wrong_arguments(regressor, classifier, two_gates):
         compute_report(regressor, FRAME, watts=-1)
     with pytest.raises(ValueError, match=r"x must be one row; got .* \(2, 3\)"):
         explain_row(regressor, X[:2])
+    with pytest.raises(
+        ValueError, match=r"X must have rows and columns; got .* \(3,\)"
+    ):
+        routing_report(regressor, X[0])
 
 
 def test_public_names():

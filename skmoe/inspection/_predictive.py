@@ -13,7 +13,6 @@ from ._reading import (
     column_of,
     feature_position,
     mixture_of,
-    n_outputs_of,
     names_of,
     rows_on_host,
     span,
@@ -162,6 +161,12 @@ class PredictiveDistributionDisplay:
         grid, levels = span(X, j, grid_resolution), _levels(coverages)
         rows = with_column(typical(X, grid_resolution), j, grid)
         rows = rows if before is None else before.transform(rows)
+        mean = np.asarray(mixture.predict(rows))
+        if mean.ndim > 1:
+            raise ValueError(
+                "PredictiveDistributionDisplay needs a mixture of one output; this one "
+                f"was fitted with {mean.shape[1]}."
+            )
         y_grid = density = quantiles = None
         if kind != "density":
             quantiles = np.asarray(mixture.predict_quantiles(rows, levels))
@@ -173,7 +178,7 @@ class PredictiveDistributionDisplay:
             density = _density(mixture, rows, y_grid)
         display = cls(
             grid,
-            np.asarray(mixture.predict(rows)),
+            mean,
             quantiles=quantiles,
             levels=None if quantiles is None else levels,
             y_grid=y_grid,
@@ -260,11 +265,6 @@ def _checked(estimator: Any, kind: str, grid_resolution: int) -> tuple[Any, Any]
     if is_classifier(mixture):
         raise TypeError(
             f"PredictiveDistributionDisplay needs a MoERegressor; got {mixture!r}."
-        )
-    if (n_outputs := n_outputs_of(mixture)) > 1:
-        raise ValueError(
-            "PredictiveDistributionDisplay needs a mixture of one output; this one was "
-            f"fitted with {n_outputs}."
         )
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {list(KINDS)}; got {kind!r}.")

@@ -40,12 +40,6 @@ def mixture_of(estimator: Any) -> tuple[Pipeline | None, Any]:
     return before, mixture
 
 
-def n_outputs_of(mixture: Any) -> int:
-    """Return the number of outputs of a fitted mixture."""
-    scale = getattr(mixture, "scale_", None)
-    return 1 if np.ndim(scale) < 2 else scale.shape[1]
-
-
 def names_after(before: Pipeline | None, names: np.ndarray) -> np.ndarray | None:
     """Return the names of the features that leave some steps; None if unknown."""
     if before is None:
@@ -59,8 +53,12 @@ def names_after(before: Pipeline | None, names: np.ndarray) -> np.ndarray | None
 def rows_on_host(X: Any) -> Any:
     """Return rows as a data frame, a sparse matrix or an array of NumPy."""
     if namespace(X) is not np:
-        return to_host(X)
-    return X if hasattr(X, "columns") or sparse.issparse(X) else np.asarray(X)
+        X = to_host(X)
+    elif not hasattr(X, "columns") and not sparse.issparse(X):
+        X = np.asarray(X)
+    if len(X.shape) != 2:
+        raise ValueError(f"X must have rows and columns; got shape {tuple(X.shape)}.")
+    return X
 
 
 def numbered(n_features: int) -> np.ndarray:
@@ -131,29 +129,32 @@ class Reading:
         """Number of experts."""
         return self.mixture.n_experts_
 
-    @property
+    @cached_property
     def n_outputs(self) -> int:
-        """Number of outputs of a regressor."""
-        return n_outputs_of(self.mixture)
+        """Number of outputs."""
+        first = self.mixture.predict(take_rows(self.X, np.zeros(1, dtype=np.intp)))
+        return 1 if np.ndim(first) == 1 else np.shape(first)[1]
 
     def _check_output(self, output: Any) -> int:
-        if not isinstance(output, Integral) or not 0 <= output < self.n_outputs:
-            raise ValueError(
-                f"output must be a whole number from 0 to {self.n_outputs - 1}, one of "
-                f"the mixture's outputs; got {output!r}."
-            )
-        return int(output)
+        if isinstance(output, Integral) and (
+            output == 0 or 0 < output < self.n_outputs
+        ):
+            return int(output)
+        raise ValueError(
+            f"output must be a whole number from 0 to {self.n_outputs - 1}, one of the "
+            f"mixture's outputs; got {output!r}."
+        )
 
     def _check_y(self, y: Any) -> np.ndarray:
         y = np.asarray(to_host(y) if namespace(y) is not np else y)
         check_consistent_length(self.X, y)
         n_outputs = 1 if y.ndim == 1 else y.shape[1]
-        if n_outputs not in (1, self.n_outputs):
+        if n_outputs != self.n_outputs:
             raise ValueError(
                 f"y has {n_outputs} outputs, but the mixture was fitted with "
                 f"{self.n_outputs}."
             )
-        y = y if y.ndim == 1 else y[:, self.output if n_outputs > 1 else 0]
+        y = y if y.ndim == 1 else y[:, self.output]
         if self.classifies:
             unseen = np.setdiff1d(y, self.mixture.classes_)
             if unseen.size:
@@ -299,7 +300,7 @@ def typical(X: Any, n: int) -> Any:
     for j in range(X.shape[1]):
         column = column_of(X, j)
         if column.dtype.kind in "biuf":
-            value = np.nanmedian(column)
+            value = np.nanmedian(column.astype(float))
         else:
             _, first, count = np.unique(
                 column.astype(str), return_index=True, return_counts=True
@@ -322,4 +323,5 @@ def span(X: Any, j: int, n_values: int) -> np.ndarray:
     if column.dtype.kind not in "biuf":
         name = X.columns[j] if hasattr(X, "columns") else j
         raise ValueError(f"feature {name!r} does not hold numbers.")
+    column = column.astype(float)
     return np.linspace(np.nanmin(column), np.nanmax(column), n_values)
