@@ -36,8 +36,9 @@ from threadpoolctl import threadpool_limits
 
 from skmoe.backends import _numba, using
 from skmoe.em import PORTFOLIO, Problem, resume, step
-from skmoe.experts import Gaussian, make_pool
+from skmoe.experts import make_pool
 from skmoe.gates import SoftmaxGate
+from skmoe.likelihoods import Gaussian
 from skmoe.routing import Routing
 
 TOP_K, WIDTH = 2, 4
@@ -93,7 +94,7 @@ def setting(n: int, d: int, n_experts: int, expert) -> tuple[Problem, object]:
         n_features=d,
         seeds=list(range(n_experts)),
         n_jobs=1,
-        likelihood=Gaussian(10.0, np.array([1e-3 * y.var()])),
+        likelihood=Gaussian().bound(10.0, np.array([1e-3 * y.var()])),
     )
     with using("auto", n * n_experts):
         gate = TimedGate(max_iter=1).fit(X, start)

@@ -32,9 +32,10 @@ from threadpoolctl import threadpool_limits
 
 from skmoe.backends import using
 from skmoe.em import Problem, resume, step
-from skmoe.experts import Gaussian, make_pool
+from skmoe.experts import make_pool
 from skmoe.gates import HierarchicalGate, ProductGate, SoftmaxGate
 from skmoe.gates._layout import grid, tree_of
+from skmoe.likelihoods import Gaussian
 from skmoe.routing import Routing
 
 D, FEW, MANY, TOP_K = 64, 64, 4096, 2
@@ -152,7 +153,7 @@ def setting(n: int, d: int, n_experts: int) -> tuple[Problem, object]:
         n_features=d,
         seeds=list(range(n_experts)),
         n_jobs=1,
-        likelihood=Gaussian(10.0, np.array([1e-3 * y.var()])),
+        likelihood=Gaussian().bound(10.0, np.array([1e-3 * y.var()])),
     )
     with using("auto", n * n_experts):
         gate = HierarchicalGate(max_iter=10).fit(X, start)

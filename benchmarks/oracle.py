@@ -26,14 +26,14 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.special import softmax
 from sklearn.compose import ColumnTransformer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor
 from sklearn.pipeline import make_pipeline
 
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.em import PORTFOLIO
 from skmoe.gates import ConstantGate, SoftmaxGate
 
-FAMILIES = ("gaussian", "binomial", "multinom")
+FAMILIES = ("gaussian", "binomial", "multinom", "poisson")
 
 
 def read(folder: Path, case: dict) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -61,6 +61,9 @@ def model(case: dict, columns: list[str], options: dict):
     if case["family"] == "gaussian":
         expert = view(columns, case["expert_features"], LinearRegression())
         return MoERegressor(expert, scale_prior=0, **common)
+    if case["family"] == "poisson":
+        expert = view(columns, case["expert_features"], PoissonRegressor(alpha=0))
+        return MoERegressor(expert, likelihood="poisson", **common)
     expert = LogisticRegression(C=np.inf, max_iter=1000)
     return MoEClassifier(view(columns, case["expert_features"], expert), **common)
 
@@ -124,6 +127,7 @@ def main() -> None:
     parser.add_argument("--out")
     parser.add_argument("--only", default="")
     parser.add_argument("--grades", default="AB")
+    parser.add_argument("--families", nargs="*", default=FAMILIES)
     parser.add_argument("--starts", type=int, default=20)
     parser.add_argument("--max-iter", type=int, default=5000)
     parser.add_argument("--tol", type=float, default=1e-9)
@@ -138,7 +142,7 @@ def main() -> None:
     ]
     print("\n".join(lines), flush=True)
     for case in json.loads((folder / "oracle.json").read_text()):
-        known = case["family"] in FAMILIES and case["grade"] in args.grades
+        known = case["family"] in args.families and case["grade"] in args.grades
         if not known or args.only not in case["id"]:
             continue
         starts = min(args.starts, case["starts"]) if case["n"] > 9999 else args.starts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
@@ -12,8 +14,11 @@ MIN_RESPONSIBILITY = 1e-3
 To many learners a row of weight zero is still a row (bin edges, leaf counts)."""
 
 
-def weight_parameter(learner: BaseEstimator) -> str | None:
+def weight_parameter(learner: BaseEstimator, method: str = "fit") -> str | None:
     """Return the name under which the learner's fit takes sample weights."""
+    if method != "fit":
+        found = "sample_weight" in signature(getattr(learner, method)).parameters
+        return "sample_weight" if found else None
     if isinstance(learner, Pipeline):
         name, last = learner.steps[-1]
         inner = weight_parameter(last)

@@ -42,9 +42,7 @@ from skmoe.em import (
 )
 from skmoe.estimators import _folds
 from skmoe.experts import (
-    Categorical,
     EstimatorPool,
-    Gaussian,
     LinearPool,
     LogisticPool,
     make_pool,
@@ -56,6 +54,7 @@ from skmoe.experts._averaged import (
     averaged,
 )
 from skmoe.gates import SoftmaxGate
+from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing
 
 pytestmark = pytest.mark.filterwarnings(
@@ -81,7 +80,7 @@ def problem_of(y=None, *, n_experts=2, **changes):
 
 
 def regressors(learner, n_experts=2):
-    likelihood = Gaussian(10.0, np.full(1, 1e-4))
+    likelihood = Gaussian().bound(10.0, np.full(1, 1e-4))
     return make_pool([learner] * n_experts, n_features=3, likelihood=likelihood)
 
 

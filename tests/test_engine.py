@@ -31,8 +31,9 @@ from skmoe.em import (
 )
 from skmoe.em._engine import revived
 from skmoe.em._problem import State, Terms
-from skmoe.experts import Categorical, EstimatorPool, Gaussian, make_pool
+from skmoe.experts import EstimatorPool, make_pool
 from skmoe.gates import ConstantGate, SoftmaxGate
+from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing
 
 GATES = [SoftmaxGate(), SoftmaxGate(alpha=0), ConstantGate()]
@@ -68,7 +69,9 @@ def regression(learner, *, n_experts=4, width=None, slack=None, prior=10.0, **ch
     problem = replace(problem, **changes)
     floor = (1e-3 if prior else 1e-8) * np.var(problem.y, axis=0)
     pool = make_pool(
-        [learner] * n_experts, n_features=X.shape[1], likelihood=Gaussian(prior, floor)
+        [learner] * n_experts,
+        n_features=X.shape[1],
+        likelihood=Gaussian().bound(prior, floor),
     )
     if slack is not None:
         pool.slack = slack
@@ -328,7 +331,7 @@ def test_constant_gate_and_intercepts_are_a_gaussian_mixture():
     pool = make_pool(
         [LinearRegression()] * 2,
         n_features=1,
-        likelihood=Gaussian(0.0, np.array([1e-8])),
+        likelihood=Gaussian().bound(0.0, np.array([1e-8])),
     )
     labels = KMeans(2, n_init=1, random_state=0).fit_predict(y[:, None])
     start = Routing.from_labels(labels, 2)
@@ -356,7 +359,9 @@ def test_bound_is_the_log_likelihood_by_hand():
     problem = Problem(X, X, y, np.array([1.0, 3.0]), 2, 2, 1, 0.0)
     gate = SoftmaxGate(alpha=0).fit(X, np.array([[0.75, 0.25], [0.25, 0.75]]))
     pool = make_pool(
-        [LinearRegression()] * 2, n_features=1, likelihood=Gaussian(0.0, np.zeros(1))
+        [LinearRegression()] * 2,
+        n_features=1,
+        likelihood=Gaussian().bound(0.0, np.zeros(1)),
     )
     pool.coef = np.array([[[0.0]], [[2.0]]])
     pool.intercept = np.array([[0.0], [0.5]])

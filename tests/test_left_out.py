@@ -31,9 +31,7 @@ from skmoe._learners import MIN_RESPONSIBILITY
 from skmoe.backends import to_host, using
 from skmoe.em import Problem, begin, initial, run
 from skmoe.experts import (
-    Categorical,
     EstimatorPool,
-    Gaussian,
     LeaveOneOutPool,
     LeftOutPool,
     LinearPool,
@@ -43,6 +41,7 @@ from skmoe.experts import (
 from skmoe.experts._base import floored
 from skmoe.experts._estimator_pool import resample
 from skmoe.gates import SoftmaxGate
+from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing
 
 N, D, K = 60, 4, 3
@@ -57,7 +56,7 @@ REGRESSORS = [
 
 def regression(learner, q=1, n_experts=K, **options):
     learners = learner if isinstance(learner, list) else [learner] * n_experts
-    likelihood = Gaussian(prior=10.0, floor=np.full(q, 1e-6))
+    likelihood = Gaussian().bound(10.0, floor=np.full(q, 1e-6))
     return make_pool(learners, n_features=D, likelihood=likelihood, **options)
 
 

@@ -16,8 +16,9 @@ from skmoe.em import Problem, begin, initial, resume
 from skmoe.em._choose import HeldOut, Split, choose
 from skmoe.em._engine import revived
 from skmoe.em._shared import Shared
-from skmoe.experts import Gaussian, make_pool
+from skmoe.experts import make_pool
 from skmoe.gates import SoftmaxGate
+from skmoe.likelihoods import Gaussian
 from skmoe.routing import Routing
 
 pytestmark = pytest.mark.filterwarnings(
@@ -38,7 +39,7 @@ def problem_of(y, n_experts=3, width=3):
 
 
 def pool_of(learners):
-    likelihood = Gaussian(10.0, np.array([1e-6]))
+    likelihood = Gaussian().bound(10.0, np.array([1e-6]))
     return make_pool(learners, n_features=3, likelihood=likelihood)
 
 

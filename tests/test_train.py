@@ -22,12 +22,13 @@ from skmoe.em._engine import begin, run
 from skmoe.em._settle import Pooled, routed, settle
 from skmoe.em._starts import initial
 from skmoe.estimators import _planning
-from skmoe.experts import Categorical, Gaussian, make_pool
+from skmoe.experts import make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
 from skmoe.experts._blended import BlendedPool
 from skmoe.experts._remembered import MOST, RememberedPool, remembered
 from skmoe.gates import ConstantGate, RoutingRule, SoftmaxGate
 from skmoe.gates._softmax import ALPHAS
+from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing
 
 pytestmark = pytest.mark.filterwarnings(
@@ -63,7 +64,7 @@ def pool_of(learners, *, classes=None):
     return make_pool(
         learners,
         n_features=3,
-        likelihood=Gaussian(10.0, np.array([1e-3]))
+        likelihood=Gaussian().bound(10.0, np.array([1e-3]))
         if classes is None
         else Categorical(),
         classes=classes,

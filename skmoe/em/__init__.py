@@ -13,9 +13,11 @@ from ._engine import begin, expect, resume, run, step
 from ._grow import grow, shrink
 from ._per_output import gates_per_output
 from ._problem import EMResult, PassInfo, Problem, State, Terms
+from ._sample import stacked
 from ._settle import kept, moved, routed, settle
 from ._shared import NO_CORRECTION
 from ._starts import PORTFOLIO, STARTS, initial
+from ._stepwise import Pace, Stream, absorb, open_stream
 from ._train import KINDS, Mixture, Plan, Start, count_runs, finish, train
 
 __all__ = [
@@ -29,12 +31,15 @@ __all__ = [
     "CrossFitPool",
     "EMResult",
     "Mixture",
+    "Pace",
     "PassInfo",
     "Plan",
     "Problem",
     "Start",
     "State",
+    "Stream",
     "Terms",
+    "absorb",
     "begin",
     "content_folds",
     "count_runs",
@@ -48,11 +53,13 @@ __all__ = [
     "initial",
     "kept",
     "moved",
+    "open_stream",
     "resume",
     "routed",
     "run",
     "settle",
     "shrink",
+    "stacked",
     "step",
     "train",
 ]

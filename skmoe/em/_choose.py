@@ -22,7 +22,7 @@ from ..gates import BaseGate, ConstantGate, RoutingRule
 from ._cross_fit import content_folds
 from ._cross_fit_gate import for_new_rows
 from ._gating import improved_gate
-from ._problem import EMResult, Problem, State
+from ._problem import EMResult, Problem, State, learning_mass
 from ._settle import Pooled, rescaled, routed, settle
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -173,7 +173,8 @@ def hold_out(
     pooled = Pooled.of(train, result.pool)
     pooled_new = pooled.finished(train)
     single = _single(split, pooled, pooled_new)
-    mass, pool = result.resp.scaled(train.sample_weight), result.pool
+    pool = result.pool
+    mass = learning_mass(train, pool, result.resp.scaled(train.sample_weight))
     new = pool.finished(train.X, train.y, mass)
     asked = new
     if not rigid:  # the experts stay: ask them once
@@ -188,6 +189,7 @@ def hold_out(
         state = settle(train, gate, pool, rule, SETTLE_PASSES, learn=rigid)
         if rigid:
             own = state.resp.scaled(train.sample_weight)
+            own = learning_mass(train, state.pool, own)
             asked = new = state.pool.finished(train.X, train.y, own)
         models.append((for_new_rows(train, state.gate, state.resp), copy.copy(new)))
         models[-1][1].scale = state.pool.scale
@@ -226,7 +228,8 @@ def loss(problem: Problem, state: State) -> float:
         wrong = xp.sum(gate * xp.exp(terms.log_lik), axis=1) < 0.5
         error = xp.astype(wrong, weight.dtype)
     else:
-        mean = xp.sum(gate[:, :, None] * terms.values, axis=1)
+        means = state.pool.likelihood.means(terms.values, state.resp)
+        mean = xp.sum(gate[:, :, None] * means, axis=1)
         error = xp.sum((problem.y - mean) ** 2, axis=1)
     return float(to_host(xp.sum(weight * error) / xp.sum(weight)))
 

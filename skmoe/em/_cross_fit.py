@@ -26,7 +26,7 @@ from ..experts import DerivedPool, ExpertPool, take_rows
 from ..experts._averaged import averaged
 from ..experts._base import shares
 from ..routing import Routing
-from ._problem import EMResult, Problem, State
+from ._problem import EMResult, Problem, State, learning_mass
 from ._starts import numeric, ranks, targets
 
 FINAL_FOLDS = 5
@@ -181,7 +181,8 @@ def last_judge(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
     if not isinstance(pool, CrossFitPool) or pool.final_folds is None:
         return pool
     mass = resp.scaled(problem.sample_weight)
-    more = CrossFitPool(pool.pool, pool.final_folds).fit(problem.X, problem.y, mass)
+    learned = learning_mass(problem, pool, mass)
+    more = CrossFitPool(pool.pool, pool.final_folds).fit(problem.X, problem.y, learned)
     values = more.evaluate(problem.X, problem.y, resp)
     return more.rescale(problem.y, values, mass)
 
@@ -192,7 +193,8 @@ def predictor(
     """Return the pool that answers for new rows, with the scales of the judge."""
     if average and isinstance(judge, CrossFitPool):
         return judge.averaged()
-    return judge.finished(problem.X, problem.y, resp.scaled(problem.sample_weight))
+    mass = learning_mass(problem, judge, resp.scaled(problem.sample_weight))
+    return judge.finished(problem.X, problem.y, mass)
 
 
 def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:

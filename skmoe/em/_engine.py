@@ -40,7 +40,7 @@ from ..routing import Routing
 from . import _gating as gating
 from ._balance import balanced, limited, shifted
 from ._gating import fit_gate, improved_gate, log_proba, log_proba_at
-from ._problem import EMResult, PassInfo, Problem, State, Terms
+from ._problem import EMResult, PassInfo, Problem, State, Terms, learning_mass
 
 PATIENCE = 2
 """Passes without progress before a pool that may fall is called converged."""
@@ -137,7 +137,8 @@ def update_pool(
     The last item is the number of experts whose new learner was accepted.
     """
     y, resp, old = problem.y, state.resp, state.pool
-    new = old.update(problem.X, y, mass)
+    learned = learning_mass(problem, old, mass, state.terms.values)
+    new = old.update(problem.X, y, learned)
     values = new.evaluate(problem.X, y, resp)
     log_lik = new.log_density(y, values, resp)
     accepted = _accepted(old, mass, log_lik, state.terms.log_lik)

@@ -22,7 +22,7 @@ from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from ._engine import log_joint, resume, run
 from ._gating import improved_gate
-from ._problem import Problem, State
+from ._problem import Problem, State, learning_mass
 from ._settle import rescaled, routed
 
 PASSES = 10
@@ -63,6 +63,7 @@ def grow(
     state = resume(problem, gate, rescaled(problem, both, resp))
     found = run(replace(problem, max_iter=PASSES), state)
     mass = found.resp.scaled(problem.sample_weight)
+    mass = learning_mass(problem, found.pool, mass)
     return found.gate, found.pool.finished(problem.X, problem.y, mass)
 
 

@@ -72,9 +72,9 @@ def gates_per_output(
         asked = own, state.gate, OneOutputPool(judge, j)
         last = settle(*asked, rule, LAST_PASSES, learn=False)
         gates.append(for_new_rows(own, last.gate, last.resp))
-        assert last.pool.scale is not None
-        scale[:, j] = last.pool.scale[:, 0]
-    final.scale = scale
+        if last.pool.scale is not None:
+            scale[:, j] = last.pool.scale[:, 0]
+    final.scale = scale if final.likelihood.has_scale else None
     return gates, final
 
 

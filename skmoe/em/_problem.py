@@ -109,6 +109,20 @@ class Problem:
         return self.width >= self.n_experts
 
 
+def learning_mass(
+    problem: Problem, pool: ExpertPool, mass: Routing, values: Array | None = None
+) -> Routing:
+    """Return what experts are fitted on: the mass of a routing, robust if so asked.
+
+    ``values`` are what the pool says of the entries, if that is known.
+    """
+    if not pool.likelihood.robust or pool.scale is None:
+        return mass
+    if values is None:
+        values = pool.evaluate(problem.X, problem.y, mass)
+    return pool.emphasised(problem.y, values, mass)
+
+
 @dataclass(frozen=True, eq=False)
 class Terms:
     """What the model says of each entry of a routing.

@@ -29,7 +29,7 @@ from ..routing import Routing
 from ._cross_fit import CrossFitPool
 from ._engine import evaluate, expect, update_pool
 from ._gating import improved_gate, log_proba_at, route
-from ._problem import Problem, State
+from ._problem import Problem, State, learning_mass
 from ._shared import all_rows
 
 PATIENCE = 2
@@ -37,6 +37,10 @@ PATIENCE = 2
 
 MOST_OF_IT = 0.95
 """Little of a row is lost if the experts asked have so much of its probability."""
+
+REWEIGHTINGS = 10
+"""Fits of a learner alone with robust weights; each halves, at least, what outliers
+still pull."""
 
 LAST_PASSES = 20
 """Passes on the gate's own support, at most, once EM has ended."""
@@ -159,7 +163,10 @@ class Pooled:
         few = _some(pool, first)
         if isinstance(pool, CrossFitPool):
             few = CrossFitPool(_some(pool.pool, first), pool.folds)
-        few.fit(problem.X, problem.y, all_rows(problem, len(first)))
+        everyone = all_rows(problem, len(first))
+        few.fit(problem.X, problem.y, everyone)
+        if few.likelihood.robust:
+            few = reweighted(problem, few, everyone)
         return cls(few, learner_of)
 
     def everyone(self, problem: Problem) -> Routing:
@@ -178,7 +185,8 @@ class Pooled:
         """Return the learners for new rows."""
         if problem.shared is not None and self.pool is problem.shared.judge:
             return Pooled(problem.shared.pool, self.learner_of)
-        done = self.pool.finished(problem.X, problem.y, self.everyone(problem))
+        mass = learning_mass(problem, self.pool, self.everyone(problem))
+        done = self.pool.finished(problem.X, problem.y, mass)
         return Pooled(done, self.learner_of)
 
 
@@ -186,9 +194,20 @@ def _some(pool: ExpertPool, which: np.ndarray) -> ExpertPool:
     """Return an unfitted pool of some of the learners."""
     few = copy.copy(pool)
     few.learners = [pool.learners[k] for k in which]
+    few.likelihood = pool.likelihood.take(which)
     few.seeds = [pool.seeds[k] for k in which]
     few.n_experts = len(few.learners)
     return few
+
+
+def reweighted(problem: Problem, pool: ExpertPool, mass: Routing) -> ExpertPool:
+    """Return a fitted pool with robust weights of rows that agree with its fit."""
+    for _ in range(REWEIGHTINGS):
+        values = pool.evaluate(problem.X, problem.y, mass)
+        pool = pool.rescale(problem.y, values, mass)
+        few = pool.emphasised(problem.y, values, mass)
+        pool = pool.update(problem.X, problem.y, few)
+    return pool
 
 
 def rescaled(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:

@@ -16,11 +16,12 @@ from typing import Protocol
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 
 from ..backends import Array, like, namespace, to_host
 from ..experts import ExpertPool, make_pool
 from ..gates import BaseGate, RoutingRule
+from ..likelihoods import Likelihood
 from ..routing import Routing
 from ._choose import (
     Choice,
@@ -269,7 +270,26 @@ def _responsibilities(problem: Problem, plan: Plan, start: Start) -> Routing:
         return single_start(problem, plan)
     if start.kind == "linear":
         return linear_start(problem, plan, start)
-    return initial(problem, start.kind, start.number, start.seed)
+    return started(problem, plan.pool, start.kind, start.number, start.seed)
+
+
+def started(
+    problem: Problem, pool: ExpertPool, kind: str, number: int, seed: int
+) -> Routing:
+    """Return initial responsibilities: a fixed expert has an even share of all rows."""
+    n_fixed, n_experts = pool.likelihood.n_fixed, problem.n_experts
+    learning = replace(problem, n_experts=n_experts - n_fixed)
+    resp = initial(learning, kind, number, seed)
+    if not n_fixed:
+        return resp
+    xp, share = namespace(resp.weights), 1.0 / n_experts
+    one = xp.ones_like(resp.weights[:, :1])
+    last = xp.full_like(resp.indices[:, :1], n_experts - 1)
+    return Routing(
+        xp.concat([resp.indices, last], axis=1),
+        xp.concat([(1.0 - share) * resp.weights, share * one], axis=1),
+        n_experts,
+    )
 
 
 def single_start(problem: Problem, plan: Plan) -> Routing:
@@ -292,7 +312,9 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
     """
     random, pool = np.random.RandomState(start.seed), plan.pool
     X = _linear_view(problem)
-    learner = Ridge() if pool.classes is None else LogisticRegression()
+    learner = LogisticRegression()
+    if isinstance(pool.likelihood, Likelihood):
+        learner = pool.likelihood.learner()
     linear = make_pool(
         [learner] * problem.n_experts,
         n_features=X.shape[1],
@@ -303,7 +325,7 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
     results = []
     for kind in PORTFOLIO:
         seed = int(random.randint(2**31 - 1))
-        resp = initial(problem, kind, start.number, seed)
+        resp = started(problem, linear, kind, start.number, seed)
         results.append(run(problem, begin(problem, plan.gates[0], linear, resp)))
     return max(results, key=lambda found: _worth(problem, found, plan.rule)).resp
 

@@ -19,7 +19,7 @@ from .._sklearn_compat import (
     _fit_context,
     with_callbacks,
 )
-from ..backends import BACKENDS, Array, namespace, one_blas_thread
+from ..backends import BACKENDS, Array, namespace, one_blas_thread, to_host
 from ..em import (
     Mixture,
     Problem,
@@ -37,6 +37,7 @@ from ._growth import GrowthMixin
 from ._inference import RoutedMixin
 from ._planning import PlanningMixin
 from ._reporting import ReportingMixin
+from ._streaming import StreamingMixin
 from ._validation import CheckedMixin
 from ._watching import Watched
 
@@ -62,6 +63,7 @@ class BaseMoE(
     FoldsMixin,
     PlanningMixin,
     GrowthMixin,
+    StreamingMixin,
     ReportingMixin,
     RoutedMixin,
     CallbackSupportMixin,
@@ -149,6 +151,10 @@ class BaseMoE(
     def _default_expert(self) -> BaseEstimator:
         """Return the learner that expert=None stands for."""
 
+    def _adapted(self, learners: list[BaseEstimator]) -> list[BaseEstimator]:
+        """Return the learners as they are to be trained."""
+        return learners
+
     @abstractmethod
     def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
         """Check y and set what is known of it; return (engine's y, row weights)."""
@@ -198,6 +204,7 @@ class BaseMoE(
         learners = parts.read_experts(
             self.expert, self.n_experts, self._default_expert(), self._classifies
         )
+        learners = self._adapted(learners)
         before, gate = parts.read_gate(self.gate)
         self._check_cross_fit()
         raw, X, y, weight = self._check_training(X, y, sample_weight)
@@ -251,7 +258,9 @@ class BaseMoE(
             attributes |= self._diagnosis(mixture)
             attributes |= self._more_gates(mixture, before)
 
-        vars(self).pop("gates_", None)  # of an earlier fit
+        earlier = ("gates_", "scale_", "shared_expert_", "_stream", "_early")
+        for name in earlier:
+            vars(self).pop(name, None)
         for name, value in attributes.items():
             setattr(self, name, value)
         self.history_ = runs.history
@@ -273,9 +282,10 @@ class BaseMoE(
         load = routing.scaled(weights / namespace(weights).sum(weights))
         attributes = {
             "gate_": parts.fitted_gate(self.gate, before, gate),
-            "experts_": pool.estimators(),
+            "experts_": pool.likelihood.shown(pool.estimators()),
             "n_experts_": problem.n_experts,
             "expert_load_": load.sum_by_expert(load.weights),
+            "_rows_learned": float(to_host(namespace(weights).sum(weights))),
             "_pool": pool,
             "_shared": None if problem.shared is None else problem.shared.pool,
         }

@@ -8,12 +8,12 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
 
-from .._sklearn_compat import StrOptions, _check_y
-from ..backends import Array, like, namespace
-from ..experts import Categorical
-from ._base import BaseMoE
+from .._sklearn_compat import StrOptions, _check_y, _fit_context
+from ..backends import Array, like, namespace, to_host
+from ..likelihoods import Categorical
+from ._base import BaseMoE, all_or_nothing
 from ._validation import on_host
 
 
@@ -132,7 +132,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     lower_bound_ : float
         Mean a row of the log-likelihood bound where EM ended, over the experts that
         training keeps for a row; out of fold if cross-fitted.
-    lower_bounds_ : ndarray of shape (n_iter_,)
+    lower_bounds_ : ndarray of shape (`n_iter_`,)
         The bound after each pass of the run of EM that was kept.
     history_ : list of dict
         Every run of EM, in turn: the kind of its "start" ("chosen" goes on from what
@@ -166,7 +166,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Whether that run converged.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, where X has them.
 
     See Also
@@ -262,6 +262,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         return y
 
     def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
+        if self._known_classes is not None:  # of a stream
+            self.classes_ = self._known_classes
+            positions = self._read_target(y)
+            return positions, self._class_weighted(positions, weight)
         classes, positions = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(
@@ -279,6 +283,106 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
                 )
             weight = weight * class_weight[positions]
         return positions, weight
+
+    def _class_weighted(self, y: Array, weight: np.ndarray) -> np.ndarray:
+        """Return row weights of a batch times those of the classes.
+
+        Those of "balanced" are of all rows of the stream.
+        """
+        if self.class_weight is None:
+            return weight
+        y, classes = to_host(y), self.classes_
+        if isinstance(self.class_weight, dict):
+            each = compute_class_weight(self.class_weight, classes=classes, y=classes)
+        else:
+            mass = self._class_mass + np.bincount(y, weight, minlength=len(classes))
+            self._class_mass, met = mass, mass > 0
+            each = mass.sum() / (met.sum() * np.where(met, mass, 1.0))
+        return weight * each[y]
+
+    def _forget_classes(self) -> None:
+        self._class_mass = np.zeros(len(self.classes_))
+
+    _class_mass: Any = 0.0
+
+    @all_or_nothing
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Learn from a batch of rows; a stream is learned batch by batch.
+
+        The first call fits a mixture to its rows, by a short fit of the usual kind,
+        and calls with few rows repeat that on all rows so far. Later calls take one
+        step of stepwise EM, in which old rows count for less. A call after ``fit``
+        goes on from there.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            The batch.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that the stream may have; needed in the first call, unless
+            ``fit`` went before.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; weight 2 is the row twice.
+
+        Returns
+        -------
+        self : object
+            The mixture. If the call fails or is interrupted, it stays as it was.
+
+        See Also
+        --------
+        fit : Learn from all rows at once, in many passes.
+
+        Notes
+        -----
+        ``lower_bound_`` and ``routed_bound_`` become running means of the
+        log-likelihood of rows before they were learned, over the experts that training
+        keeps for a row and over those that predict asks; ``expert_load_`` is the share
+        of each expert in the rows that are remembered. Other records of training are
+        those of the last fit or start.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skmoe import MoEClassifier
+        >>> rng = np.random.default_rng(0)
+        >>> model = MoEClassifier(n_experts=2, n_init=2, random_state=0)
+        >>> for _ in range(10):
+        ...     X = rng.normal(size=(100, 2))
+        ...     y = np.where(X[:, 0] > 0, X[:, 1] > 0, X[:, 1] < 0)
+        ...     model = model.partial_fit(X, y, classes=[False, True])
+        >>> model.predict([[2.0, 1.0], [-2.0, 1.0]])
+        array([ True, False])
+        """
+        self._check_classes(classes)
+        self._learn(X, y, sample_weight)
+        return self
+
+    def _check_classes(self, classes: Any) -> None:
+        """Read the classes of a stream in its first call; later ones may repeat them."""
+        known = getattr(self, "classes_", None)
+        if classes is None:
+            if known is None:
+                raise ValueError(
+                    "classes must be passed on the first call to partial_fit."
+                )
+            return
+        classes = unique_labels(classes)
+        if known is None:
+            if len(classes) < 2:
+                raise ValueError(
+                    f"{type(self).__name__} needs at least 2 classes; got classes="
+                    f"{classes!r}."
+                )
+            self.classes_ = classes
+        elif not np.array_equal(classes, known):
+            raise ValueError(
+                f"classes={classes!r} are not those of the first call to partial_fit, "
+                f"or of fit: {known!r}."
+            )
 
     def _read_target(self, y: Any) -> Array:
         y = self._check_target(y)

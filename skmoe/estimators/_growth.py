@@ -49,6 +49,11 @@ class GrowthMixin:
         """
         self._check_can_grow()
         check_scalar(n, "n", Integral, min_val=1)
+        if self._pool.likelihood.n_fixed:
+            raise ValueError(
+                f"likelihood={self._pool.likelihood!r} has a fixed expert, beside which "
+                "none can be added; fit anew with another n_experts."
+            )
         problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_ + n)
         with self._computing(problem.X_gate):
             gate, pool = grow(
@@ -164,7 +169,9 @@ class GrowthMixin:
 
     def _set_experts(self, before, gate: BaseGate, pool, own) -> None:
         self.gate_ = parts.fitted_gate(self.gate, before, gate)
-        self.experts_, self.n_experts_ = pool.estimators(), pool.n_experts
+        self.experts_ = pool.likelihood.shown(pool.estimators())
+        self.n_experts_ = pool.n_experts
         self._pool, self._own_pool = pool, own
+        self._stream = self._early = None  # of other experts
         if pool.scale is not None:
             self.scale_ = pool.scale[:, 0] if self._single_output else pool.scale

@@ -33,7 +33,13 @@ class RoutedMixin:
     @property
     def _rule(self) -> RoutingRule:
         """Which experts predict asks."""
-        return RoutingRule(self.top_k, self.top_p, self.capacity_factor)
+        asked = self.top_k, self.top_p, self.capacity_factor
+        return RoutingRule(*asked, ask_last=self._n_fixed > 0)
+
+    @property
+    def _n_fixed(self) -> int:
+        """How many of the experts, the last ones, learn nothing."""
+        return 0
 
     def _views(self, X) -> tuple[Array, Any]:
         """Return what gate and experts see of new rows."""
@@ -201,7 +207,8 @@ class RoutedMixin:
             At most ``top_k`` entries a row, the best of the gate's candidates,
             renormalised to sum to one.
         """
-        joint = self._log_joint(X, y, RoutingRule(self._training_width()))
+        rule = RoutingRule(self._training_width(), ask_last=self._n_fixed > 0)
+        joint = self._log_joint(X, y, rule)
         found = [self._posterior(*each) for each in joint]
         return found if hasattr(self, "gates_") else found[0]
 

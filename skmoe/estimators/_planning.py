@@ -83,6 +83,8 @@ class PlanningMixin:
     @property
     def _holds_out(self) -> bool:
         """Whether gate and shrinkage are chosen on rows held out."""
+        if self._starts_stream:  # penalties chosen on the first rows do not suit more
+            return False
         return self.cross_fit is not None and self.n_experts > 1
 
     def _starts(self, seeds, pool: ExpertPool) -> list[Start]:

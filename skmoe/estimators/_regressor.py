@@ -7,25 +7,20 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import RegressorMixin
-from sklearn.linear_model import Ridge
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import get_tags
 
-from .._sklearn_compat import Interval, _check_y
+from .._sklearn_compat import Interval, StrOptions, _check_y, _fit_context
 from ..backends import Array, to_host
 from ..em import Mixture, gates_per_output
-from ..experts import Gaussian
+from ..likelihoods import FAMILIES, Likelihood
+from ..likelihoods._fixed import BesideFixed
 from . import _parts as parts
-from ._base import BaseMoE
-
-SCALE_FLOOR = 1e-3
-"""Smallest noise variance, in units of Var(y), where the scales have a prior."""
-
-SCALE_FLOOR_ML = 1e-8
-"""The same for plain maximum likelihood (scale_prior=0)."""
+from ._base import BaseMoE, all_or_nothing
+from ._distribution import DistributionMixin
 
 
-class MoERegressor(RegressorMixin, BaseMoE):
+class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     r"""Mixture of experts for regression.
 
     The density of y given x is a gated sum of experts,
@@ -41,7 +36,8 @@ class MoERegressor(RegressorMixin, BaseMoE):
     ----------
     expert : estimator, list of estimators or None, default=None
         The learner that every expert is a clone of, or one learner an expert. None
-        is ``Ridge()``. `Ridge` and `LinearRegression` experts are all trained
+        is ``Ridge()``, for counts ``PoissonRegressor()``, for "gamma"
+        ``GammaRegressor()``. `Ridge` and `LinearRegression` experts are all trained
         together from grouped Gram matrices, with the answer that clones would give.
         A learner without ``sample_weight`` is fitted on weighted resamples.
     n_experts : int, default=8
@@ -64,6 +60,12 @@ class MoERegressor(RegressorMixin, BaseMoE):
         load in training, and on its part of each batch that is predicted. Rows
         beyond it go to their next best expert, so answers depend on the batch. Useful
         where experts run side by side on machines of one size. None has no limit.
+    likelihood : str or Likelihood, default="gaussian"
+        How y scatters around an expert's mean: "gaussian"; "student_t" and "laplace"
+        for outliers; "poisson" and "negative_binomial" for counts; "gamma" for positive
+        y, "beta" for rates. An object of `skmoe.likelihoods` sets its parameters, as
+        ``StudentT(df=3)``; `ZeroInflated` and `WithOutliers` make the last expert a
+        fixed one. Gradient boosting with its default loss gets the family's own.
     scale_prior : float, default=10.0
         Pseudo-rows that pull each expert's noise variance to the pooled one, so that
         a small expert cannot run away to zero noise. 0 is maximum likelihood.
@@ -141,14 +143,17 @@ class MoERegressor(RegressorMixin, BaseMoE):
         The gate of each output, with ``gate_per_output=True``; ``gate_`` is then the
         one that the experts were trained with.
     scale_ : ndarray of shape (n_experts,) or (n_experts, n_outputs)
-        Noise standard deviation of each expert, in units of y.
+        Noise scale of each expert: for a Gaussian the standard deviation, in units of
+        y; else what the family says. Absent for "poisson".
+    likelihood_ : Likelihood
+        The family, bound to the training targets.
     expert_load_ : ndarray of shape (n_experts,)
         Share of the training rows that each expert serves, by routing weight; sums
         to one. With a gate per output (n_outputs, n_experts), a row for each.
     lower_bound_ : float
         Mean a row of the log-likelihood bound where EM ended, over the experts that
         training keeps for a row; out of fold if cross-fitted.
-    lower_bounds_ : ndarray of shape (n_iter_,)
+    lower_bounds_ : ndarray of shape (`n_iter_`,)
         The bound after each pass of the run of EM that was kept.
     history_ : list of dict
         Every run of EM, in turn: the kind of its "start" ("chosen" goes on from what
@@ -182,7 +187,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
         Whether that run converged.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, where X has them.
 
     See Also
@@ -213,6 +218,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
 
     _parameter_constraints: dict = {
         **BaseMoE._parameter_constraints,
+        "likelihood": [StrOptions(set(FAMILIES)), Likelihood],
         "scale_prior": [Interval(Real, 0, None, closed="left")],
         "gate_per_output": ["boolean"],
     }
@@ -226,6 +232,7 @@ class MoERegressor(RegressorMixin, BaseMoE):
         top_k=2,
         top_p=None,
         capacity_factor=None,
+        likelihood="gaussian",
         scale_prior=10.0,
         gate_per_output=False,
         shared_expert=None,
@@ -263,18 +270,50 @@ class MoERegressor(RegressorMixin, BaseMoE):
             random_state=random_state,
             verbose=verbose,
         )
+        self.likelihood = likelihood
         self.scale_prior = scale_prior
         self.gate_per_output = gate_per_output
 
     def _default_expert(self):
-        return Ridge()
+        return self._family.learner()
+
+    def _adapted(self, learners: list[BaseEstimator]) -> list[BaseEstimator]:
+        """Return learners with the family's loss, and one beside a fixed expert."""
+        family = self._family
+        if self.shared_expert is not None and not family.any_real:
+            raise ValueError(
+                f"likelihood={self.likelihood!r} cannot have a shared_expert, whose "
+                "residuals may be any real numbers. Set shared_expert=None."
+            )
+        learners = [family.adapted(learner) for learner in learners]
+        if not isinstance(family, BesideFixed):
+            return learners
+        if len(learners) < 2:
+            raise ValueError(
+                f"likelihood={self.likelihood!r} makes one of the experts a fixed one, "
+                f"so n_experts must be at least 2; got {len(learners)}."
+            )
+        return learners
+
+    @property
+    def _n_fixed(self) -> int:
+        return self._family.n_fixed
+
+    @property
+    def _family(self) -> Likelihood:
+        """The family that ``likelihood`` asks for."""
+        if isinstance(self.likelihood, Likelihood):
+            return self.likelihood
+        return FAMILIES.get(self.likelihood, FAMILIES["gaussian"])()
 
     def _check_target(self, y: Any) -> np.ndarray:
         if sparse.issparse(y):
             raise TypeError("y is a sparse matrix; pass it dense, as y.toarray().")
         multi_output = get_tags(self).target_tags.multi_output
         y = _check_y(y, multi_output=multi_output, y_numeric=True, estimator=self)
-        return y if y.dtype.kind == "f" else y.astype(np.float64)
+        y = y if y.dtype.kind == "f" else y.astype(np.float64)
+        self._family.check(y)
+        return y
 
     def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
         self._single_output = y.ndim == 1
@@ -283,18 +322,23 @@ class MoERegressor(RegressorMixin, BaseMoE):
                 "gate_per_output=True needs y of several outputs, shape (n_samples, "
                 "n_outputs); got one output."
             )
+        self._n_outputs = 1 if self._single_output else y.shape[1]
         return (y[:, None] if self._single_output else y), weight
 
     def _read_target(self, y: Any) -> Array:
         y = self._check_target(y)
         y = y[:, None] if y.ndim == 1 else y
-        n_outputs = self._pool.scale.shape[1]
-        if y.shape[1] != n_outputs:
+        if y.shape[1] != self._n_outputs:
             raise ValueError(
                 f"y has {y.shape[1]} outputs, but {type(self).__name__} was fitted "
-                f"with {n_outputs}."
+                f"with {self._n_outputs}."
             )
         return y
+
+    def _attributes(self, gate, pool, problem, before) -> dict[str, Any]:
+        """Return the fitted attributes that predict needs."""
+        found = super()._attributes(gate, pool, problem, before)
+        return found | {"likelihood_": pool.likelihood}
 
     def _more_gates(self, mixture: Mixture, before) -> dict[str, Any]:
         """Return the gate, the scales and the loads of each output, if asked for."""
@@ -311,19 +355,17 @@ class MoERegressor(RegressorMixin, BaseMoE):
         return {
             "gates_": [parts.fitted_gate(self.gate, before, gate) for gate in gates],
             "expert_load_": load / load.sum(axis=1, keepdims=True),
-            "scale_": pool.scale,
-            "experts_": pool.estimators(),
+            **({} if pool.scale is None else {"scale_": pool.scale}),
+            "experts_": pool.likelihood.shown(pool.estimators()),
             "_pool": pool,
         }
 
     def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
         y, weight = to_host(y).astype(np.float64), to_host(weight)
-        mean = np.average(y, axis=0, weights=weight)
-        variance = np.average((y - mean) ** 2, axis=0, weights=weight)
-        smallest = np.finfo(np.float64).eps * (1.0 + mean**2)
-        share = SCALE_FLOOR if self.scale_prior > 0 else SCALE_FLOOR_ML
-        floor = np.maximum(share * variance, smallest)
-        return {"likelihood": Gaussian(float(self.scale_prior), floor)}
+        family = self._family.seen(y, weight, self.scale_prior)
+        if isinstance(family, BesideFixed):
+            family = family.of(self.n_experts)
+        return {"likelihood": family}
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -332,18 +374,75 @@ class MoERegressor(RegressorMixin, BaseMoE):
         )
         return tags
 
-    def predict(self, X):
+    @all_or_nothing
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(self, X, y, sample_weight=None):
+        """Learn from a batch of rows; a stream is learned batch by batch.
+
+        The first call fits a mixture to its rows, by a short fit of the usual kind,
+        and calls with few rows repeat that on all rows so far. Later calls take one
+        step of stepwise EM, in which old rows count for less. A call after ``fit``
+        goes on from there.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            The batch.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets. The likelihood must be "gaussian".
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; weight 2 is the row twice.
+
+        Returns
+        -------
+        self : object
+            The mixture. If the call fails or is interrupted, it stays as it was.
+
+        See Also
+        --------
+        fit : Learn from all rows at once, in many passes.
+
+        Notes
+        -----
+        ``lower_bound_`` and ``routed_bound_`` become running means of the
+        log-likelihood of rows before they were learned, over the experts that training
+        keeps for a row and over those that predict asks; ``expert_load_`` is the share
+        of each expert in the rows that are remembered. Other records of training are
+        those of the last fit or start.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skmoe import MoERegressor
+        >>> rng = np.random.default_rng(0)
+        >>> model = MoERegressor(n_experts=2, random_state=0)
+        >>> for _ in range(10):
+        ...     X = rng.uniform(-3, 3, size=(100, 1))
+        ...     model = model.partial_fit(X, np.abs(X[:, 0]))
+        >>> model.predict([[-2.0], [2.0]]).round(1)
+        array([2., 2.])
+        """
+        self._learn(X, y, sample_weight)
+        return self
+
+    def predict(self, X, return_std=False):
         """Predict the mean of y.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
+        return_std : bool, default=False
+            Whether to return the standard deviation of y too: that within the experts
+            and that between their means.
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        mean : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Gate-weighted mean over the ``top_k`` experts of each row.
+        std : ndarray of the same shape
+            With ``return_std=True``; infinite where the family has no variance.
         """
         mean = self._combine(X)
-        return mean[:, 0] if self._single_output else mean
+        mean = mean[:, 0] if self._single_output else mean
+        return (mean, self._std(X)) if return_std else mean

@@ -31,7 +31,7 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         The fitted mixture.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, where X has them.
 
     See Also

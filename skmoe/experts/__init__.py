@@ -1,11 +1,11 @@
 """Experts: the models of p(y | x, k), all of a mixture's in one pool."""
 
 from ._averaged import AveragedClassifier, AveragedRegressor
-from ._base import DerivedPool, ExpertPool, take_rows
+from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, take_rows
 from ._estimator_pool import EstimatorPool
+from ._glm_pool import GLMPool
 from ._joined import JoinedPool, joined
 from ._left_out import LeaveOneOutPool, LeftOutPool, left_out
-from ._likelihoods import Categorical, Gaussian
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
 from ._one_output import OneOutputPool
@@ -14,13 +14,13 @@ from ._remembered import MOST, remembered
 
 __all__ = [
     "MOST",
+    "PROBABILITY_FLOOR",
     "AveragedClassifier",
     "AveragedRegressor",
-    "Categorical",
     "DerivedPool",
     "EstimatorPool",
     "ExpertPool",
-    "Gaussian",
+    "GLMPool",
     "JoinedPool",
     "LeaveOneOutPool",
     "LeftOutPool",

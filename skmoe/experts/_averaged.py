@@ -67,9 +67,9 @@ class AveragedPool(DerivedPool):
         """Return the mean prediction or class probabilities at each entry."""
         return mean_of([pool.predict(X, routing) for pool in self.pools])
 
-    def mix(self, X: Array, routing: Routing) -> Array:
+    def _mix(self, X: Array, routing: Routing) -> Array:
         """Return the weighted sum of each row's answers: the mean of the pools'."""
-        return mean_of([pool.mix(X, routing) for pool in self.pools])
+        return mean_of([pool._mix(X, routing) for pool in self.pools])
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the learners of ``other`` where ``take`` is True."""
@@ -85,6 +85,16 @@ class AveragedPool(DerivedPool):
         other = super().take(experts)
         other.pools = [pool.take(experts) for pool in self.pools]
         return other
+
+    def update(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
+        """Return the pool of one model an expert, trained on this routing.
+
+        There are several to judge the rows that they were trained on; new ones need
+        none of that.
+        """
+        pool = copy.copy(self.pools[0].update(X, y, routing))
+        pool.scale, pool.seen = self.scale, self.seen
+        return pool
 
     def estimators(self) -> list[Any]:
         """Return an averaged estimator an expert."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -12,9 +13,9 @@ from sklearn.base import BaseEstimator
 
 from .._learners import MIN_RESPONSIBILITY
 from .._sklearn_compat import _safe_indexing
-from ..backends import Array, like, namespace, select, to_host
+from ..backends import Array, filled, like, namespace, select, to_host
+from ..likelihoods import Categorical, Likelihood
 from ..routing import Routing
-from ._likelihoods import Categorical, Gaussian
 
 PROBABILITY_FLOOR = 1e-3
 """Floor of class probabilities, shared over the classes: an expert that never saw
@@ -39,7 +40,9 @@ class ExpertPool(ABC):
        ``estimators()``, the fitted experts as scikit-learn estimators;
     6. if it can start from what it has, write ``update(X, y, routing)``;
     7. if it can count its free parameters, write ``count_parameters``;
-    8. call ``skmoe.experts.register_pool``.
+    8. if it can learn from a stream, write ``streams``, ``recall`` and ``learn``;
+       others are updated on a sample of the rows now and then;
+    9. call ``skmoe.experts.register_pool``.
 
     Weights of a routing in ``fit`` and ``update`` are responsibilities times sample
     weights, so the row sums are the sample weights. `share` turns them into the rows
@@ -49,7 +52,7 @@ class ExpertPool(ABC):
     ----------
     estimators : sequence of estimators
         One unfitted learner an expert.
-    likelihood : Gaussian or Categorical
+    likelihood : Likelihood or Categorical
         How an answer becomes a density.
     classes : ndarray or None
         Class labels; y holds positions in it. None for regression.
@@ -73,7 +76,7 @@ class ExpertPool(ABC):
         self,
         estimators: Sequence[BaseEstimator],
         *,
-        likelihood: Gaussian | Categorical,
+        likelihood: Likelihood | Categorical,
         classes: np.ndarray | None = None,
         seeds: Sequence[int] = (),
         n_jobs: int | None = None,
@@ -85,6 +88,7 @@ class ExpertPool(ABC):
         self.seeds = list(seeds) or [0] * self.n_experts
         self.n_jobs = n_jobs
         self.scale: np.ndarray | None = None
+        self.seen: Seen | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -132,7 +136,9 @@ class ExpertPool(ABC):
         other.learners = [self.learners[k] for k in experts]
         other.seeds = [self.seeds[k] for k in experts]
         other.n_experts = len(experts)
+        other.likelihood = self.likelihood.take(experts)
         other.scale = None if self.scale is None else self.scale[experts]
+        other.seen = None if self.seen is None else self.seen.take(experts)
         return other
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
@@ -156,9 +162,38 @@ class ExpertPool(ABC):
         """
         return self.likelihood.log_density(y, values, self.scale, routing)
 
+    def scale_at(self, X: Array, routing: Routing) -> np.ndarray | None:
+        """Return the noise scale of each entry, (n, m, q), on the host."""
+        if self.scale is None:
+            return None
+        return self.scale[to_host(filled(routing.indices))]
+
     def mix(self, X: Array, routing: Routing) -> Array:
-        """Return the weighted sum of each row's answers, (n, q)."""
+        """Return the weighted sum of each row's means, (n, q)."""
+        if self.likelihood.plain:
+            return self._mix(X, routing)
+        return routing.combine(self.likelihood.means(self.predict(X, routing), routing))
+
+    def _mix(self, X: Array, routing: Routing) -> Array:
+        """Return the weighted sum of each row's answers; a pool may fuse the two."""
         return routing.combine(self.predict(X, routing))
+
+    def emphasised(self, y: Array, values: Array, routing: Routing) -> Routing:
+        """Return a routing whose weights are those that experts are fitted with.
+
+        Robust families weigh rows down that lie far from an expert's answers, but for
+        learners whose own loss is that of the family.
+        """
+        weights = self.likelihood.row_weights(y, values, self.scale, routing)
+        if weights is None:
+            return routing
+        assert isinstance(self.likelihood, Likelihood)
+        own = np.array([self.likelihood.has_loss(each) for each in self.learners])
+        xp = namespace(weights)
+        if own.any():
+            theirs = like(own[to_host(filled(routing.indices))], weights)
+            weights = xp.where(theirs, xp.ones_like(weights), weights)
+        return routing.with_weights(routing.weights * weights)
 
     def log_likelihood(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return log p(y | x, k) at each entry of the routing, (n, m)."""
@@ -166,10 +201,13 @@ class ExpertPool(ABC):
 
     def rescale(self, y: Array, values: Array, routing: Routing) -> Self:
         """Return a pool whose noise scales fit these values; learners stay."""
-        if not isinstance(self.likelihood, Gaussian):
+        if not isinstance(self.likelihood, Likelihood):
+            return self
+        scale = self.likelihood.scales(y, values, routing)
+        if scale is None:
             return self
         other = copy.copy(self)
-        other.scale = self.likelihood.scales(y, values, routing)
+        other.scale = scale
         return other
 
     def select(self, other: Self, take: np.ndarray) -> Self:
@@ -212,6 +250,57 @@ class ExpertPool(ABC):
             return self
         return BlendedPool(self, pooled, learner_of, strength)
 
+    # --------------------------------------------------------------- streams
+    @property
+    def streams(self) -> np.ndarray:
+        """Which experts learn from a batch alone, (n_experts,) array of bool."""
+        return np.zeros(self.n_experts, dtype=bool)
+
+    def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> Self:
+        """Return a pool that remembers rows like these, for `absorb` to add to.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) container
+            Rows like those that the pool was fitted on, or these themselves.
+        routing : Routing
+            Responsibilities times sample weights.
+        mass : (n_experts,) array
+            How much of each expert's rows is to be remembered.
+        """
+        other = copy.copy(self)
+        if self.scale is not None:
+            other.seen = Seen(mass, mass[:, None] * self.scale**2)
+        return other
+
+    def absorb(
+        self, X: Array, y: Array, values: Array, routing: Routing, keep: np.ndarray
+    ) -> Self:
+        """Return a pool that has learned from a batch of rows.
+
+        Parameters
+        ----------
+        X, y : containers
+            The batch.
+        values : (n, m, q) array
+            What the pool said of it.
+        routing : Routing
+            Responsibilities times sample weights.
+        keep : (n_experts,) array
+            What counts from now on of what each expert remembers, in [0, 1].
+        """
+        other = self.learn(X, y, routing, keep)
+        if self.seen is None:
+            return other
+        other = copy.copy(other)
+        other.seen = self.seen.plus(keep, Seen.of(y, values, routing))
+        other.scale = other.seen.scales(self.likelihood)
+        return other
+
+    def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
+        """Return a pool whose learners that stream have learned from a batch."""
+        return self
+
     @property
     def n_parameters(self) -> int:
         """Number of free parameters, noise scales included."""
@@ -221,6 +310,48 @@ class ExpertPool(ABC):
     def count_parameters(self) -> int:
         """Return the number of free parameters of the learners."""
         raise TypeError(f"{type(self).__name__} cannot count its free parameters.")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What noise scales of a stream follow from.
+
+    Attributes
+    ----------
+    mass : (n_experts,) array
+        Σ w of the rows that are remembered.
+    squares : (n_experts, q) array
+        Their Σ w (y - μ)².
+    """
+
+    mass: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, y: Array, values: Array, routing: Routing) -> Seen:
+        """Return the sums of a batch."""
+        xp, sums = namespace(values), []
+        for j in range(values.shape[-1]):
+            error = xp.expand_dims(y[:, j], axis=1) - values[:, :, j]
+            sums.append(routing.sum_by_expert(routing.weights * error * error))
+        return cls(routing.sum_by_expert(routing.weights), np.stack(sums, axis=1))
+
+    def plus(self, keep: np.ndarray, other: Seen) -> Seen:
+        """Return the sums of both; of these counts what is kept."""
+        squares = keep[:, None] * self.squares + other.squares
+        return Seen(keep * self.mass + other.mass, squares)
+
+    def take(self, experts: np.ndarray) -> Seen:
+        """Return the sums of some of the experts."""
+        return Seen(self.mass[experts], self.squares[experts])
+
+    def scales(self, likelihood: Any) -> np.ndarray:
+        """Return the noise scales: those of one row an expert that stands for all."""
+        mass = np.maximum(self.mass, np.finfo(np.float64).tiny)
+        error = np.sqrt(self.squares / mass[:, None])
+        experts = np.arange(len(mass))[:, None]
+        routing = Routing(experts, mass[:, None], len(mass))
+        return likelihood.scales(np.zeros_like(error), error[:, None, :], routing)
 
 
 class DerivedPool(ExpertPool):

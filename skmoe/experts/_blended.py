@@ -98,6 +98,38 @@ class BlendedPool(DerivedPool):
         other.pool, other.learner_of = self.pool.take(experts), self.learner_of[experts]
         return other
 
+    # --------------------------------------------------------------- streams
+    @property
+    def streams(self) -> np.ndarray:
+        """Those of the experts that stream if their learners do for all rows."""
+        return self.pool.streams & self.pooled.streams[self.learner_of]
+
+    def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> Self:
+        """Return a pool that remembers rows like these; see `ExpertPool.recall`."""
+        other = super().recall(X, routing, mass)
+        everyone = self._everyone(routing).scaled(routing.row_sums)
+        all_of_it = np.full(self.pooled.n_experts, mass.sum())
+        other.pool = self.pool.recall(X, routing, mass)
+        other.pooled = self.pooled.recall(X, everyone, all_of_it)
+        return other
+
+    def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
+        """Return a pool in which both have learned from a batch."""
+        other, everyone = copy.copy(self), self._everyone(routing)
+        everyone = everyone.scaled(routing.row_sums)
+        other.pool = self.pool.learn(X, y, routing, keep)
+        least = np.full(self.pooled.n_experts, keep.min())
+        other.pooled = self.pooled.learn(X, y, everyone, least)
+        return other
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return a pool in which both are trained on this routing."""
+        other, everyone = copy.copy(self), self._everyone(routing)
+        other.pool = self.pool.update(X, y, routing)
+        rows = everyone.scaled(routing.row_sums)
+        other.pooled = self.pooled.update(X, y, rows)
+        return other
+
     def estimators(self) -> list[Any]:
         """Return one estimator an expert: the weighted mean of the two."""
         pooled = [self.pooled.estimators()[i] for i in self.learner_of]

@@ -57,6 +57,7 @@ class EstimatorPool(ExpertPool):
     slack = 1.0
     fitted: list[Any]
     fallbacks: dict[int, str] = {}
+    n_batches = 0
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
@@ -187,6 +188,56 @@ class EstimatorPool(ExpertPool):
         why = [self.fallbacks.get(int(k)) for k in experts]
         other.fallbacks = {k: each for k, each in enumerate(why) if each is not None}
         return other
+
+    # --------------------------------------------------------------- streams
+    @property
+    def streams(self) -> np.ndarray:
+        """Those whose learner has a ``partial_fit`` of its own."""
+        return np.array([hasattr(one, "partial_fit") for one in self.learners])
+
+    def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
+        """Return a pool in which such learners have seen their share of a batch.
+
+        Weights are responsibilities as they are: rescaled to mean 1, as for fits, a
+        row that hardly is an expert's would count in full where it has no other.
+        """
+        if not self.streams.any():
+            return self
+        other, row_mass = copy.copy(self), routing.row_sums
+        other.fitted, other.n_batches = list(self.fitted), self.n_batches + 1
+        target = to_host(y) if self.classes is None else self.classes[to_host(y)]
+        if target.ndim == 2 and target.shape[1] == 1:
+            target = target[:, 0]
+        for k in np.flatnonzero(self.streams):
+            rows, mass, _ = share(routing, k, row_mass)
+            rows, mass = to_host(rows), to_host(mass)
+            if weight_parameter(self.learners[k], "partial_fit") is None:
+                random = np.random.RandomState((self.seeds[k] + self.n_batches) % 2**32)
+                counts = np.floor(mass + random.uniform(size=len(mass)))
+                rows, mass = np.repeat(rows, counts.astype(np.intp)), None
+            if len(rows):
+                seen = host_rows(X, rows), target[rows], mass
+                other.fitted[k] = self._taught(k, *seen)
+        return other
+
+    def _taught(
+        self, k: int, X: Array, target: np.ndarray, weights: np.ndarray | None
+    ) -> Any:
+        """Return a copy of an expert that has seen more rows."""
+        options: dict[str, Any] = {} if weights is None else {"sample_weight": weights}
+        expert = self.fitted[k]
+        if self.classes is not None:
+            options["classes"] = self.classes
+            if not np.array_equal(expert.classes_, self.classes):
+                # It met fewer classes, and could not be told of more.
+                expert = seeded(clone(self.learners[k]), self.seeds[k])
+        expert = copy.deepcopy(expert)
+        with config_context(enable_metadata_routing=False), one_blas_thread():
+            try:
+                return expert.partial_fit(X, target, **options)
+            except Exception as error:
+                error.add_note(f"Raised by expert {k}, {self.learners[k]!r}.")
+                raise
 
     def estimators(self) -> list[Any]:
         """Return the fitted clones."""

@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LinearRegression, Ridge
 
 from ..backends import Array, namespace, select, to_host
-from ..routing import Routing
-from ._base import ExpertPool, shares
+from ..routing import Moments, Routing
+from ._base import ExpertPool, Seen, shares
 
 MAX_FEATURES = 4096
 """Above this many features a Gram matrix costs more than an iterative solver."""
@@ -31,7 +31,17 @@ class LinearPool(ExpertPool):
     tiny responsibility are kept, unlike for clones: they cost nothing here, and with
     them the M-step is exact, so EM is monotone. Where the equations are singular the
     answer is the minimum-norm solution, as in `LinearRegression`.
+
+    Attributes
+    ----------
+    moments : Moments or None
+        Of [x, y], of the rows of a stream that are remembered.
+    rows : (n_experts,) array
+        Weight of all the rows that have a share in them.
     """
+
+    moments: Moments | None = None
+    rows: np.ndarray
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
@@ -47,6 +57,8 @@ class LinearPool(ExpertPool):
             learner._validate_params()
         shape = (self.n_experts, y.shape[1], X.shape[1])
         self.coef, self.intercept = np.zeros(shape), np.zeros(shape[:2])
+        moments = select(X).weighted_moments(X, routing.row_sums)
+        self.center, self.variance = (to_host(each) for each in moments)
         pooled = Routing.from_dense(routing.row_sums[:, None])
         for k in self._solve(X, y, routing):
             self._solve_expert(k, X, y, *pooled.segment(0))
@@ -81,10 +93,21 @@ class LinearPool(ExpertPool):
     def _solve_expert(
         self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
     ) -> None:
-        ops, learner = select(X), self.learners[k]
-        A, B, x_mean, y_mean = (to_host(a) for a in ops.gram(X, y, weights, rows))
+        sums = (to_host(a) for a in select(X).gram(X, y, weights, rows))
+        self._solve_sums(k, float(to_host(namespace(weights).sum(weights))), *sums)
+
+    def _solve_sums(
+        self,
+        k: int,
+        total: float,
+        A: np.ndarray,
+        B: np.ndarray,
+        x_mean: np.ndarray,
+        y_mean: np.ndarray,
+    ) -> None:
+        """Solve an expert's normal equations, of rows of so much weight."""
+        learner = self.learners[k]
         if not learner.fit_intercept:
-            total = float(to_host(namespace(weights).sum(weights)))
             A = A + total * np.outer(x_mean, x_mean)
             B = B + total * np.outer(x_mean, y_mean)
             x_mean, y_mean = np.zeros_like(x_mean), np.zeros_like(y_mean)
@@ -100,7 +123,7 @@ class LinearPool(ExpertPool):
         indices = None if routing.dense else routing.indices
         return select(X).linear_at(X, indices, self.coef, self.intercept)
 
-    def mix(self, X: Array, routing: Routing) -> Array:
+    def _mix(self, X: Array, routing: Routing) -> Array:
         """Return the weighted sum of each row's predictions, (n, q)."""
         indices = None if routing.dense else routing.indices
         return select(X).linear_mix(
@@ -118,7 +141,86 @@ class LinearPool(ExpertPool):
         """Return a pool of some of the experts."""
         other = super().take(experts)
         other.coef, other.intercept = self.coef[experts], self.intercept[experts]
+        if self.moments is not None:
+            other.moments = self.moments.take(experts)
+            other.rows = self.rows[experts]
         return other
+
+    # --------------------------------------------------------------- streams
+    @property
+    def streams(self) -> np.ndarray:
+        """All experts: their sums hold all that they need to know of a row."""
+        return np.ones(self.n_experts, dtype=bool)
+
+    def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> Self:
+        """Return a pool that remembers rows like these; see `ExpertPool.recall`.
+
+        Their y are as the experts predict, and scatter as their scales say: experts
+        fitted to what is remembered are those that there are.
+        """
+        other, d = super().recall(X, routing, mass), X.shape[1]
+        seen = Moments.of(X, None, routing)
+        xp, ratio = namespace(routing.weights), shares(routing)
+        n = float(to_host(xp.sum(routing.weights)))
+        # Few rows do not span the features: pseudo-rows like all rows of the fit do.
+        pseudo = np.full(self.n_experts, (d + 1) * (1.0 - min(1.0, n / mass.sum())))
+        rows = seen.mass * ratio + pseudo
+        spread = pseudo[:, None, None] * np.diag(self.variance)
+        center = np.broadcast_to(self.center, seen.mean.shape)
+        seen = seen.plus(Moments(pseudo, center, spread))
+        safe = np.maximum(seen.mass, np.finfo(np.float64).tiny)
+        x, other.rows = seen.times(mass / safe), rows * (mass / safe)
+        alpha = [getattr(learner, "alpha", 0.0) for learner in self.learners]
+        penalty = np.asarray(alpha) * mass / np.maximum(other.rows, 1e-300)
+        coef = np.swapaxes(self.coef, 1, 2)
+        cross = x.scatter @ coef + penalty[:, None, None] * coef
+        explained = self.coef @ (2.0 * cross - x.scatter @ coef)
+        noise = np.zeros(self.coef.shape[:2]) if self.scale is None else self.scale
+        diagonal = np.eye(noise.shape[1]) * (mass[:, None] * noise**2)[:, None, :]
+        mean = np.einsum("kqd,kd->kq", self.coef, x.mean) + self.intercept
+        other.moments = Moments(
+            x.mass,
+            np.concatenate([x.mean, mean], axis=1),
+            np.block([[x.scatter, cross], [np.swapaxes(cross, 1, 2), explained + diagonal]]),
+        )
+        return other
+
+    def absorb(
+        self, X: Array, y: Array, values: Array, routing: Routing, keep: np.ndarray
+    ) -> Self:
+        """Return a pool that has learned from a batch; see `ExpertPool.absorb`.
+
+        Residuals follow from the sums, of all rows under the new coefficients.
+        """
+        other = self.learn(X, y, routing, keep)
+        assert other.moments is not None
+        other.seen = Seen(other.moments.mass, other._squares(other.moments))
+        other.scale = other.seen.scales(self.likelihood)
+        return other
+
+    def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
+        """Return a pool fitted to the sums that a batch was added to."""
+        assert self.moments is not None
+        batch, other = Moments.of(X, y, routing), copy.copy(self)
+        other.moments = known = self.moments.times(keep).plus(batch)
+        other.rows = keep * self.rows + batch.mass * shares(routing)
+        other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
+        d = self.coef.shape[2]
+        for k in np.flatnonzero(batch.mass > 0):
+            factor, S = other.rows[k] / known.mass[k], known.scatter[k]
+            sums = factor * S[:d, :d], factor * S[:d, d:]
+            means = known.mean[k, :d], known.mean[k, d:]
+            other._solve_sums(k, float(other.rows[k]), *sums, *means)
+        return other
+
+    def _squares(self, moments: Moments) -> np.ndarray:
+        """Return Σ w (y - μ)² of the rows that are remembered."""
+        d, S, mean = self.coef.shape[2], moments.scatter, moments.mean
+        cross, coef = S[:, d:, :d], self.coef
+        squares = np.einsum("kqq->kq", S[:, d:, d:]) - 2.0 * np.sum(cross * coef, axis=2)
+        squares = squares + np.sum((coef @ S[:, :d, :d]) * coef, axis=2)
+        shift = mean[:, d:] - self.intercept - np.einsum("kqd,kd->kq", coef, mean[:, :d])
+        return np.maximum(squares, 0.0) + moments.mass[:, None] * shift**2
 
     def pulled(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float

@@ -11,11 +11,13 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
 from ..backends import Array, filled, like, namespace, select, to_host
-from ..routing import Routing
-from ..solvers import fit_softmax, softmax_start
+from ..routing import Moments, Routing
+from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
 from ._base import PROBABILITY_FLOOR, ExpertPool, share
 
 FIT_ITER, UPDATE_ITER = 1000, 10
+TINY = float(np.finfo(np.float64).tiny)
+
 TOL = 1e-2
 """Convergence, in units of the learner's own ``tol``."""
 
@@ -27,7 +29,17 @@ class LogisticPool(ExpertPool):
     convergence from scratch, ten steps from where it stands in an M-step. Classes
     that an expert did not meet get the floored probability; with two classes met,
     the penalty is that of binary logistic regression, as in scikit-learn.
+
+    Attributes
+    ----------
+    bend : (n_experts, n_classes, d + 1, d + 1) array or None
+        Curvature of the loss over the rows of a stream that are remembered.
+    rows : (2, n_experts) array
+        Their mass, and the weight of all the rows that have a share in it.
     """
+
+    bend: np.ndarray | None = None
+    rows: np.ndarray
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
@@ -177,7 +189,7 @@ class LogisticPool(ExpertPool):
         absent = (routing.indices < 0)[:, :, None]
         return proba if routing.dense else namespace(proba).where(absent, 0.0, proba)
 
-    def mix(self, X: Array, routing: Routing) -> Array:
+    def _mix(self, X: Array, routing: Routing) -> Array:
         """Return the weighted sum of each row's class probabilities, (n, C)."""
         ops, indices = select(X), None if routing.dense else routing.indices
         weights = routing.weights
@@ -200,7 +212,108 @@ class LogisticPool(ExpertPool):
         other = super().take(experts)
         other.coef, other.intercept = self.coef[experts], self.intercept[experts]
         other.met = self.met[experts]
+        if self.bend is not None:
+            other.bend, other.rows = self.bend[experts], self.rows[:, experts]
         return other
+
+    # --------------------------------------------------------------- streams
+    @property
+    def streams(self) -> np.ndarray:
+        """All experts."""
+        return np.ones(self.n_experts, dtype=bool)
+
+    def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> Self:
+        """Return a pool that remembers rows like these; see `ExpertPool.recall`.
+
+        What it remembers of them is the curvature of each expert's loss.
+        """
+        other, row_mass = super().recall(X, routing, mass), routing.row_sums
+        n_classes, d = self.coef.shape[1:]
+        n = float(to_host(namespace(row_mass).sum(row_mass)))
+        # Few rows do not span the features: pseudo-rows at the center do.
+        pseudo = (d + 1) * (1.0 - min(1.0, n / mass.sum()))
+        spread = 0.5 * pseudo * (n_classes - 1) / n_classes**2 * np.eye(d + 1)
+        other.bend = np.zeros((self.n_experts, n_classes, d + 1, d + 1))
+        other.rows = np.zeros((2, self.n_experts))
+        for k in range(self.n_experts):
+            rows, weights, factor = share(routing, k, row_mass)
+            own = float(to_host(namespace(weights).sum(weights)))
+            batch = self._bend(k, select(X).take_rows(X, rows), weights) + spread
+            ratio = mass[k] / max(own + pseudo, TINY)
+            other.bend[k] = ratio * batch
+            other.rows[:, k] = mass[k], ratio * (factor * own + pseudo)
+        return other
+
+    def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
+        """Return a pool whose experts took a damped Newton step on a batch.
+
+        A class stays met. One that is new starts as improbable as it was.
+        """
+        other, row_mass, ops = copy.copy(self), routing.row_sums, select(X)
+        for name in ("coef", "intercept", "met", "bend"):
+            setattr(other, name, getattr(self, name).copy())
+        other.rows = self.rows * keep
+        for k in range(self.n_experts):
+            rows, weights, factor = share(routing, k, row_mass)
+            if not rows.shape[0]:
+                continue
+            x, labels = ops.take_rows(X, rows), to_host(ops.take_rows(y, rows))
+            own = float(to_host(namespace(weights).sum(weights)))
+            other._meet(k, labels)
+            other.bend[k] = keep[k] * self.bend[k] + other._bend(k, x, weights)
+            other.rows[:, k] += own, factor * own
+            met = np.flatnonzero(other.met[k])
+            if len(met) == 1:
+                continue
+            onehot = np.zeros((len(labels), len(met)))
+            onehot[np.arange(len(labels)), np.searchsorted(met, labels)] = to_host(
+                weights
+            )
+            mass, weight_of_all = other.rows[:, k]
+            penalty = (2.0 if len(met) == 2 else 1.0) / self._strength(k)
+            ridge = penalty * mass / max(weight_of_all, TINY) / self._unit**2
+            found = newton_step(
+                x,
+                weights,
+                ops.column_sums(x, like(onehot, weights)),
+                curvature=other.bend[k][met],
+                rows=np.full(len(met), mass),
+                ridge=ridge,
+                pull=ridge * min(1.0, own / max(mass, TINY)),
+                center=self.center,
+                scale=self._unit,
+                start=SoftmaxFit(other.coef[k][met], other.intercept[k][met], 0, False),
+            )
+            other.coef[k][met], other.intercept[k][met] = found.coef, found.intercept
+        return other
+
+    @property
+    def _unit(self) -> np.ndarray:
+        """Deviations of the features, 1 where they are constant."""
+        tiny = self.variance <= 1e-24 * (1.0 + self.center**2)
+        return np.where(tiny, 1.0, np.sqrt(self.variance))
+
+    def _meet(self, k: int, labels: np.ndarray) -> None:
+        """Add the classes of a batch to those that an expert has met."""
+        new = np.bincount(labels, minlength=self.met.shape[1]) > 0
+        if (new & ~self.met[k]).any():
+            coef, intercept = self._imputed()
+            self.met[k] |= new
+            self.coef[k] = np.where(self.met[k][:, None], coef[k], 0.0)
+            self.intercept[k] = np.where(self.met[k], intercept[k], 0.0)
+
+    def _bend(self, k: int, x: Array, weights: Array) -> np.ndarray:
+        """Return the curvature of an expert's loss, a block for each class."""
+        n_classes, d = self.coef.shape[1:]
+        bend = np.zeros((n_classes, d + 1, d + 1))
+        met = self.met[k]
+        if x.shape[0] and met.sum() > 1:
+            model = self.coef[k][met], self.intercept[k][met]
+            log_proba = select(x).softmax_log_proba(x, *model)
+            proba = namespace(log_proba).exp(log_proba)
+            steep = Routing.from_dense(2.0 * weights[:, None] * proba * (1.0 - proba))
+            bend[met] = Moments.of(x, None, steep).about(self.center, self._unit)
+        return bend
 
     def pulled(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float

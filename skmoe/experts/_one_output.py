@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 
 from ..backends import Array
+from ..likelihoods import Likelihood
 from ..routing import Routing
 from ._base import DerivedPool, ExpertPool
-from ._likelihoods import Gaussian
 
 
 class OneOutputPool(DerivedPool):
@@ -27,9 +26,9 @@ class OneOutputPool(DerivedPool):
 
     def __init__(self, pool: ExpertPool, output: int) -> None:
         super().__init__(pool)
-        assert isinstance(self.likelihood, Gaussian)
+        assert isinstance(self.likelihood, Likelihood)
         self.pool, self.output, own = pool, output, slice(output, output + 1)
-        self.likelihood = replace(self.likelihood, floor=self.likelihood.floor[own])
+        self.likelihood = self.likelihood.one_output(own)
         self.scale = None if pool.scale is None else pool.scale[:, own]
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:

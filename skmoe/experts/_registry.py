@@ -9,10 +9,16 @@ from sklearn.base import BaseEstimator
 
 from ._base import ExpertPool
 from ._estimator_pool import EstimatorPool
+from ._glm_pool import GLMPool
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
 
-_POOLS: list[type[ExpertPool]] = [EstimatorPool, LinearPool, LogisticPool]
+_POOLS: list[type[ExpertPool]] = [
+    EstimatorPool,
+    LinearPool,
+    LogisticPool,
+    GLMPool,
+]
 
 
 def register_pool(pool: type[ExpertPool]) -> type[ExpertPool]:

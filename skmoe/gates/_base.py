@@ -52,7 +52,9 @@ class BaseGate(BaseEstimator, ABC):
     7. if its smoothness is for the data to choose, write ``variants()``;
     8. if experts can be left out or split without new data, write ``take``;
     9. if it knows the rows it was fitted on too well, as trees and neighbours do,
-       set ``memorises``; EM then asks it out of fold.
+       set ``memorises``; EM then asks it out of fold;
+    10. if it can learn from a stream, set ``streams`` and write ``recall`` and
+        ``absorb``; others are updated on a sample of the rows now and then.
 
     ``X`` is a float array or a scipy CSR matrix if ``accepts_sparse`` is True.
     """
@@ -60,6 +62,7 @@ class BaseGate(BaseEstimator, ABC):
     accepts_sparse: bool = True
     allows_nan: bool = False
     memorises: bool = False
+    streams: bool = False
 
     @abstractmethod
     def fit(self, X: Array, routing: Routing) -> Self:
@@ -111,6 +114,44 @@ class BaseGate(BaseEstimator, ABC):
         from sklearn.base import clone
 
         return clone(self).fit(X, routing)
+
+    def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> BaseGate:
+        """Return a gate that remembers rows like these, for `absorb` to add to.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Rows like those that the gate was fitted on, or these themselves.
+        routing : Routing
+            Responsibilities times row weights.
+        mass : (n_experts,) array
+            How much of each expert is to be remembered.
+
+        Returns
+        -------
+        BaseGate
+            A new gate of the same answers; self if it does not stream.
+        """
+        return self
+
+    def absorb(self, X: Array, routing: Routing, keep: float) -> BaseGate:
+        """Return a gate that has learned from a batch of rows.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            The batch.
+        routing : Routing
+            Responsibilities times row weights.
+        keep : float
+            What counts from now on of what the gate remembers, in [0, 1].
+
+        Returns
+        -------
+        BaseGate
+            A new gate; self if it does not stream.
+        """
+        return self
 
     def take(self, experts: np.ndarray) -> BaseGate:
         """Return a fitted gate over some of the experts.

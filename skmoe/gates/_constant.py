@@ -35,6 +35,7 @@ class ConstantGate(BaseGate):
     """
 
     allows_nan = True
+    streams = True
 
     def fit(self, X: Array, routing: Routing) -> Self:
         """Fit the mixing weights.
@@ -51,13 +52,25 @@ class ConstantGate(BaseGate):
         ConstantGate
             The fitted gate.
         """
-        routing = as_routing(routing)
-        xp = namespace(routing.weights)
-        nk = routing.sum_by_expert(xp.astype(routing.weights, xp.float64))
-        share = np.maximum(nk, np.finfo(np.float64).tiny) / nk.sum()
-        self.log_weights_ = np.log(share)
-        self.n_experts_ = routing.n_experts
+        return self._count(_mass(as_routing(routing)))
+
+    def _count(self, mass: np.ndarray) -> Self:
+        """Take over the mass of each expert."""
+        share = np.maximum(mass, np.finfo(np.float64).tiny) / mass.sum()
+        self.log_weights_, self._seen = np.log(share), float(mass.sum())
+        self.n_experts_ = len(mass)
         return self
+
+    def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> ConstantGate:
+        """Return a gate that remembers so many rows; see `BaseGate.recall`."""
+        other = copy.copy(self)
+        other._seen = float(np.sum(mass))
+        return other
+
+    def absorb(self, X: Array, routing: Routing, keep: float) -> ConstantGate:
+        """Return a gate that has counted a batch; see `BaseGate.absorb`."""
+        known = keep * self._seen * np.exp(self.log_weights_)
+        return copy.copy(self)._count(known + _mass(routing))
 
     def log_proba(self, X: Array) -> Array:
         """Return log p(k), the same for every row.
@@ -101,3 +114,9 @@ class ConstantGate(BaseGate):
     def n_parameters(self) -> int:
         """Free parameters: n_experts - 1."""
         return self.n_experts_ - 1
+
+
+def _mass(routing: Routing) -> np.ndarray:
+    """Return the mass of each expert, in float64."""
+    xp = namespace(routing.weights)
+    return routing.sum_by_expert(xp.astype(routing.weights, xp.float64))

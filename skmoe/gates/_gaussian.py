@@ -78,6 +78,9 @@ SHARE_STEPS = 2
 SHORTEST_STEP, LONGEST_STEP = 2.0**-10, 2.0**3
 """Bounds of η."""
 
+ONLINE_STEPS = (1.0, 0.25, 0.0625)
+"""η of a batch of a stream: the first that does not lower the batch's own term."""
+
 TOL = 1e-6
 """A step that gains less, mean a row, is the last."""
 
@@ -250,6 +253,8 @@ class GaussianGate(BaseGate):
     array([1, 0, 1])
     """
 
+    streams = True
+
     _parameter_constraints: dict = {
         "covariance_type": [StrOptions({"diag", "full", "tied"})],
         "density_exponent": [
@@ -331,6 +336,39 @@ class GaussianGate(BaseGate):
             gates = [copy.copy(self)._start(X, routing, m, target) for m in starts]
             gate = max(gates, key=lambda each: each._assess(X, routing)[0])
         return gate._climb(X, routing, target, self.update_iter)
+
+    def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> GaussianGate:
+        """Return a gate whose moments stand for so many rows; see `BaseGate.recall`."""
+        rows, other = float(np.sum(mass)), copy.copy(self)
+        factor = rows / max(float(self._mass.sum()), TINY)
+        known = (factor * part for part in self._moments)
+        other._mass, other._sums, other._squares = known
+        return other
+
+    def absorb(self, X: Array, routing: Routing, keep: float) -> GaussianGate:
+        """Return a gate that took a step on a batch; see `BaseGate.absorb`.
+
+        The step of the climb, of moments that the batch is added to.
+        """
+        target = self._target(X, routing)
+        value, model = self._assess(X, routing)
+        n, rows = target.mass.sum(), max(float(self._mass.sum()), TINY)
+        # As if the batch had been as the gate believes; the step mends the difference.
+        known = Moments(*((keep + n / rows) * part for part in self._moments))
+        share = n / (keep * rows + n)
+        for step in ONLINE_STEPS:
+            moments = known.plus(target, step).plus(model, -step)
+            moments = moments._replace(mass=np.maximum(moments.mass, 0.0))
+            gate = copy.copy(self)
+            try:
+                gate._set(moments)._meet(target, model, step * share)
+                if gate._assess(X, routing)[0] >= value:
+                    return gate
+            except np.linalg.LinAlgError:  # too far: no covariance is left
+                continue
+        other = copy.copy(self)
+        other._mass, other._sums, other._squares = known
+        return other
 
     def variants(self) -> list[BaseGate]:
         """Return gates of each exponent that density_exponent="auto" chooses from.
@@ -434,10 +472,10 @@ class GaussianGate(BaseGate):
         moments = moments._replace(mass=np.maximum(moments.mass, 0.0))
         return copy.copy(self)._set(moments)._meet(target, model)
 
-    def _meet(self, target: Moments, model: Moments) -> Self:
+    def _meet(self, target: Moments, model: Moments, step: float = 1.0) -> Self:
         """Refine the mixing weights: the gate's mean answer should be the target's."""
         change = np.log(_shares(target.mass)) - np.log(_shares(model.mass))
-        self._log_weights = self._log_weights + change
+        self._log_weights = self._log_weights + step * change
         return self
 
     def _assess(self, X: Array, routing: Routing) -> tuple[float, Moments]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Array, like, select
+from ..backends import Array, like, namespace, select
 from ..routing import Routing, within_capacity
 
 
@@ -25,11 +25,15 @@ class RoutingRule:
     capacity_factor : float or None, default=None
         Rows that an expert takes of a batch, at most, in units of an even share; see
         `within_capacity`.
+    ask_last : bool, default=False
+        Ask the last expert too, by every row: one that is fixed costs nothing, and
+        what the others leave unexplained is its business.
     """
 
     top_k: int | None = None
     top_p: float | None = None
     capacity_factor: float | None = None
+    ask_last: bool = False
 
     def asks_all(self, n_experts: int) -> bool:
         """Tell whether every row asks every expert.
@@ -63,6 +67,8 @@ class RoutingRule:
             Best expert first.
         """
         routing = gate.route(X, self.top_k, self.top_p)
+        if self.ask_last and not self.asks_all(routing.n_experts):
+            routing = with_last(gate, X, routing)
         if self.capacity_factor is None or self.asks_all(routing.n_experts):
             return routing
         n_rows, top_k = routing.shape
@@ -74,3 +80,17 @@ class RoutingRule:
             return gate.best(some, routing.n_experts)
 
         return within_capacity(routing, capacity, rank)
+
+
+def with_last(gate: Any, X: Array, routing: Routing) -> Routing:
+    """Return the routing that asks the last expert too, where it does not yet."""
+    xp, last = namespace(routing.weights), routing.n_experts - 1
+    there = xp.any(routing.indices == last, axis=1)
+    more = xp.where(there, -xp.ones_like(there, dtype=routing.indices.dtype), last)
+    indices = xp.concat([routing.indices, more[:, None]], axis=1)
+    zero = xp.zeros_like(routing.weights[:, :1])
+    asked = Routing(
+        indices, xp.concat([routing.weights, zero], axis=1), routing.n_experts
+    )
+    weights, _ = select(zero).normalise(gate.log_proba_at(X, asked))
+    return asked.with_weights(weights)

@@ -10,9 +10,9 @@ import numpy as np
 from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array, select, to_host
-from ..routing import Routing
-from ..solvers import SoftmaxFit, fit_softmax, softmax_start
+from ..backends import Array, namespace, select, to_host
+from ..routing import Moments, Routing
+from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
 from ._base import BaseGate, SurveyedGate, as_routing
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1e2)
@@ -83,6 +83,8 @@ class SoftmaxGate(SurveyedGate):
            [0.12, 0.88]])
     """
 
+    streams = True
+
     _parameter_constraints: dict = {
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -143,6 +145,58 @@ class SoftmaxGate(SurveyedGate):
         start = SoftmaxFit(self.coef_, self.intercept_, 0, False)
         mass, sums = routing.row_sums, routing.weighted_sums(X)
         return copy.copy(self)._solve(X, mass, sums, start, self.update_iter)
+
+    def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> SoftmaxGate:
+        """Return a gate that remembers rows like these; see `BaseGate.recall`.
+
+        What it remembers is the curvature of its objective.
+        """
+        other, rows = copy.copy(self), float(np.sum(mass))
+        n = float(to_host(namespace(routing.row_sums).sum(routing.row_sums)))
+        # Few rows do not span the features: pseudo-rows at the center do.
+        pseudo = (X.shape[1] + 1) * (1.0 - min(1.0, n / rows))
+        share = (mass / rows) * (1.0 - mass / rows)
+        spread = 2.0 * pseudo * share[:, None, None] * np.eye(X.shape[1] + 1)
+        factor = rows / (n + pseudo)
+        other._curvature = factor * (self._bend(X, routing) + spread)
+        other._seen = rows
+        return other
+
+    def absorb(self, X: Array, routing: Routing, keep: float) -> SoftmaxGate:
+        """Return a gate that took a step on a batch; see `BaseGate.absorb`.
+
+        One damped Newton step, whose curvature is that of all batches.
+        """
+        other, mass = copy.copy(self), routing.row_sums
+        n = float(to_host(namespace(mass).sum(mass)))
+        other._curvature = keep * self._curvature + self._bend(X, routing)
+        other._seen = keep * self._seen + n
+        d, alpha = X.shape[1], self._penalty()
+        found = newton_step(
+            X,
+            mass,
+            routing.weighted_sums(X),
+            curvature=other._curvature,
+            rows=np.full(self.n_experts_, other._seen),
+            ridge=np.full(d, alpha * other._seen),
+            pull=np.full(d, alpha * n),
+            center=self._center,
+            scale=self._scale,
+            start=SoftmaxFit(self.coef_, self.intercept_, 0, False),
+        )
+        other.coef_, other.intercept_ = found.coef, found.intercept
+        return other
+
+    def _bend(self, X: Array, routing: Routing) -> np.ndarray:
+        """Return the curvature of Σ s log p(k | x), (n_experts, d + 1, d + 1).
+
+        Of a row that of its own experts alone: the others are improbable.
+        """
+        log_proba = self.log_proba_at(X, routing)
+        proba = namespace(log_proba).exp(log_proba)
+        weights = 2.0 * routing.row_sums[:, None] * proba * (1.0 - proba)
+        moments = Moments.of(X, None, routing.with_weights(weights))
+        return moments.about(self._center, self._scale)
 
     def variants(self) -> list[BaseGate]:
         """Return gates of each penalty that alpha="auto" chooses from.
@@ -263,6 +317,8 @@ class SoftmaxGate(SurveyedGate):
         other.coef_ = self.coef_[experts]
         other.intercept_ = self.intercept_[experts] - np.log(times)
         other.n_experts_ = len(experts)
+        if hasattr(self, "_curvature"):
+            other._curvature = self._curvature[experts] / times[:, None, None]
         return other
 
     @property

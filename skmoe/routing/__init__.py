@@ -1,6 +1,7 @@
 """Floor 1: the structure that flows through the house, and how it is made."""
 
+from ._moments import Moments
 from ._routing import Routing, gather
 from ._rules import nucleus, within_capacity
 
-__all__ = ["Routing", "gather", "nucleus", "within_capacity"]
+__all__ = ["Moments", "Routing", "gather", "nucleus", "within_capacity"]

@@ -1,14 +1,4 @@
-"""Rules that cut a gate's choice down to the experts that are asked.
-
-References
-----------
-.. [1] A. Holtzman, J. Buys, L. Du, M. Forbes and Y. Choi, "The curious case of neural
-   text degeneration", ICLR 2020. arXiv:1904.09751
-.. [2] Q. Huang et al., "Harder tasks need more experts: dynamic routing in MoE
-   models", ACL 2024. arXiv:2403.07652
-.. [3] W. Fedus, B. Zoph and N. Shazeer, "Switch transformers: scaling to trillion
-   parameter models with simple and efficient sparsity", JMLR 23 (2022) 1-39.
-"""
+"""Rules that cut a gate's choice down to the experts that are asked."""
 
 from __future__ import annotations
 
@@ -40,6 +30,13 @@ def nucleus(log_best: Array, best: Array, n_experts: int, top_p: float) -> Routi
     -------
     Routing
         Its weights are renormalised over what is kept; dropped entries are -1.
+
+    References
+    ----------
+    .. [1] A. Holtzman, J. Buys, L. Du, M. Forbes and Y. Choi, "The curious case of
+       neural text degeneration", ICLR 2020. arXiv:1904.09751
+    .. [2] Q. Huang et al., "Harder tasks need more experts: dynamic routing in MoE
+       models", ACL 2024. arXiv:2403.07652
     """
     xp = namespace(log_best)
     proba = xp.exp(log_best)
@@ -62,7 +59,7 @@ def within_capacity(
     """Move the rows that an expert has no room for to their next best expert.
 
     An expert takes its rows by the weight that they give it, first choices before
-    second ones, as Switch does [3]_ where each row has one expert. Switch drops what
+    second ones, as Switch does [1]_ where each row has one expert. Switch drops what
     finds no room; here it goes to the best expert that has some.
 
     Parameters
@@ -82,6 +79,11 @@ def within_capacity(
     -------
     Routing
         Each row has as many experts as it asked for, unless all are full or ``drop``.
+
+    References
+    ----------
+    .. [1] W. Fedus, B. Zoph and N. Shazeer, "Switch transformers: scaling to trillion
+       parameter models with simple and efficient sparsity", JMLR 23 (2022) 1-39.
     """
     indices, weights = to_host(routing.indices), to_host(routing.weights)
     room, kept = np.full(routing.n_experts, capacity), np.zeros(indices.shape, bool)

@@ -1,0 +1,263 @@
+"""Learning from rows that come in batches."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from joblib import effective_n_jobs
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length
+
+from .._sklearn_compat import _check_sample_weight
+from ..backends import like, namespace, to_host, using
+from ..em import Problem, Stream, absorb, open_stream, stacked
+from ..experts import take_rows
+from ..likelihoods import Gaussian
+from . import _parts as parts
+from ._validation import on_host
+
+FEW = 10
+"""Rows an expert, below which a single one answers for all of them."""
+
+ENOUGH, ENOUGH_EACH = 2000, 100
+"""Rows that a start is kept from, in all and for each expert. Until then all rows are
+held, and a fit starts again on them whenever there are `GROWN` times as many: where EM
+ends is decided where it starts."""
+
+GROWN = 4
+"""See `ENOUGH`."""
+
+SHORT = 20
+"""Passes of a start, at most: the stream goes on with them."""
+
+RUN = 4096
+"""Rows that are learned at a time, about: a larger batch is learned in several runs,
+each with a step of its own."""
+
+NUMBA_ROWS = 1000
+"""Rows of a start from which kernels are worth loading: a stream will need them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Early:
+    """The rows of a stream that is not under way yet."""
+
+    X: Any
+    y: np.ndarray
+    weight: np.ndarray
+    started: int = 0
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def plus(self, other: Early) -> Early:
+        """Return the rows of both."""
+        X, y = stacked(self.X, other.X), np.concatenate([self.y, other.y])
+        weight = np.concatenate([self.weight, other.weight])
+        return Early(X, y, weight, self.started)
+
+    def take(self, rows: np.ndarray) -> Early:
+        """Return some of the rows."""
+        return Early(take_rows(self.X, rows), self.y[rows], self.weight[rows])
+
+
+class StreamingMixin:
+    """What `partial_fit` does in both estimators.
+
+    Private attributes: ``_stream`` is what was learned so far, ``_early`` the rows that
+    a start may still be repeated on, ``_rows_learned`` the weight of all rows.
+    """
+
+    _stream: Stream | None = None
+    _early: Early | None = None
+    _known_classes: np.ndarray | None = None
+    _starts_stream = False
+
+    def _learn(self, X, y, sample_weight) -> None:
+        """Learn from a batch, the first or another one."""
+        self._check_can_stream()
+        if not hasattr(self, "gate_"):
+            self._start(self._rows_as_given(X, y, sample_weight))
+            return
+        problem = self._batch(X, y, sample_weight)
+        early = self._early
+        if early is not None:
+            early = early.plus(self._rows_as_given(X, y, sample_weight))
+            if self._is_due(early):
+                self._start(early)
+                return
+        self._absorb(problem)
+        self._early = early
+
+    def _check_can_stream(self) -> None:
+        """Raise if partial_fit does not know what to do with a parameter."""
+        name = type(self).__name__
+        if self.shared_expert is not None and not isinstance(self.shared_expert, str):
+            raise ValueError(
+                f"partial_fit of {name} cannot learn a shared_expert; got "
+                f"{self.shared_expert!r}. Set shared_expert=None."
+            )
+        if getattr(self, "_shared", None) is not None:
+            raise ValueError(
+                f"{name} was fitted with a shared expert, which partial_fit cannot "
+                "learn. Fit it with shared_expert=None."
+            )
+        if getattr(self, "gate_per_output", False):
+            raise ValueError("partial_fit cannot learn a gate per output.")
+        likelihood = getattr(self, "likelihood", "gaussian")
+        if likelihood != "gaussian" and type(likelihood) is not Gaussian:
+            raise ValueError(
+                "partial_fit needs likelihood='gaussian', whose noise scales follow "
+                f"from sums that batches are added to; got {likelihood!r}."
+            )
+        if not self._names_starts:
+            raise ValueError(
+                "partial_fit needs init to name starts; got responsibilities, which "
+                "are of the rows of one fit."
+            )
+
+    # ---------------------------------------------------------------- the first rows
+    def _rows_as_given(self, X, y, sample_weight) -> Early:
+        """Return a batch as it was given, in containers that can be stacked."""
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but "
+                "the target y is None."
+            )
+        if not hasattr(X, "shape") and not hasattr(X, "__dataframe__"):
+            X = np.asarray(X)
+        if sparse.issparse(X):
+            X = X.tocsr()
+        y = self._check_target(on_host(y))
+        weight = _check_sample_weight(
+            on_host(sample_weight), y, dtype=np.float64, ensure_non_negative=True
+        )
+        return Early(X, y, weight)
+
+    @property
+    def _n_wanted(self) -> int:
+        """How many experts there are to be; a guess where rows decide."""
+        return self.n_experts if isinstance(self.n_experts, Integral) else 8
+
+    def _is_due(self, early: Early) -> bool:
+        """Tell whether a start is to be repeated on more rows."""
+        if early.started < FEW * self._n_wanted <= len(early):
+            return True
+        return len(early) >= GROWN * early.started
+
+    def _start(self, early: Early) -> None:
+        """Fit a mixture to the rows at hand, by a short fit of the usual kind."""
+        check_consistent_length(early.X, early.y)
+        n_rows, rest = len(early), None
+        enough = max(ENOUGH, ENOUGH_EACH * self._n_wanted)
+        if n_rows > GROWN * enough:
+            random = check_random_state(self.random_state)
+            chosen = np.zeros(n_rows, dtype=bool)
+            chosen[random.permutation(n_rows)[: GROWN * enough]] = True
+            rest = early.take(np.flatnonzero(~chosen))
+            early = early.take(np.flatnonzero(chosen))
+        young = self._starter(len(early))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            young.fit(early.X, early.y, sample_weight=early.weight)
+        others = {*young.get_params(deep=False), "_starts_stream", "_known_classes"}
+        vars(self).update({k: v for k, v in vars(young).items() if k not in others})
+        self._forget_classes()
+        problem = self._batch(early.X, early.y, early.weight)
+        self._early = replace(early, started=n_rows) if n_rows < enough else None
+        with self._streaming(problem):
+            self._set_stream(self._opened(problem, None))
+        if rest is not None and (rest.weight > 0).any():
+            self._absorb(self._batch(rest.X, rest.y, rest.weight))
+
+    def _starter(self, n_rows: int) -> Any:
+        """Return an unfitted mixture for the first rows; of one expert if these are few."""
+        young = clone(self)
+        young._starts_stream = True
+        if self._classifies:
+            young._known_classes = self.classes_
+        young.set_params(max_iter=min(self.max_iter, SHORT), warm_start=False)
+        if n_rows < FEW * self._n_wanted:
+            several = isinstance(self.expert, (list, tuple))
+            expert = clone(self.expert[0]) if several else young.expert
+            young.set_params(n_experts=1, expert=expert)
+        if self.backend == "auto" and n_rows >= NUMBA_ROWS:
+            young.set_params(backend="numba")
+        return young
+
+    # ------------------------------------------------------------------- the stream
+    def _absorb(self, problem: Problem) -> None:
+        """Learn from rows once there is a mixture."""
+        with self._streaming(problem):
+            stream = self._stream or self._opened(problem, self.expert_load_)
+            n_rows = problem.sample_weight.shape[0]
+            for rows in np.array_split(np.arange(n_rows), -(-n_rows // RUN)):
+                part = problem
+                if len(rows) < n_rows:
+                    part = problem.take(like(rows, problem.sample_weight))
+                stream = absorb(part, stream, self._rule)
+            self._rows_learned += _total(problem)
+            self._set_stream(stream)
+
+    def _opened(self, problem: Problem, load: np.ndarray | None) -> Stream:
+        """Return the stream that goes on from the fitted mixture."""
+        gate, rows = parts.split_gate(self.gate_)[1], self._rows_learned
+        return open_stream(problem, gate, self._pool, self._rule, rows, load)
+
+    def _set_stream(self, stream: Stream) -> None:
+        before, _ = parts.split_gate(self.gate_)
+        pool = stream.pool
+        self.gate_ = parts.fitted_gate(self.gate, before, stream.gate)
+        self.experts_ = pool.likelihood.shown(pool.estimators())
+        self.expert_load_ = stream.load / stream.load.sum()
+        self._pool, self._own_pool = pool, getattr(pool, "pool", pool)
+        if pool.scale is not None:
+            self.scale_ = pool.scale[:, 0] if self._single_output else pool.scale
+        self.lower_bound_ = stream.level.mean
+        self.routed_bound_ = stream.routed.mean
+        self._stream = stream
+
+    def _batch(self, X, y, sample_weight) -> Problem:
+        """Return a batch as a problem, without rows of weight zero."""
+        problem, *_ = self._seen(X, y, sample_weight, self.n_experts_)
+        weight = self._class_weighted(problem.y, on_host(problem.sample_weight))
+        used = np.flatnonzero(weight > 0)
+        if not used.size:
+            raise ValueError(
+                "Sample weights must contain at least one non-zero number."
+            )
+        weight = like(weight, problem.sample_weight, problem.sample_weight.dtype)
+        problem = replace(problem, sample_weight=weight)
+        if len(used) == len(weight):
+            return problem
+        return problem.take(like(used, problem.sample_weight))
+
+    def _class_weighted(self, y, weight: np.ndarray) -> np.ndarray:
+        """Return row weights times those of the classes."""
+        return weight
+
+    def _forget_classes(self) -> None:
+        """Forget how many rows of each class there were."""
+
+    def _streaming(self, problem: Problem) -> AbstractContextManager:
+        """Return the context of a batch: a stream repays kernels that it would not."""
+        n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
+        n_columns = max(problem.X_gate.shape[1], self.n_experts_)
+        n_rows = problem.sample_weight.shape[0]
+        return using(
+            self.backend, int(n_rows + self._rows_learned) * n_columns, n_threads
+        )
+
+
+def _total(problem: Problem) -> float:
+    """Return the weight of all rows."""
+    weight = problem.sample_weight
+    return float(to_host(namespace(weight).sum(weight)))

@@ -1,0 +1,248 @@
+"""All log-linear experts, by warm-started Newton steps."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from scipy.linalg import LinAlgError, solve
+from sklearn.base import BaseEstimator, clone
+from sklearn.linear_model import GammaRegressor, PoissonRegressor
+
+from ..backends import Array, namespace, select, to_host
+from ..routing import Routing
+from ._base import ExpertPool, take_rows
+
+MAX_FEATURES = 512
+"""Above this many features a Newton step costs more than an iterative solver."""
+
+FIT_STEPS, UPDATE_STEPS = 100, 3
+"""Newton steps from scratch, at most, and in an M-step."""
+
+TOL = 1e-10
+"""Newton decrement, mean a row, at which a fit has converged."""
+
+HALVINGS = 30
+"""Halvings of a step that raises the loss, at most."""
+
+MOST = 80.0
+"""Largest logarithm of a mean: beyond it float32 overflows."""
+
+
+class GLMPool(ExpertPool):
+    """PoissonRegressor and GammaRegressor experts with the answer of their clones.
+
+    Each expert minimises ``Σ w loss / Σ w + ½ α ‖β‖²`` over its rows by Newton's
+    method: to convergence from scratch, a few steps from where it stands in an M-step.
+    As in `LinearPool` rows of tiny responsibility are kept, so EM is monotone.
+    """
+
+    @classmethod
+    def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
+        """Tell whether the learner is a plain PoissonRegressor or GammaRegressor."""
+        if type(estimator) not in (PoissonRegressor, GammaRegressor):
+            return False
+        return isinstance(estimator.alpha, Real) and n_features <= MAX_FEATURES
+
+    def fit(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Fit every expert to convergence; an empty share means all rows."""
+        for learner in self.learners:
+            learner._validate_params()
+        if y.shape[1] != 1:
+            raise ValueError(
+                f"expert {self.learners[0]!r} takes y of one output; got {y.shape[1]}."
+            )
+        shape = (self.n_experts, 1, X.shape[1])
+        self.coef, self.intercept = np.zeros(shape), np.full(shape[:2], np.nan)
+        pooled = Routing.from_dense(routing.row_sums[:, None])
+        for k in self._solve(X, y, routing, FIT_STEPS):
+            self._solve_expert(k, X, y, *pooled.segment(0), FIT_STEPS)
+        return self
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return a new pool, some Newton steps on; self is unchanged."""
+        other = copy.copy(self)
+        other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
+        other._solve(X, y, routing, UPDATE_STEPS)
+        return other
+
+    def _solve(self, X: Array, y: Array, routing: Routing, n_steps: int) -> list[int]:
+        """Fit the experts that have rows; return those that have none."""
+        return [
+            k
+            for k, rows, mass in routing.segments()
+            if not self._solve_expert(k, X, y, rows, mass, n_steps)
+        ]
+
+    def _solve_expert(
+        self, k: int, X: Array, y: Array, rows: Array | None, mass: Array, n_steps: int
+    ) -> bool:
+        """Take Newton steps of one expert; False if it has no rows."""
+        mass = to_host(mass).astype(np.float64)
+        if not mass.sum() > 0:
+            return False
+        x = to_host(X if rows is None else take_rows(X, rows))
+        target = to_host(y if rows is None else take_rows(y, rows))[:, 0]
+        learner = self.learners[k]
+        start = np.append(self.coef[k, 0], self.intercept[k, 0])
+        if np.isnan(start[-1]):
+            level = max(float(np.average(target, weights=mass)), np.exp(-MOST / 4))
+            start[-1] = np.log(level) if learner.fit_intercept else 0.0
+        found = newton(
+            x,
+            target.astype(np.float64),
+            mass / mass.sum(),
+            alpha=float(learner.alpha),
+            intercept=learner.fit_intercept,
+            loss=LOSSES[type(learner)],
+            start=start,
+            n_steps=n_steps,
+        )
+        self.coef[k, 0], self.intercept[k, 0] = found[:-1], found[-1]
+        return True
+
+    def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return the predictions."""
+        return self.predict(X, routing)
+
+    def predict(self, X: Array, routing: Routing) -> Array:
+        """Return each entry's prediction, (n, m, 1)."""
+        indices = None if routing.dense else routing.indices
+        eta = select(X).linear_at(X, indices, self.coef, self.intercept)
+        xp = namespace(eta)
+        return xp.exp(xp.where(eta < MOST, eta, xp.full_like(eta, MOST)))
+
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return a pool with the coefficients of ``other`` where ``take`` is True."""
+        chosen = copy.copy(self)
+        chosen.coef = np.where(take[:, None, None], other.coef, self.coef)
+        chosen.intercept = np.where(take[:, None], other.intercept, self.intercept)
+        return chosen
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        other.coef, other.intercept = self.coef[experts], self.intercept[experts]
+        return other
+
+    def pulled(
+        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+    ) -> ExpertPool:
+        r"""Return the pool of the blended coefficients.
+
+        That is the geometric mean :math:`b^{1-a} h^a` of the answers.
+        """
+        if not isinstance(pooled, GLMPool) or strength == 1.0:
+            return super().pulled(pooled, learner_of, strength)
+        pool, a = copy.copy(self), strength
+        pool.coef = (1.0 - a) * pooled.coef[learner_of] + a * self.coef
+        pool.intercept = (1.0 - a) * pooled.intercept[learner_of] + a * self.intercept
+        return pool
+
+    def estimators(self) -> list[Any]:
+        """Return fitted PoissonRegressor or GammaRegressor objects."""
+        fitted = []
+        for k, learner in enumerate(self.learners):
+            # A fit of two equal rows sets all that predict needs.
+            blank = np.zeros((2, self.coef.shape[2])), np.ones(2)
+            expert = clone(learner).fit(*blank)
+            expert.coef_, expert.intercept_ = self.coef[k, 0], self.intercept[k, 0]
+            fitted.append(expert)
+        return fitted
+
+    def count_parameters(self) -> int:
+        """Return the number of coefficients and intercepts."""
+        intercepts = sum(bool(learner.fit_intercept) for learner in self.learners)
+        return self.coef.size + intercepts
+
+
+def poisson_loss(
+    y: np.ndarray, eta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return μ - y η, and its first and second derivative by η = log μ."""
+    mean = np.exp(eta)
+    return mean - y * eta, mean - y, mean
+
+
+def gamma_loss(
+    y: np.ndarray, eta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return y / μ + η, and its first and second derivative by η = log μ."""
+    ratio = y * np.exp(-eta)
+    return ratio + eta, 1.0 - ratio, ratio
+
+
+LOSSES = {PoissonRegressor: poisson_loss, GammaRegressor: gamma_loss}
+
+
+def newton(x, y, weight, *, alpha, intercept, loss, start, n_steps) -> np.ndarray:
+    """Minimise Σ w loss(y, x β + b) + ½ α ‖β‖² from a start by damped Newton steps.
+
+    Parameters
+    ----------
+    x : (n, d) array or CSR
+    y, weight : (n,) arrays
+        Weights sum to one.
+    alpha : float
+    intercept : bool
+        Whether b is free.
+    loss : callable
+        ``loss(y, eta)`` is the loss and its first two derivatives.
+    start : (d + 1,) array
+        β and then b.
+    n_steps : int
+        At most.
+
+    Returns
+    -------
+    (d + 1,) array
+    """
+    penalty = np.append(np.full(x.shape[1], alpha), 0.0)
+
+    def terms(at: np.ndarray) -> tuple:
+        with np.errstate(over="ignore", invalid="ignore"):
+            value, first, second = loss(y, x @ at[:-1] + at[-1])
+            total = weight @ value + 0.5 * at @ (penalty * at)
+        return total if np.isfinite(total) else np.inf, first, second
+
+    at, (value, first, second) = start, terms(start)
+    for _ in range(n_steps):
+        slope, curve = weight * first, weight * second
+        gradient = np.append(x.T @ slope, slope.sum()) + penalty * at
+        cross = x.T @ curve
+        scaled = (
+            x.multiply(curve[:, None])
+            if hasattr(x, "multiply")
+            else (x * curve[:, None])
+        )
+        square = x.T @ scaled
+        square = square.toarray() if hasattr(square, "toarray") else square
+        hessian = np.block([[square, cross[:, None]], [cross[None, :], curve.sum()]])
+        hessian = hessian + np.diag(penalty)
+        if not intercept:
+            gradient, hessian = gradient[:-1], hessian[:-1, :-1]
+        step = _direction(hessian, gradient)
+        step = step if intercept else np.append(step, 0.0)
+        decrement = -float(gradient @ step[: len(gradient)])
+        if not decrement > TOL:
+            break
+        size = 1.0
+        for _ in range(HALVINGS):
+            new = terms(at + size * step)
+            if new[0] <= value - 1e-4 * size * decrement:
+                break
+            size /= 2
+        else:
+            break
+        at, (value, first, second) = at + size * step, new
+    return at
+
+
+def _direction(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Return Newton's step, by least squares where the Hessian is singular."""
+    try:
+        return -solve(hessian, gradient, assume_a="pos")
+    except LinAlgError:
+        return -np.linalg.lstsq(hessian, gradient, rcond=1e-10)[0]

@@ -1,0 +1,39 @@
+"""Likelihoods: how an expert's answer becomes a density of y.
+
+A family is a small object; see `Likelihood` for its contract. Name one in
+``MoERegressor(likelihood="student_t")``, or give an object to set its parameters:
+``MoERegressor(likelihood=StudentT(df=3))``.
+"""
+
+from ._base import Likelihood
+from ._categorical import Categorical
+from ._counts import NegativeBinomial, Poisson
+from ._fixed import WithOutliers, ZeroInflated
+from ._positive import Beta, Gamma
+from ._real import Gaussian, Laplace, StudentT
+
+FAMILIES: dict[str, type[Likelihood]] = {
+    "gaussian": Gaussian,
+    "student_t": StudentT,
+    "laplace": Laplace,
+    "poisson": Poisson,
+    "negative_binomial": NegativeBinomial,
+    "gamma": Gamma,
+    "beta": Beta,
+}
+"""Families that ``likelihood`` may name."""
+
+__all__ = [
+    "FAMILIES",
+    "Beta",
+    "Categorical",
+    "Gamma",
+    "Gaussian",
+    "Laplace",
+    "Likelihood",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
+    "WithOutliers",
+    "ZeroInflated",
+]

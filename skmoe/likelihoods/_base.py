@@ -1,0 +1,322 @@
+"""The contract of a likelihood family."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import Pipeline
+
+from ..backends import Array, filled, like, namespace, to_host
+from ..routing import Routing
+
+SCALE_FLOOR = 1e-3
+"""Smallest noise variance, in units of Var(y), where the scales have a prior."""
+
+SCALE_FLOOR_ML = 1e-8
+"""The same for plain maximum likelihood (prior 0)."""
+
+MEAN_FLOOR = 1e-3
+"""Smallest mean of a family of positive means, in units of the mean of y: learners
+that minimise squared errors may answer less than nothing."""
+
+GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
+
+SEARCH_STEPS = 14
+"""Steps of the search for a dispersion; each leaves 0.618 of the bracket, and a
+parabola through what is left finds its logarithm to 1e-4."""
+
+
+class Likelihood(BaseEstimator, ABC):
+    """Base class of the families of p(y | x, k).
+
+    An expert predicts the mean; a family says how y scatters around it. Parameters
+    are those of a scikit-learn estimator, so ``likelihood__df`` can be searched over.
+
+    To add a family you must
+
+    1. write, for NumPy arrays that broadcast against each other, the five functions
+       ``log_density_of(y, mean, scale)``, ``cdf(y, mean, scale)``,
+       ``quantile(p, mean, scale)``, ``variance(mean, scale)`` and
+       ``sample(mean, scale, random)``; outputs are independent given the expert;
+    2. write ``check(y)``, which raises ValueError for targets it cannot have;
+    3. unless the mean may be any real number, write ``mean(answers)``, which brings
+       an expert's answers into the family's domain, and set ``plain = False``;
+    4. if it has a scale, keep `scales`, which searches for the best dispersion between
+       ``BRACKET``, or write the closed form; else set ``has_scale = False``;
+    5. set ``loss``, the name that gradient boosting has for it, and ``learner()``, the
+       expert that ``expert=None`` stands for, where there are better ones than Ridge.
+
+    Attributes
+    ----------
+    any_real : bool
+        Whether y and the mean may be any real numbers, so that residuals can be
+        learned too.
+    discrete : bool
+        Whether y are whole numbers.
+    has_scale : bool
+        Whether each expert and output has a scale to be estimated.
+    plain : bool
+        Whether the answers of experts are means as they are.
+    robust : bool
+        Whether `row_weights` has a say in how experts are fitted.
+    n_fixed : int
+        How many of the experts, the last ones, learn nothing.
+    loss : str or None
+        Name of its loss in `HistGradientBoostingRegressor`.
+    """
+
+    any_real: bool = True
+    plain: bool = True
+    robust: bool = False
+    discrete: bool = False
+    has_scale: bool = True
+    loss: str | None = None
+    n_fixed: int = 0
+
+    BRACKET = (1e-4, 1e2)
+
+    # What `bound` sets: facts of the training targets.
+    prior_: float = 0.0
+    floor_: np.ndarray | float = 0.0
+    low_: np.ndarray | float = 0.0
+
+    # --------------------------------------------------------- to be written
+    @abstractmethod
+    def log_density_of(self, y, mean, scale):
+        """Return log p(y), elementwise."""
+
+    @abstractmethod
+    def cdf(self, y, mean, scale):
+        """Return P(Y <= y), elementwise."""
+
+    @abstractmethod
+    def quantile(self, p, mean, scale):
+        """Return the smallest y with P(Y <= y) >= p, elementwise."""
+
+    @abstractmethod
+    def variance(self, mean, scale):
+        """Return the variance, elementwise; infinite where there is none."""
+
+    @abstractmethod
+    def sample(self, mean, scale, random):
+        """Draw y, one for each element; ``random`` is a `numpy.random.RandomState`."""
+
+    # ----------------------------------------------------------------- given
+    def check(self, y: np.ndarray) -> None:
+        """Raise ValueError if the family cannot have these targets."""
+
+    def mean(self, answers: Array) -> Array:
+        """Return the means that experts' answers stand for."""
+        return answers
+
+    def learner(self) -> BaseEstimator:
+        """Return the learner that ``expert=None`` stands for."""
+        return Ridge()
+
+    def adapted(self, learner: BaseEstimator) -> BaseEstimator:
+        """Return a learner with the family's own loss, if it has it by another name.
+
+        That is gradient boosting, alone or at the end of a Pipeline, whose loss was
+        left at the default.
+        """
+        last = learner.steps[-1][1] if isinstance(learner, Pipeline) else learner
+        if self.loss is None or not isinstance(last, HistGradientBoostingRegressor):
+            return learner
+        if last.loss != HistGradientBoostingRegressor().loss:
+            return learner
+        learner = clone(learner)
+        last = learner.steps[-1][1] if isinstance(learner, Pipeline) else learner
+        last.set_params(loss=self.loss)
+        return learner
+
+    def has_loss(self, learner: BaseEstimator) -> bool:
+        """Tell whether a learner minimises the family's own loss."""
+        last = learner.steps[-1][1] if isinstance(learner, Pipeline) else learner
+        params = last.get_params(deep=False)
+        known = params.get("loss"), params.get("criterion")
+        return self.loss is not None and self.loss in known
+
+    def bound(self, prior: float, floor: Any, low: Any = 0.0) -> Self:
+        """Return the family with pseudo-rows at the pooled scale, and floors.
+
+        Parameters
+        ----------
+        prior : float
+            Pseudo-rows at the pooled scale; 0 is maximum likelihood.
+        floor : float or (q,) array
+            Smallest noise variance, of families of real targets.
+        low : float or (q,) array
+            Smallest mean, of families of positive means.
+        """
+        family = copy.copy(self)
+        family.prior_, family.floor_, family.low_ = prior, floor, low
+        return family
+
+    def seen(self, y: np.ndarray, weight: np.ndarray, prior: float) -> Self:
+        """Return the family bound to training targets (n, q) and their weights."""
+        mean = np.average(y, axis=0, weights=weight)
+        variance = np.average((y - mean) ** 2, axis=0, weights=weight)
+        if self.robust or self.n_fixed:  # outliers are not what a floor is in units of
+            variance = np.minimum(variance, middle_half(y, weight) ** 2)
+        smallest = np.finfo(np.float64).eps * (1.0 + mean**2)
+        share = SCALE_FLOOR if prior > 0 else SCALE_FLOOR_ML
+        low = MEAN_FLOOR * np.abs(mean)
+        return self.bound(float(prior), np.maximum(share * variance, smallest), low)
+
+    def one_output(self, output: slice) -> Self:
+        """Return the family of one of several outputs."""
+        family = copy.copy(self)
+        family.floor_ = np.atleast_1d(self.floor_)[output]
+        family.low_ = np.atleast_1d(self.low_)[output]
+        return family
+
+    def shown(self, experts: list[Any]) -> list[Any]:
+        """Return fitted experts as users see them."""
+        return experts
+
+    def take(self, experts: np.ndarray) -> Likelihood:
+        """Return the family of some of the experts."""
+        return self
+
+    # --------------------------------------------------- entries of a routing
+    def each(self, what: str, expert: np.ndarray, *values: Any) -> np.ndarray:
+        """Return one of the family's functions at entries that belong to experts.
+
+        ``expert`` (n, m) are positions of experts; ``values`` are the arguments, each
+        broadcasting against (n, m, q).
+        """
+        return getattr(self, what)(*values)
+
+    def means(self, answers: Array, routing: Routing) -> Array:
+        """Return the means that answers at the entries of a routing stand for."""
+        return self.mean(answers)
+
+    def log_density(
+        self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
+    ) -> Array:
+        """Return log p(y | x, k) at each entry, summed over outputs, (n, m).
+
+        -inf at entries of -1.
+        """
+        expert = to_host(filled(routing.indices))
+        given = to_host(y)[:, None, :].astype(np.float64)
+        answers = to_host(values).astype(np.float64)
+        at = None if scale is None else scale[expert]
+        mean = self.each("mean", expert, answers)
+        density = self.each("log_density_of", expert, given, mean, at).sum(axis=-1)
+        density = np.where(to_host(routing.indices) < 0, -np.inf, density)
+        return like(density, values, values.dtype)
+
+    def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray | None:
+        r"""Return the scale of each expert and output, (K, q).
+
+        The maximum of
+
+        .. math:: \sum_i r_{ik} \log p(y_i | \mu_{ik}, s_k)
+                  - \frac{\nu}{2} (\log s_k - \log \bar s)^2
+
+        by golden section, where the pooled scale is that of all experts together and
+        :math:`\nu` is the prior.
+        """
+        if not self.has_scale:
+            return None
+        given = to_host(y)[:, None, :].astype(np.float64)
+        mean = self.mean(to_host(values).astype(np.float64))
+        own = Routing(
+            to_host(routing.indices),
+            to_host(routing.weights),
+            routing.n_experts,
+            routing.dense,
+        )
+        expert, counted = filled(own.indices), own.weights[:, :, None] > 0
+
+        def terms(log_scale: np.ndarray) -> np.ndarray:
+            density = self.log_density_of(given, mean, np.exp(log_scale)[expert])
+            density = own.weights[:, :, None] * np.where(counted, density, 0.0)
+            parts = [own.sum_by_expert(density[:, :, j]) for j in range(mean.shape[2])]
+            return np.stack(parts, axis=1)
+
+        shape = own.n_experts, mean.shape[2]
+
+        def together(log_scale: np.ndarray) -> np.ndarray:
+            return terms(np.broadcast_to(log_scale, shape)).sum(axis=0)
+
+        pooled = maximum(together, shape[1:], self.BRACKET)
+        found = maximum(
+            lambda s: terms(s) - self.prior_ / 2 * (s - pooled) ** 2,
+            shape,
+            self.BRACKET,
+        )
+        nothing = own.sum_by_expert(own.weights) + self.prior_ <= 0
+        return np.exp(np.where(nothing[:, None], pooled, found))
+
+    def row_weights(
+        self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
+    ) -> Array | None:
+        """Return the weight of each entry for a learner of squared errors, or None.
+
+        Families that are scale mixtures of normals weigh rows down that lie far off.
+        """
+        return None
+
+
+def maximum(function, shape: tuple[int, ...], bracket: tuple[float, float]):
+    """Return the logarithms between a bracket where a function is largest.
+
+    One golden section search for each element: the function maps arrays of the shape
+    to arrays of the shape, element by element, and has one maximum in each.
+    """
+    a = np.full(shape, np.log(bracket[0]))
+    b = np.full(shape, np.log(bracket[1]))
+    left, right = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
+    at_left, at_right = function(left), function(right)
+    for _ in range(SEARCH_STEPS):
+        higher = at_left > at_right
+        a, b = np.where(higher, a, left), np.where(higher, right, b)
+        new = np.where(higher, b - GOLDEN * (b - a), a + GOLDEN * (b - a))
+        at_new = function(new)
+        left, right = np.where(higher, new, right), np.where(higher, left, new)
+        at_left, at_right = (
+            np.where(higher, at_new, at_right),
+            np.where(higher, at_left, at_new),
+        )
+    middle, half = (a + b) / 2, (b - a) / 2
+    at_a, at_middle, at_b = function(a), function(middle), function(b)
+    bend = at_a - 2 * at_middle + at_b
+    safe = np.where(bend < 0, bend, -1.0)
+    peak = middle + half * np.clip((at_a - at_b) / (2 * safe), -1.0, 1.0)
+    return np.where(bend < 0, peak, np.where(at_a > at_b, a, b))
+
+
+def middle_half(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the distance of the quartiles of each column of y, (q,)."""
+    found = []
+    for column in y.T:
+        order = np.argsort(column, kind="stable")
+        mass = np.cumsum(weight[order])
+        at = np.searchsorted(mass, np.array([0.25, 0.75]) * mass[-1])
+        found.append(np.ptp(column[order][at]))
+    return np.array(found)
+
+
+def positive_mean(family: Likelihood, answers: Array) -> Array:
+    """Return answers raised to the smallest mean."""
+    xp = namespace(answers)
+    low = like(np.asarray(family.low_), answers, answers.dtype)
+    return xp.where(answers > low, answers, low)
+
+
+def whole(y: np.ndarray, name: str) -> None:
+    """Raise ValueError unless targets are counts."""
+    bad = (y < 0) | (y != np.floor(y))
+    if bad.any():
+        raise ValueError(
+            f"likelihood={name!r} needs y of whole numbers from 0 on; got "
+            f"{y[bad].ravel()[0]!r}."
+        )

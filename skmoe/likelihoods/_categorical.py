@@ -1,0 +1,45 @@
+"""Class labels."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+
+from ..backends import Array, namespace
+from ..routing import Routing
+
+
+class Categorical:
+    """Class labels: the answer of an expert is log p(label) already."""
+
+    has_scale = False
+    plain = True
+    robust = False
+    n_fixed = 0
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return the family of some of the experts."""
+        return self
+
+    def shown(self, experts: list[Any]) -> list[Any]:
+        """Return fitted experts as users see them."""
+        return experts
+
+    def means(self, answers: Array, routing: Routing) -> Array:
+        """Return the class probabilities that experts answer."""
+        return answers
+
+    def row_weights(self, *entries: Any) -> None:
+        """Return None: all rows count alike."""
+        return None
+
+    def log_density(
+        self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
+    ) -> Array:
+        """Return the log probability of the label at each entry, (n, m)."""
+        density = values[:, :, 0]
+        if routing.dense:
+            return density
+        xp = namespace(values)
+        return xp.where(routing.indices < 0, xp.full_like(density, -xp.inf), density)

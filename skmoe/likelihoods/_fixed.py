@@ -1,0 +1,297 @@
+"""Families beside one more expert that is fixed: it learns nothing but its rows."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyRegressor
+
+from ..backends import Array, filled, like, namespace, to_host
+from ..routing import Routing
+from ._base import Likelihood
+
+IMPOSSIBLE = -1e3
+"""Logarithm of a density of nothing. Finite: a row that is routed to the fixed expert
+alone still has responsibilities."""
+
+MARGIN = 0.05
+"""How far a uniform density reaches beyond the training targets, in units of their
+range."""
+
+
+class _Zero(Likelihood):
+    """All of the probability at y = 0."""
+
+    has_scale = False
+
+    def mean(self, answers):
+        return np.zeros_like(answers)
+
+    def log_density_of(self, y, mean, scale):
+        return np.where(y == 0, 0.0, IMPOSSIBLE) + 0.0 * mean
+
+    def cdf(self, y, mean, scale):
+        return np.where(y >= 0, 1.0, 0.0) + 0.0 * mean
+
+    def quantile(self, p, mean, scale):
+        return 0.0 * p + 0.0 * mean
+
+    def variance(self, mean, scale):
+        return np.zeros_like(mean)
+
+    def sample(self, mean, scale, random):
+        return np.zeros_like(mean)
+
+
+class _Uniform(Likelihood):
+    """The same density everywhere between two ends."""
+
+    has_scale = False
+
+    def __init__(self, low: Any = 0.0, high: Any = 1.0) -> None:
+        self.low = low
+        self.high = high
+
+    def one_output(self, output):
+        low, high = np.atleast_1d(self.low), np.atleast_1d(self.high)
+        return _Uniform(low[output], high[output])
+
+    def mean(self, answers):
+        return np.broadcast_to((self.low + self.high) / 2, answers.shape)
+
+    def log_density_of(self, y, mean, scale):
+        inside = (y >= self.low) & (y <= self.high)
+        density = np.where(inside, -np.log(self.high - self.low), IMPOSSIBLE)
+        return density + 0.0 * mean
+
+    def cdf(self, y, mean, scale):
+        share = (y - self.low) / (self.high - self.low)
+        return np.clip(share, 0.0, 1.0) + 0.0 * mean
+
+    def quantile(self, p, mean, scale):
+        return self.low + p * (self.high - self.low) + 0.0 * mean
+
+    def variance(self, mean, scale):
+        return np.broadcast_to((self.high - self.low) ** 2 / 12, mean.shape)
+
+    def sample(self, mean, scale, random):
+        return random.uniform(self.low + 0.0 * mean, self.high)
+
+
+class BesideFixed(Likelihood):
+    """A family for the experts that learn; the last expert is fixed."""
+
+    family: Any
+    plain = False
+    n_fixed = 1
+
+    def check(self, y: np.ndarray) -> None:
+        """Raise ValueError if the family cannot have these targets."""
+        self._named().check(y)
+
+    def _named(self) -> Likelihood:
+        from . import FAMILIES
+
+        if isinstance(self.family, Likelihood):
+            return self.family
+        if self.family not in tuple(FAMILIES):
+            raise ValueError(
+                f"family of {type(self).__name__} must be one of {sorted(FAMILIES)} or "
+                f"a Likelihood; got {self.family!r}."
+            )
+        return FAMILIES[self.family]()
+
+    def seen(self, y: np.ndarray, weight: np.ndarray, prior: float) -> Self:
+        """Return the family bound to training targets (n, q) and their weights."""
+        other = super().seen(y, weight, prior)
+        other.base_ = self._named().bound(prior, other.floor_, other.low_)
+        other.fixed_ = self._fixed(y)
+        other.is_fixed_ = None
+        return other
+
+    def _fixed(self, y: np.ndarray) -> Likelihood:
+        raise NotImplementedError
+
+    def of(self, n_experts: int) -> Self:
+        """Return the family of a mixture whose last expert is the fixed one."""
+        other = copy.copy(self)
+        other.is_fixed_ = np.arange(n_experts) == n_experts - 1
+        return other
+
+    def shown(self, experts: list[Any]) -> list[Any]:
+        """Return fitted experts, where fixed ones answer with the same mean always."""
+        mean = np.atleast_1d(self.fixed_.mean(np.zeros(np.shape(self.floor_))))
+        blank = np.zeros((1, 1)), mean[None] if mean.size > 1 else mean
+        constant = DummyRegressor(strategy="constant", constant=mean).fit(*blank)
+        return [
+            constant if fixed else expert
+            for fixed, expert in zip(self.is_fixed_, experts, strict=True)
+        ]
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return the family of some of the experts."""
+        other = copy.copy(self)
+        other.is_fixed_ = self.is_fixed_[experts]
+        return other
+
+    def one_output(self, output: slice) -> Self:
+        """Return the family of one of several outputs."""
+        other = copy.copy(self)
+        other.base_ = self.base_.one_output(output)
+        other.fixed_ = self.fixed_.one_output(output)
+        return other
+
+    # The functions of the experts that learn.
+    @property
+    def any_real(self) -> bool:  # type: ignore[override]
+        """Whether y and the mean may be any real numbers."""
+        return self._named().any_real
+
+    @property
+    def discrete(self) -> bool:  # type: ignore[override]
+        """Whether y are whole numbers."""
+        return self._named().discrete
+
+    @property
+    def has_scale(self) -> bool:  # type: ignore[override]
+        """Whether each expert and output has a scale to be estimated."""
+        return self._named().has_scale
+
+    @property
+    def robust(self) -> bool:  # type: ignore[override]
+        """Whether `row_weights` has a say in how experts are fitted."""
+        return self._named().robust
+
+    @property
+    def loss(self) -> str | None:  # type: ignore[override]
+        """Name of the loss in gradient boosting."""
+        return self._named().loss
+
+    def learner(self) -> BaseEstimator:
+        """Return the learner that ``expert=None`` stands for."""
+        return self._named().learner()
+
+    def mean(self, answers: Array) -> Array:
+        """Return the means that experts' answers stand for."""
+        return self.base_.mean(answers)
+
+    def log_density_of(self, y, mean, scale):
+        """Return log p(y) of an expert that learns, elementwise."""
+        return self.base_.log_density_of(y, mean, scale)
+
+    def cdf(self, y, mean, scale):
+        """Return P(Y <= y) of an expert that learns, elementwise."""
+        return self.base_.cdf(y, mean, scale)
+
+    def quantile(self, p, mean, scale):
+        """Return the quantile of an expert that learns, elementwise."""
+        return self.base_.quantile(p, mean, scale)
+
+    def variance(self, mean, scale):
+        """Return the variance of an expert that learns, elementwise."""
+        return self.base_.variance(mean, scale)
+
+    def sample(self, mean, scale, random):
+        """Draw y of an expert that learns, elementwise."""
+        return self.base_.sample(mean, scale, random)
+
+    # ------------------------------------------------------------- entries
+    def each(self, what: str, expert: np.ndarray, *values: Any) -> np.ndarray:
+        """Return one of the functions at entries that belong to experts."""
+        known = getattr(self.base_, what)(*values)
+        fixed = self.is_fixed_[expert]
+        if not fixed.any():
+            return known
+        return np.where(fixed[..., None], getattr(self.fixed_, what)(*values), known)
+
+    def means(self, answers: Array, routing: Routing) -> Array:
+        """Return the means that answers at the entries of a routing stand for."""
+        expert = to_host(filled(routing.indices))
+        return like(self.each("mean", expert, to_host(answers)), answers, answers.dtype)
+
+    def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray | None:
+        """Return the scales: those of the experts that learn, from their rows alone."""
+        xp, weights = namespace(routing.weights), routing.weights
+        fixed = like(self.is_fixed_, routing.indices)
+        flat = xp.reshape(filled(routing.indices), (-1,))
+        theirs = xp.reshape(xp.take(fixed, flat), routing.shape)
+        own = routing.with_weights(xp.where(theirs, xp.zeros_like(weights), weights))
+        return self.base_.scales(y, values, own)
+
+    def row_weights(
+        self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
+    ) -> Array | None:
+        """Return the weight of each entry for a learner of squared errors, or None."""
+        return self.base_.row_weights(y, values, scale, routing)
+
+
+class ZeroInflated(BesideFixed):
+    """Counts with more zeros than their family has.
+
+    The last of the ``n_experts`` says that y is 0, and nothing else; the gate knows
+    where [1]_.
+
+    Parameters
+    ----------
+    family : str or Likelihood, default="poisson"
+        Family of the other experts.
+
+    References
+    ----------
+    .. [1] D. Lambert, "Zero-inflated Poisson regression, with an application to
+       defects in manufacturing", Technometrics 34 (1992) 1-14. doi:10.2307/1269547
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmoe import MoERegressor
+    >>> from skmoe.likelihoods import ZeroInflated
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.uniform(-1, 1, size=(400, 1))
+    >>> y = rng.poisson(10, size=400) * (rng.uniform(size=400) < 0.7)
+    >>> model = MoERegressor(n_experts=2, likelihood=ZeroInflated(), random_state=0)
+    >>> round(float(model.fit(X, y).gate_proba(X)[:, -1].mean()), 1)   # of zeros
+    0.3
+    """
+
+    def __init__(self, family: Any = "poisson") -> None:
+        self.family = family
+
+    def check(self, y: np.ndarray) -> None:
+        """Raise ValueError if the family cannot have these targets."""
+        self._named().check(y[y != 0])
+
+    def _fixed(self, y: np.ndarray) -> Likelihood:
+        return _Zero()
+
+
+class WithOutliers(BesideFixed):
+    """A family beside rows that follow nothing.
+
+    The last of the ``n_experts`` gives every y between the ends of the training
+    targets the same density [1]_: rows that no expert explains are its own, and do
+    not pull the others. It fits where outliers are frequent; against a few heavy
+    tails `StudentT` is simpler.
+
+    Parameters
+    ----------
+    family : str or Likelihood, default="gaussian"
+        Family of the other experts.
+
+    References
+    ----------
+    .. [1] C. Fraley and A. E. Raftery, "How many clusters? Which clustering method?
+       Answers via model-based cluster analysis", The Computer Journal 41 (1998)
+       578-588. doi:10.1093/comjnl/41.8.578
+    """
+
+    def __init__(self, family: Any = "gaussian") -> None:
+        self.family = family
+
+    def _fixed(self, y: np.ndarray) -> Likelihood:
+        low, high = y.min(axis=0), y.max(axis=0)
+        room = np.maximum(MARGIN * (high - low), np.finfo(np.float64).eps)
+        return _Uniform(low - room, high + room)

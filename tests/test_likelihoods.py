@@ -1,0 +1,327 @@
+"""Families of p(y | x, k): the formulas, the M-step of scales, and whole mixtures."""
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+from sklearn.base import clone
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import (
+    GammaRegressor,
+    LinearRegression,
+    PoissonRegressor,
+    Ridge,
+)
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeRegressor
+
+from skmoe import MoERegressor
+from skmoe.experts import EstimatorPool, GLMPool, make_pool
+from skmoe.likelihoods import (
+    FAMILIES,
+    Beta,
+    Gamma,
+    Gaussian,
+    Laplace,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+    WithOutliers,
+    ZeroInflated,
+)
+from skmoe.routing import Routing
+
+MEAN, SCALE = 0.4, 0.3
+CASES = {
+    "gaussian": (Gaussian(), stats.norm(MEAN, SCALE)),
+    "student_t": (StudentT(3.0), stats.t(3.0, MEAN, SCALE)),
+    "laplace": (Laplace(), stats.laplace(MEAN, SCALE)),
+    "poisson": (Poisson(), stats.poisson(MEAN)),
+    "negative_binomial": (
+        NegativeBinomial(),
+        stats.nbinom(1 / SCALE, 1 / (1 + SCALE * MEAN)),
+    ),
+    "gamma": (Gamma(), stats.gamma(1 / SCALE, scale=SCALE * MEAN)),
+    "beta": (Beta(), stats.beta(MEAN / SCALE, (1 - MEAN) / SCALE)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_family_is_that_of_scipy(name):
+    family, expected = CASES[name]
+    y = np.arange(6.0) if family.discrete else np.array([0.1, 0.3, 0.5, 0.9])
+    density = expected.logpmf if family.discrete else expected.logpdf
+    given = np.full(len(y), MEAN), np.full(len(y), SCALE)
+    np.testing.assert_allclose(family.log_density_of(y, *given), density(y), rtol=1e-9)
+    np.testing.assert_allclose(family.cdf(y, *given), expected.cdf(y), rtol=1e-9)
+    np.testing.assert_allclose(family.variance(*given), expected.var(), rtol=1e-9)
+    p = np.array([0.05, 0.3, 0.6, 0.99])
+    found = family.quantile(p, np.full(4, MEAN), np.full(4, SCALE))
+    np.testing.assert_allclose(found, expected.ppf(p), rtol=1e-9)
+    drawn = family.sample(
+        np.full(40_000, MEAN), np.full(40_000, SCALE), np.random.RandomState(0)
+    )
+    assert abs(drawn.mean() - expected.mean()) < 5 * expected.std() / 200
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"poisson"}))
+def test_scales_are_maximum_likelihood_of_each_expert(name):
+    """Against scipy's fits of the scale alone, expert by expert."""
+    rng = np.random.default_rng(0)
+    family = CASES[name][0].bound(0.0, 1e-12, 1e-6)
+    labels = rng.integers(2, size=500)
+    mean = rng.uniform(0.2, 0.8, size=500)
+    y = family.sample(mean, np.array([0.2, 0.6])[labels], np.random.RandomState(1))
+    y = np.clip(y, 1e-6, 1 - 1e-6) if name == "beta" else y
+    routing = Routing.from_labels(labels, 2)
+    found = family.scales(y[:, None], mean[:, None, None], routing)[:, 0]
+    for k in range(2):
+        rows = labels == k
+
+        def loss(scale, rows=rows):
+            return -family.log_density_of(y[rows], mean[rows], scale).sum()
+
+        best = loss(found[k])
+        assert best <= min(loss(found[k] * 1.01), loss(found[k] / 1.01))
+
+
+def test_scale_prior_draws_dispersions_together():
+    rng = np.random.default_rng(0)
+    labels, mean = np.repeat([0, 1], 300), np.full(600, 3.0)
+    y = rng.gamma(1 / np.where(labels == 0, 0.1, 1.0), np.where(labels, 3.0, 0.3))
+    routing = Routing.from_labels(labels, 2)
+    free, tied = (
+        Gamma().bound(prior, 0.0).scales(y[:, None], mean[:, None, None], routing)
+        for prior in (0.0, 1e6)
+    )
+    assert free[1, 0] > 5 * free[0, 0]
+    np.testing.assert_allclose(tied[0], tied[1], rtol=1e-2)
+
+
+def test_entries_without_an_expert_have_no_density():
+    routing = Routing(np.array([[0, -1]]), np.array([[1.0, 0.0]]), 2)
+    density = (
+        Poisson()
+        .bound(0.0, 0.0)
+        .log_density(np.ones((1, 1)), np.ones((1, 2, 1)), None, routing)
+    )
+    np.testing.assert_allclose(density, [[-1.0, -np.inf]])
+
+
+# ------------------------------------------------------------------- learners
+@pytest.mark.parametrize(
+    "learner", [PoissonRegressor(alpha=0.1), GammaRegressor(alpha=0.1)]
+)
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_glm_pool_gives_the_answer_of_clones(learner, fit_intercept):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3))
+    y = rng.poisson(np.exp(0.5 + X @ [0.3, -0.2, 0.1])) + 1.0
+    learner = clone(learner).set_params(
+        fit_intercept=fit_intercept, tol=1e-10, max_iter=10_000
+    )
+    routing = Routing.from_dense(rng.dirichlet(np.ones(2), size=300))
+    options = {"likelihood": Poisson().bound(0.0, 0.0)}
+    fused = make_pool([learner] * 2, n_features=3, **options)
+    assert type(fused) is GLMPool
+    clones = EstimatorPool([learner] * 2, **options).fit(X, y[:, None], routing)
+    fused.fit(X, y[:, None], routing)
+    np.testing.assert_allclose(
+        fused.predict(X, routing), clones.predict(X, routing), rtol=2e-3
+    )
+    for expert, other in zip(fused.estimators(), clones.estimators(), strict=True):
+        np.testing.assert_allclose(expert.predict(X), other.predict(X), rtol=2e-3)
+
+
+def test_boosting_gets_the_loss_of_the_family():
+    boosting = HistGradientBoostingRegressor(max_iter=5)
+    assert Poisson().adapted(boosting).loss == "poisson"
+    assert boosting.loss == "squared_error"
+    piped = make_pipeline(StandardScaler(), boosting)
+    assert Gamma().adapted(piped)[-1].loss == "gamma"
+    chosen = HistGradientBoostingRegressor(loss="absolute_error")
+    assert Poisson().adapted(chosen) is chosen
+    assert Gaussian().adapted(boosting) is boosting or (
+        Gaussian().adapted(boosting).loss == "squared_error"
+    )
+
+
+def test_own_loss_is_not_weighed_down_twice():
+    rng = np.random.default_rng(0)
+    routing = Routing.from_dense(np.full((20, 2), 0.5))
+    learners = [DecisionTreeRegressor(criterion="absolute_error"), Ridge()]
+    pool = EstimatorPool(learners, likelihood=Laplace().bound(0.0, 1e-9))
+    pool.scale = np.ones((2, 1))
+    values = np.zeros((20, 2, 1))
+    found = pool.emphasised(rng.normal(size=(20, 1)) + 5.0, values, routing)
+    np.testing.assert_allclose(found.weights[:, 0], 0.5)
+    assert (found.weights[:, 1] < 0.5).all()
+
+
+# ------------------------------------------------------------------- mixtures
+def two_regimes(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-1, 1, size=(n, 2))
+    return X, np.where(X[:, 0] > 0, 2.0 + X[:, 1], -2.0 - X[:, 1]), rng
+
+
+def targets(name, mean, rng):
+    if name in ("gaussian", "student_t", "laplace"):
+        return mean + 0.2 * rng.standard_t(3, size=len(mean))
+    if name == "beta":
+        return rng.beta(8 / (1 + np.exp(-mean)), 8 / (1 + np.exp(mean)))
+    if name == "gamma":
+        return rng.gamma(3.0, np.exp(mean) / 3.0)
+    return rng.poisson(np.exp(mean)).astype(float)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_mixture_of_linear_experts_climbs_and_beats_one(name):
+    X, mean, rng = two_regimes()
+    y = targets(name, mean, rng)
+    options = {"likelihood": name, "cross_fit": None, "random_state": 0}
+    model = MoERegressor(n_experts=2, **options).fit(X, y)
+    single = MoERegressor(n_experts=1, **options).fit(X, y)
+    assert model.score_samples(X, y).mean() > single.score_samples(X, y).mean() + 0.1
+    assert np.diff(model.lower_bounds_).min(initial=0.0) > -1e-9
+    assert hasattr(model, "scale_") == (name != "poisson")
+    np.testing.assert_allclose(model.routed_bound_, model.score_samples(X, y).mean())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_density_of_a_mixture_integrates_to_one(name):
+    X, mean, rng = two_regimes(200)
+    y = targets(name, mean, rng)
+    model = MoERegressor(
+        n_experts=2, likelihood=name, cross_fit=None, n_init=1, random_state=0
+    ).fit(X, y)
+
+    def density(values):
+        rows = np.repeat(X[:1], len(values), axis=0)
+        return np.exp(model.score_samples(rows, values))
+
+    if model.likelihood_.discrete:
+        assert density(np.arange(500.0)).sum() == pytest.approx(1.0, abs=1e-6)
+        return
+    low, high = (1e-9, 1 - 1e-9) if name == "beta" else (1e-9, 200.0)
+    low = -200.0 if model.likelihood_.any_real else low
+    grid = np.linspace(low, high, 400_001)
+    assert integrate.simpson(density(grid), x=grid) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_student_t_is_not_pulled_by_outliers():
+    X, mean, rng = two_regimes()
+    y = mean + 0.1 * rng.normal(size=len(mean))
+    y[::12] = rng.uniform(-60, 60, size=len(y[::12]))
+    errors = {}
+    for name in ("gaussian", "student_t"):
+        model = MoERegressor(
+            LinearRegression(), n_experts=2, likelihood=name, random_state=0
+        )
+        errors[name] = np.median(np.abs(model.fit(X, y).predict(X) - mean))
+    assert 3 * errors["student_t"] < errors["gaussian"]
+
+
+def test_uniform_expert_takes_outliers():
+    X, mean, rng = two_regimes(600)
+    y = mean + 0.1 * rng.normal(size=len(mean))
+    wrong = rng.uniform(size=len(y)) < 0.2
+    y[wrong] = rng.uniform(-50, 50, size=wrong.sum())
+    model = MoERegressor(
+        n_experts=3, top_k=1, likelihood=WithOutliers(), random_state=0
+    ).fit(X, y)
+    assert model.gate_proba(X)[:, -1].mean() == pytest.approx(0.2, abs=0.05)
+    assert (np.sort(model.scale_[:2]) < 0.3).all()
+    assert model.experts_[-1].predict(X[:2]) == pytest.approx([0.0, 0.0], abs=1.0)
+    # Whatever top_k is, the fixed expert is asked.
+    assert (model.route(X).toarray()[:, -1] > 0).all()
+    ours = model.responsibilities(X, y).toarray()[:, -1] > 0.5
+    assert (ours[np.abs(y - mean) > 5]).all() and ours[~wrong].mean() < 0.05
+
+
+def test_zeros_of_a_fixed_expert():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, size=(800, 1))
+    absent = rng.uniform(size=800) < np.where(X[:, 0] > 0, 0.6, 0.1)
+    y = np.where(absent, 0.0, rng.poisson(8.0, size=800))
+    options = {"n_experts": 2, "random_state": 0, "cross_fit": None}
+    model = MoERegressor(likelihood=ZeroInflated(), **options).fit(X, y)
+    gate = model.gate_proba(np.array([[-0.5], [0.5]]))[:, -1]
+    np.testing.assert_allclose(gate, [0.1, 0.6], atol=0.12)
+    expert = model.experts_[0].predict([[0.0]])
+    np.testing.assert_allclose(expert, 8.0, rtol=0.05)
+    assert model.experts_[-1].predict([[0.0]]) == [0.0]
+    counts = np.arange(60.0)
+    mass = np.exp(model.score_samples(np.zeros((60, 1)), counts))
+    assert mass.sum() == pytest.approx(1.0, abs=1e-9)
+
+
+def test_weight_two_is_the_row_twice():
+    X, mean, rng = two_regimes(150)
+    y = mean + 0.3 * rng.standard_t(3, size=150)
+    weight = rng.integers(1, 3, size=150)
+    twice = np.repeat(np.arange(150), weight)
+    options = {"n_experts": 2, "likelihood": "student_t", "cross_fit": None}
+    options |= {"init": "kmeans_x", "n_init": 1, "random_state": 0, "max_iter": 15}
+    once = MoERegressor(**options).fit(X, y, sample_weight=weight)
+    copies = MoERegressor(**options).fit(X[twice], y[twice])
+    np.testing.assert_allclose(once.predict(X), copies.predict(X), atol=1e-6)
+
+
+def test_negative_answers_are_raised_to_positive_means():
+    X = np.linspace(-1, 1, 60).reshape(-1, 1)
+    y = np.where(X[:, 0] > 0.5, 5.0, 0.0)
+    model = MoERegressor(Ridge(), n_experts=1, likelihood="poisson").fit(X, y)
+    assert model.experts_[0].predict(X).min() < 0 < model.predict(X).min()
+    assert np.isfinite(model.score_samples(X, y)).all()
+
+
+def test_parameters_of_a_family_can_be_searched():
+    X, mean, rng = two_regimes(120)
+    search = GridSearchCV(
+        MoERegressor(n_experts=2, likelihood=StudentT(), cross_fit=None, n_init=1),
+        {"likelihood__df": [2.0, 10.0], "likelihood": [StudentT()]},
+        cv=2,
+    )
+    assert search.fit(X, mean + rng.normal(size=120)).best_params_
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y", "message"),
+    [
+        ("poisson", [0.5, 1.0, 2.0, 3.0], "whole numbers"),
+        ("poisson", [-1.0, 1.0, 2.0, 3.0], "whole numbers"),
+        ("negative_binomial", [0.5, 1.0, 2.0, 3.0], "whole numbers"),
+        ("gamma", [0.0, 1.0, 2.0, 3.0], "above 0"),
+        ("beta", [0.0, 0.1, 0.2, 0.3], "between 0 and 1"),
+        (StudentT(df=0), [0.0, 0.1, 0.2, 0.3], "df of StudentT"),
+        (ZeroInflated("zipf"), [0.0, 1.0, 2.0, 3.0], "family of ZeroInflated"),
+        ("cauchy", [0.0, 1.0, 2.0, 3.0], "'likelihood' parameter"),
+    ],
+)
+def test_what_a_family_cannot_have_is_said(likelihood, y, message):
+    X = np.arange(4.0).reshape(-1, 1)
+    with pytest.raises(ValueError, match=message):
+        MoERegressor(n_experts=2, likelihood=likelihood).fit(X, y)
+
+
+def test_families_that_cannot_be_combined_say_so():
+    X, y = np.arange(40.0).reshape(-1, 1), np.arange(40.0)
+    with pytest.raises(ValueError, match="shared_expert"):
+        MoERegressor(n_experts=2, likelihood="poisson", shared_expert=Ridge()).fit(X, y)
+    with pytest.raises(ValueError, match="n_experts must be at least 2"):
+        MoERegressor(n_experts=1, likelihood=WithOutliers()).fit(X, y)
+    with pytest.raises(ValueError, match="1d array"):
+        MoERegressor(n_experts=2, likelihood="poisson").fit(X, np.c_[y, y])
+    model = MoERegressor(n_experts=2, likelihood=WithOutliers(), cross_fit=None)
+    with pytest.raises(ValueError, match="fixed expert"):
+        model.fit(X, y).add_experts(1, X, y)
+
+
+def test_a_refit_without_scales_forgets_them():
+    X, y = np.arange(40.0).reshape(-1, 1), np.arange(40.0) % 5
+    model = MoERegressor(n_experts=2, cross_fit=None).fit(X, y)
+    assert model.scale_.shape == (2,)
+    model.set_params(likelihood="poisson").fit(X, y)
+    assert not hasattr(model, "scale_")
