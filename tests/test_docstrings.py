@@ -6,7 +6,7 @@ import inspect
 import pytest
 from numpydoc.validate import validate
 
-PUBLIC = ["skmoe", "skmoe.gates", "skmoe.inspection"]
+PUBLIC = ["skmoe", "skmoe.gates", "skmoe.inspection", "skmoe.metrics", "skmoe.onnx"]
 LEFT_OUT = {
     "GL01",  # the summary may start on the opening line, as in scikit-learn
     "ES01",  # an extended summary, a See Also or an example in every method

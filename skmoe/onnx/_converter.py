@@ -1,0 +1,112 @@
+"""The converter of mixtures: gate, routing rule and experts as one graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from skl2onnx import update_registered_converter
+from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+from skl2onnx.common.utils_classifier import get_label_classes
+from sklearn.pipeline import Pipeline
+
+from ..estimators import MoEClassifier, MoERegressor
+from ..likelihoods import Likelihood
+from ._experts import Answers, mixture
+from ._gates import gate_logits, gate_view, routing
+from ._parts import answer, begin, finish, give, label_type
+
+LARGE = 1e30
+"""A number that stands for infinity, also in float32."""
+
+
+def convert_mixture(scope: Any, operator: Any, container: Any) -> None:
+    """Convert a fitted mixture, inside a conversion by skl2onnx."""
+    model = operator.raw_operator
+    if model.capacity_factor is not None:
+        raise ValueError(
+            f"capacity_factor={model.capacity_factor!r} cannot be exported to ONNX: "
+            "answers depend on the batch. Use set_params(capacity_factor=None)."
+        )
+    graph, inputs, X = begin(scope, operator, container)
+    classes = getattr(model, "classes_", None)
+    routings = []
+    for gate in getattr(model, "gates_", [model.gate_]):
+        before, last = gate_parts(gate)
+        seen = gate_view(graph, before, inputs, X)
+        logits = gate_logits(last, graph, seen)
+        routings.append(
+            routing(graph, logits, model.n_experts_, model.top_k, model.top_p)
+        )
+    answers = answers_of(model)
+    found = mixture(graph, inputs, X, routings, model.experts_, answers)
+    if classes is None and hasattr(model, "shared_expert_"):
+        found = graph.node("Add", found, answer(graph, model.shared_expert_, inputs))
+    labels = None if classes is None else get_label_classes(scope, model)
+    give(graph, found, operator, labels)
+    finish(graph, container)
+
+
+def gate_parts(gate: Any) -> tuple[Any, Any]:
+    """Return the fitted steps before a gate, or None, and the gate."""
+    if not isinstance(gate, Pipeline):
+        return None, gate
+    return (gate[:-1] if len(gate.steps) > 1 else None), gate.steps[-1][1]
+
+
+def n_outputs(model: Any) -> int:
+    """Return the number of classes, or of outputs."""
+    if hasattr(model, "classes_"):
+        return len(model.classes_)
+    return np.size(model.likelihood_.low_)
+
+
+def answers_of(model: Any) -> Answers:
+    """Return what the experts of a mixture answer."""
+    n = n_outputs(model)
+    if hasattr(model, "classes_"):
+        return Answers(n, model.classes_)
+    family = model.likelihood_
+    probe = np.outer([-LARGE, -1.0, 0.0, 0.25, 0.5, 0.75, 1.0, LARGE], np.ones(n))
+    found = family.mean(probe)
+    low, high = found[0], found[-1]
+    same = type(family).means is Likelihood.means
+    if not same or not np.array_equal(found, np.clip(probe, low, high)):
+        raise TypeError(
+            f"likelihood={model.likelihood!r} cannot be exported to ONNX: its means "
+            "are not what the experts predict."
+        )
+    if np.all(low == -LARGE) and np.all(high == LARGE):
+        return Answers(n)
+    return Answers(n, low=low, high=high)
+
+
+def set_output_types(operator: Any) -> None:
+    """Tell skl2onnx the types and shapes of the outputs."""
+    model, first = operator.raw_operator, operator.inputs[0].type
+    n_rows = first.shape[0] if first.shape else None
+    double = any(isinstance(each.type, DoubleTensorType) for each in operator.inputs)
+    kind = DoubleTensorType if double else FloatTensorType
+    operator.outputs[-1].type = kind([n_rows, n_outputs(model)])
+    if len(operator.outputs) == 2:
+        operator.outputs[0].type = label_type(
+            get_label_classes(operator.scope_inst, model)
+        )([n_rows])
+
+
+def register() -> None:
+    """Tell skl2onnx of `MoEClassifier` and `MoERegressor`; import does it."""
+    update_registered_converter(
+        MoERegressor, "SkmoeMoERegressor", set_output_types, convert_mixture
+    )
+    update_registered_converter(
+        MoEClassifier,
+        "SkmoeMoEClassifier",
+        set_output_types,
+        convert_mixture,
+        options={
+            "zipmap": [True, False, "columns"],
+            "nocl": [True, False],
+            "output_class_labels": [False, True],
+        },
+    )
