@@ -1,11 +1,13 @@
-"""Which gate? The regions of every gate on one table.
+"""
+Which gate? The regions of every gate on one table
+==================================================
 
 Rows are points of a plane in four regimes: a box, a cloud, and the two sides of a line
 where neither is; in each, y is another linear function of x. Every gate is given eight
 linear experts. The first panel shows the true regimes, which all others repeat as
 dashed lines, and some rows; the others show which expert a gate prefers where. An
 expert has the colour of the regime that it serves most; white lines part experts.
-Below stand R² and the mean log-likelihood of rows held out.
+Below stand R² and the mean log-likelihood of rows held out. ::
 
     python examples/plot_gates.py [--save FILE]
 """
@@ -69,7 +71,7 @@ def gates() -> dict:
         "hierarchical": "hierarchical",
         "product": "product",
         "neighbours": KNeighborsGate(),
-        "forest": RandomForestClassifier(50, min_samples_leaf=5),
+        "forest": RandomForestClassifier(10, min_samples_leaf=5),
         "groups": make_pipeline(FunctionTransformer(tile), GroupGate()),
         "constant": "constant",
     }
@@ -101,7 +103,7 @@ def main() -> None:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     parser.add_argument("--save", metavar="FILE", help="file of the picture")
     options = parser.parse_args()
 

@@ -1,4 +1,6 @@
-"""Ratings: a mixture that learns whom to believe about which user.
+"""
+Ratings: a mixture that learns whom to believe about which user
+===============================================================
 
 A rating can be foretold in several ways: from how kindly the user rates and how good
 the item is, from the user's ratings of similar items, from similar users, or from
@@ -12,7 +14,7 @@ Without ``--data``, ratings are drawn: users and items have biases and tastes in
 latent dimensions, popular and agreeable items are rated more often, and ratings are
 rounded to 1..5. With ``--data DIR`` the folds u1.base, u1.test, ..., u5.test of
 MovieLens-100K are read from a folder; ask GroupLens for them, since their licence does
-not let us pass them on. Prints the RMSE of three models and draws what the experts are.
+not let us pass them on. Prints the RMSE of three models and draws what the experts are. ::
 
     python examples/plot_movielens.py [--data DIR | --full] [--save FILE | --no-picture]
 """
@@ -285,7 +287,7 @@ def draw_experts(model, asked: np.ndarray, file: str | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     parser.add_argument("--data", type=Path, help="folder of MovieLens-100K")
     parser.add_argument("--full", action="store_true", help="draw 100,000 ratings")
     parser.add_argument("--save", metavar="FILE", help="file of the picture")
