@@ -27,7 +27,7 @@ from ..experts._averaged import averaged
 from ..experts._base import shares
 from ..routing import Routing
 from ._problem import EMResult, Problem, State, learning_mass
-from ._starts import numeric, ranks, targets
+from ._starts import complete, numeric, ranks, targets
 
 FINAL_FOLDS = 5
 """Folds of the last noise scales where the number is ours to choose: their models
@@ -250,7 +250,7 @@ def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
         Folds, from 0 without gaps.
     """
     random, one_view = np.random.RandomState(seed), problem.X is problem.X_gate
-    problem = problem.on_host()
+    problem = complete(problem)
     X, target = numeric(problem.X_gate), targets(problem)
     score = X @ random.standard_normal(X.shape[1])
     score = score + target @ random.standard_normal(target.shape[1])
@@ -280,7 +280,9 @@ def numbers(X: Any) -> Any:
     columns = []
     for column in np.asarray(X).T:
         try:
-            known = np.nan_to_num(column.astype(np.float64), posinf=0.0, neginf=0.0)
+            known = column.astype(np.float64)
+            there = np.isfinite(known)
+            known = np.where(there, known, known[there].mean() if there.any() else 0.0)
         except (TypeError, ValueError):
             known = np.unique(column.astype(str), return_inverse=True)[1]
         columns.append(known)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,13 +51,34 @@ def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
     Routing
         One entry a row, or ``problem.width`` for the smooth ``random`` start.
     """
-    host, random = problem.on_host(), np.random.RandomState(seed)
+    host, random = complete(problem), np.random.RandomState(seed)
     if problem.n_experts == 1:
         start = Routing.from_labels(np.zeros(len(host.y), dtype=np.intp), 1)
     else:
         features = numeric(host.X_gate)
         start = STARTS[kind](host, features, targets(host), number, random)
     return start.like(problem.sample_weight)
+
+
+def complete(problem: Problem) -> Problem:
+    """Return the problem on the host, with column means where the gate sees NaN."""
+    host = problem.on_host()
+    values = host.X_gate.data if sparse.issparse(host.X_gate) else host.X_gate
+    if not np.isnan(np.min(values, initial=0.0)):
+        return host
+    return replace(host, X_gate=known(host.X_gate, host.sample_weight))
+
+
+def known(X: Any, weight: np.ndarray) -> Any:
+    """Return a dense or CSR matrix with weighted column means for its NaN."""
+    dense = X.toarray() if sparse.issparse(X) else np.asarray(X)
+    missing = np.isnan(dense)
+    there = np.where(missing, 0.0, weight[:, None])
+    total = there.sum(axis=0)
+    mean = (there * np.where(missing, 0.0, dense)).sum(axis=0)
+    mean = mean / np.where(total > 0, total, 1.0)
+    dense = np.where(missing, mean, dense)
+    return sparse.csr_matrix(dense) if sparse.issparse(X) else dense
 
 
 def numeric(X: Any) -> Any:

@@ -38,7 +38,7 @@ from ._engine import begin, resume, run
 from ._problem import EMResult, Problem, State
 from ._settle import LAST_PASSES, Pooled, rescaled, settle
 from ._shared import Shared
-from ._starts import PORTFOLIO, STARTS, initial
+from ._starts import PORTFOLIO, STARTS, complete, initial
 
 SHORT, SHORT_FLEXIBLE = 20, 1
 """Passes of a start while rows are held out: of grouped pools, of other learners."""
@@ -333,10 +333,13 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
 def _linear_view(problem: Problem) -> Array:
     """Return what experts see, as numbers."""
     if problem.X is problem.X_gate:
-        return problem.X
+        on_host = namespace(problem.sample_weight) is np
+        return complete(problem).X_gate if on_host else problem.X
     X, weight = numbers(problem.on_host().X), problem.sample_weight
     if issparse(X):
-        return X if namespace(weight) is np else problem.X_gate
+        if namespace(weight) is not np:
+            return problem.X_gate
+        return complete(replace(problem, X_gate=X)).X_gate
     return like(X, weight, problem.X_gate.dtype)
 
 

@@ -208,6 +208,7 @@ class BaseMoE(
         before, gate = parts.read_gate(self.gate)
         self._check_cross_fit()
         raw, X, y, weight = self._check_training(X, y, sample_weight)
+        before = before or self._before_gate(X, gate)
         groups = self._check_groups(groups, sample_weight, weight.shape[0])
         given = self._given(sample_weight, weight)
         warm = self.warm_start and hasattr(self, "gate_")

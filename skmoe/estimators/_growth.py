@@ -51,8 +51,8 @@ class GrowthMixin:
         check_scalar(n, "n", Integral, min_val=1)
         if self._pool.likelihood.n_fixed:
             raise ValueError(
-                f"likelihood={self._pool.likelihood!r} has a fixed expert, beside which "
-                "none can be added; fit anew with another n_experts."
+                f"likelihood={self._pool.likelihood!r} has a fixed expert; none can be "
+                "added beside it. Fit anew with another n_experts."
             )
         problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_ + n)
         with self._computing(problem.X_gate):

@@ -8,9 +8,12 @@ import joblib
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
 
-from ..backends import Array
+from ..backends import Array, namespace
 from ..gates import (
     BaseGate,
     ConstantGate,
@@ -102,12 +105,38 @@ def read_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
     return before, clone(last)
 
 
+def takes_nan(part: Any) -> bool:
+    """Tell whether a learner or a gate takes missing values.
+
+    A Pipeline takes what its first step takes; a ColumnTransformer picks columns.
+    """
+    if isinstance(part, Pipeline):
+        first = part.steps[0][1]
+        return first not in (None, "passthrough") and takes_nan(first)
+    return isinstance(part, ColumnTransformer) or get_tags(part).input_tags.allow_nan
+
+
+def has_nan(X: Any) -> bool:
+    """Tell whether an array or CSR matrix of the host holds NaN."""
+    values = X.data if sparse.issparse(X) else X
+    return namespace(values) is np and bool(np.isnan(np.min(values, initial=0.0)))
+
+
+def imputer() -> Pipeline:
+    """Return what stands before a gate that takes no NaN: means, and indicators."""
+    return Pipeline([("imputer", SimpleImputer(add_indicator=True))])
+
+
 def fitted_gate(template: Any, before: Pipeline | None, gate: BaseGate) -> Any:
-    """Return the gate in the form that the user gave: alone, or in its Pipeline."""
-    if not isinstance(template, Pipeline):
+    """Return the gate in the form that the user gave: alone, or in its Pipeline.
+
+    It stands in one too if X has missing values that the gate does not take.
+    """
+    if not isinstance(template, Pipeline) and before is None:
         return gate
+    name = template.steps[-1][0] if isinstance(template, Pipeline) else "gate"
     steps = [] if before is None else list(before.steps)
-    return Pipeline([*steps, (template.steps[-1][0], gate)])
+    return Pipeline([*steps, (name, gate)])
 
 
 def split_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
@@ -122,7 +151,7 @@ def gate_input(before: Pipeline | None, X: Array, raw: Any) -> Array:
     if before is None:
         return X
     Z = before.transform(raw)
-    return Z if hasattr(Z, "tocsr") else numeric(Z)
+    return Z.tocsr() if hasattr(Z, "tocsr") else numeric(Z)
 
 
 def numeric(Z: Any) -> np.ndarray:

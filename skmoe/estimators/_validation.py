@@ -21,6 +21,7 @@ from .._sklearn_compat import (
 )
 from ..backends import Array, like, namespace, to_device, to_host, using
 from ..experts import take_rows
+from ..gates import BaseGate
 from . import _parts as parts
 
 
@@ -107,14 +108,20 @@ class CheckedMixin:
             # and an array has no names to check against none.
             if reset or type(X) is not np.ndarray or hasattr(self, "feature_names_in_"):
                 _check_feature_names(self, X, reset=reset)
-            array = check_array(
-                X,
-                accept_sparse="csr" if self._reads["sparse"] else False,
-                dtype=[np.float64, np.float32],
-                ensure_all_finite="allow-nan" if self._reads["allow_nan"] else True,
-                input_name="X",
-                estimator=self,
-            )
+            try:
+                array = check_array(
+                    X,
+                    accept_sparse="csr" if self._reads["sparse"] else False,
+                    dtype=[np.float64, np.float32],
+                    ensure_all_finite="allow-nan" if self._reads["allow_nan"] else True,
+                    input_name="X",
+                    estimator=self,
+                )
+            except ValueError as error:
+                if "contains NaN" in str(error):
+                    said = f"Input X contains NaN. {self._takes_no_nan}"
+                    raise ValueError(said) from None
+                raise
             _check_n_features(self, array, reset=reset)
             array = parts.small_indices(array)
             if self.backend == "cupy":
@@ -134,6 +141,29 @@ class CheckedMixin:
         _check_n_features(self, X, reset=reset)
         _num_samples(X)
         return X, None
+
+    @property
+    def _takes_no_nan(self) -> str:
+        """Say what of the mixture is in the way of missing values."""
+        for part in self._listed_experts:
+            if not parts.takes_nan(part):
+                return (
+                    f"expert {part!r} takes no missing values. Use one that does, such "
+                    "as histogram gradient boosting, or a Pipeline that imputes them."
+                )
+        return (
+            "The rows given to fit held none, so the gate has not learned what to make "
+            "of missing values."
+        )
+
+    def _before_gate(self, X: Array | None, gate: BaseGate) -> Pipeline | None:
+        """Return what stands before a gate that cannot take the NaN that X holds."""
+        if isinstance(self.gate, Pipeline) or parts.takes_nan(gate):
+            return None
+        found = X is not None and self._reads["allow_nan"] and parts.has_nan(X)
+        # New rows may only miss values where rows that were learned from do.
+        self._reads["allow_nan"] = found
+        return parts.imputer() if found else None
 
     def _computing(self, X: Array) -> AbstractContextManager:
         """Return the context that operations on these rows run in."""
@@ -192,5 +222,6 @@ class CheckedMixin:
         )
         reads = [get_tags(part).input_tags for part in (gate, *self._listed_experts)]
         tags.input_tags.sparse = all(read.sparse for read in reads)
-        tags.input_tags.allow_nan = all(read.allow_nan for read in reads)
+        # A gate that takes no NaN sees means and indicators instead.
+        tags.input_tags.allow_nan = all(map(parts.takes_nan, self._listed_experts))
         return tags
