@@ -14,7 +14,9 @@ Without ``--data``, ratings are drawn: users and items have biases and tastes in
 latent dimensions, popular and agreeable items are rated more often, and ratings are
 rounded to 1..5. With ``--data DIR`` the folds u1.base, u1.test, ..., u5.test of
 MovieLens-100K are read from a folder; ask GroupLens for them, since their licence does
-not let us pass them on. Prints the RMSE of three models and draws what the experts are. ::
+not let us pass them on. Prints the RMSE of three models and draws what the experts are.
+
+::
 
     python examples/plot_movielens.py [--data DIR | --full] [--save FILE | --no-picture]
 """
