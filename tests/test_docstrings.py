@@ -6,7 +6,14 @@ import inspect
 import pytest
 from numpydoc.validate import validate
 
-PUBLIC = ["skmoe", "skmoe.gates", "skmoe.inspection", "skmoe.metrics", "skmoe.onnx"]
+PUBLIC = [
+    "skmoe",
+    "skmoe.gates",
+    "skmoe.inspection",
+    "skmoe.metrics",
+    "skmoe.onnx",
+    "skmoe.packing",
+]
 LEFT_OUT = {
     "GL01",  # the summary may start on the opening line, as in scikit-learn
     "ES01",  # an extended summary, a See Also or an example in every method

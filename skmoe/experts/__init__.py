@@ -9,10 +9,12 @@ from ._left_out import LeaveOneOutPool, LeftOutPool, left_out
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
 from ._one_output import OneOutputPool
+from ._packed import LARGEST, PackedPool
 from ._registry import make_pool, register_pool
 from ._remembered import MOST, remembered
 
 __all__ = [
+    "LARGEST",
     "MOST",
     "PROBABILITY_FLOOR",
     "AveragedClassifier",
@@ -27,6 +29,7 @@ __all__ = [
     "LinearPool",
     "LogisticPool",
     "OneOutputPool",
+    "PackedPool",
     "joined",
     "left_out",
     "make_pool",

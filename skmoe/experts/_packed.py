@@ -1,0 +1,128 @@
+"""Linear experts whose coefficients are held in few bits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from ..backends import Array, filled, like, to_host
+from ..routing import Routing
+from ._base import DerivedPool, ExpertPool
+from ._glm_pool import GLMPool
+from ._linear_pool import LinearPool
+from ._logistic_pool import LogisticPool
+
+LARGEST = {"int8": 127, "float16": 1}
+"""What the largest coefficient of an expert's output is stored as."""
+
+
+class PackedPool(DerivedPool):
+    r"""A fitted pool of linear experts that holds their coefficients in few bits.
+
+    .. math:: \beta_{kqj} \approx r_{kq} \, c_j \, b_{kqj}
+
+    where b is int8 or float16, c_j the largest coefficient of feature j in all experts,
+    which undoes the units of features, and r_kq a scale for each expert and output.
+    Intercepts and noise scales are kept as they are. A prediction unpacks the experts
+    that its rows are routed to. Packed experts learn no more.
+
+    Parameters
+    ----------
+    pool : LinearPool, LogisticPool or GLMPool
+        Fitted.
+    dtype : {"int8", "float16"}
+    """
+
+    def __init__(self, pool: ExpertPool, dtype: str) -> None:
+        assert isinstance(pool, (LinearPool, LogisticPool, GLMPool))
+        super().__init__(pool)
+        self.scale, self.seen = pool.scale, None
+        coef = pool.coef
+        self.column = np.abs(coef).max(axis=(0, 1), initial=0.0)
+        self.column[self.column == 0.0] = 1.0
+        unit = coef / self.column
+        self.row = np.abs(unit).max(axis=2, keepdims=True, initial=0.0) / LARGEST[dtype]
+        self.row[self.row == 0.0] = 1.0
+        unit = unit / self.row
+        self.packed = copy.copy(pool)
+        self.packed.coef = (np.rint(unit) if dtype == "int8" else unit).astype(dtype)
+        if isinstance(self.packed, LinearPool):
+            self.packed.moments = None  # of streams that go on
+
+    def unpacked(self, experts: np.ndarray) -> Any:
+        """Return a pool of some of the experts, as it was but for rounding."""
+        pool = self.packed.take(experts)
+        pool.coef = pool.coef * self.row[experts] * self.column
+        return pool
+
+    def _asked(self, routing: Routing) -> tuple[Any, Routing]:
+        """Return the experts that rows are routed to, and the routing to these."""
+        if routing.dense or routing.indices.size >= self.n_experts:
+            return self.unpacked(np.arange(self.n_experts)), routing
+        indices = to_host(routing.indices)
+        used, place = np.unique(filled(indices), return_inverse=True)
+        place = np.where(indices < 0, -1, place.reshape(indices.shape))
+        place = like(place, routing.indices)
+        return self.unpacked(used), Routing(place, routing.weights, len(used))
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Raise: what is packed cannot learn."""
+        raise TypeError(
+            "Packed experts learn no more; train the mixture before packing."
+        )
+
+    def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
+        """Return predictions, or the log probability of each row's label."""
+        pool, own = self._asked(routing)
+        return pool.evaluate(X, y, own)
+
+    def predict(self, X: Array, routing: Routing) -> Array:
+        """Return each entry's mean or class probabilities."""
+        pool, own = self._asked(routing)
+        return pool.predict(X, own)
+
+    def mix(self, X: Array, routing: Routing) -> Array:
+        """Return the weighted sum of each row's answers."""
+        pool, own = self._asked(routing)
+        return pool.mix(X, own)
+
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return self: no expert is new."""
+        return self
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        other.packed, other.row = self.packed.take(experts), self.row[experts]
+        return other
+
+    def estimators(self) -> Any:
+        """Return the fitted experts, each unpacked when it is asked for."""
+        return UnpackedWhenAsked(self)
+
+    def count_parameters(self) -> int:
+        """Return the number of free parameters."""
+        return self.packed.count_parameters()
+
+
+class UnpackedWhenAsked(Sequence):
+    """The experts of a packed pool as scikit-learn estimators.
+
+    Parameters
+    ----------
+    pool : PackedPool
+    """
+
+    def __init__(self, pool: PackedPool) -> None:
+        self.pool = pool
+
+    def __len__(self) -> int:
+        return self.pool.n_experts
+
+    def __getitem__(self, item: Any) -> Any:
+        places = np.arange(len(self))[item]
+        found = self.pool.unpacked(np.atleast_1d(places)).estimators()
+        return found if isinstance(item, slice) else found[0]
