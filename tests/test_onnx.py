@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from skmoe import MoEClassifier, MoERegressor
+from skmoe import MoEClassifier, MoERegressor, MoETransformer
 from skmoe.gates import (
     GaussianGate,
     HierarchicalGate,
@@ -162,22 +162,20 @@ def test_routing_rules(rule):
 
 
 def test_experts_drawn_to_a_shared_fit():
-    options = FAST | {"cross_fit": 2}
+    options = FAST | {"cross_fit": 2, "n_experts": 3}
+    rows, target, labels = X[:150], y[:150], LABELS[:150]
     tree = DecisionTreeRegressor(max_depth=4)
     for model in (
         MoERegressor(tree, final="average", **options),
-        MoERegressor(shared_expert=RandomForestRegressor(2), **options),
+        MoERegressor(shared_expert=tree, **options),
     ):
-        check(model.fit(X, y), X)
-    model = MoEClassifier(shared_expert=RandomForestClassifier(2), **options)
-    model.fit(X, LABELS)
+        check(model.fit(rows, target), rows)
+    learner = DecisionTreeClassifier(max_depth=4)
+    model = MoEClassifier(shared_expert=learner, **options).fit(rows, labels)
     assert 0 < model.shrinkage_ < 1
-    proto = check(model, X)
-    # The shared forest is written once, not once an expert.
-    forests = [
-        n for n in nodes_of(proto.graph) if n.op_type == "TreeEnsembleClassifier"
-    ]
-    assert len(forests) == 1
+    kinds = [node.op_type for node in nodes_of(check(model, rows).graph)]
+    # The shared tree is written once, not once an expert.
+    assert kinds.count("TreeEnsembleClassifier") == 1
 
 
 @pytest.mark.parametrize("learner", [Ridge(), DecisionTreeRegressor(max_depth=4)])
@@ -288,6 +286,17 @@ def test_a_mixture_at_the_end_of_a_pipeline():
     labels, proba = run(skl2onnx.to_onnx(classifier, rows[:1]), rows[:5])
     assert labels.tolist() == classifier.predict(rows[:5]).tolist()
     assert set(proba[0]) == {"low", "mid", "top"}  # skl2onnx's own default
+
+
+@pytest.mark.parametrize("gate_per_output", [False, True])
+def test_gate_probabilities_as_features(gate_per_output):
+    targets = np.c_[y, X[:, 3] - y]
+    mixture = MoERegressor(gate_per_output=gate_per_output, **FAST)
+    transformer = MoETransformer(mixture).fit(X, targets)
+    (found,) = run(to_onnx(transformer, X), X)
+    np.testing.assert_allclose(found, transformer.transform(X), rtol=1e-9, atol=1e-9)
+    model = make_pipeline(MoETransformer(mixture), Ridge()).fit(X, targets)
+    check(model, X)
 
 
 def test_data_frames_have_an_input_a_column():

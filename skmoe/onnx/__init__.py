@@ -23,7 +23,7 @@ register()
 
 
 def to_onnx(model, X, *, target_opset=None):
-    """Return a fitted mixture, or a Pipeline that ends in one, as an ONNX model.
+    """Return a fitted mixture, or a Pipeline with one, as an ONNX model.
 
     The graph routes as ``predict`` does: the gate chooses the ``top_k`` experts of each
     row, each expert is asked about its own rows only, and answers are added up where
@@ -32,10 +32,11 @@ def to_onnx(model, X, *, target_opset=None):
 
     Parameters
     ----------
-    model : MoEClassifier, MoERegressor or Pipeline
-        Fitted. Its gate must be a `SoftmaxGate`, `GaussianGate`, `HierarchicalGate`,
-        `ProductGate`, `TreeGate`, `EstimatorGate` or `ConstantGate`, its experts
-        learners that skl2onnx converts, or histogram gradient boosting.
+    model : MoEClassifier, MoERegressor, MoETransformer or Pipeline
+        Fitted; they may be steps of the Pipeline. The gate must be a `SoftmaxGate`,
+        `GaussianGate`, `HierarchicalGate`, `ProductGate`, `TreeGate`, `EstimatorGate`
+        or `ConstantGate`, the experts learners that skl2onnx converts, or histogram
+        gradient boosting.
     X : {array-like, data frame} of shape (n_samples, n_features)
         Some rows of the kind that will be predicted; one is enough. float64 gives a
         graph that computes in float64, float32 one in float32. Of a data frame every
@@ -47,8 +48,9 @@ def to_onnx(model, X, *, target_opset=None):
     Returns
     -------
     onnx.ModelProto
-        A regressor has the output "variable" (n_samples, n_outputs), a classifier
-        "label" (n_samples,) and "probabilities" (n_samples, n_classes).
+        A regressor has the output "variable" (n_samples, n_outputs), a transformer
+        "variable" (n_samples, n_columns), a classifier "label" (n_samples,) and
+        "probabilities" (n_samples, n_classes).
 
     Raises
     ------

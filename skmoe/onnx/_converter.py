@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from skl2onnx.common.utils_classifier import get_label_classes
 from sklearn.pipeline import Pipeline
 
-from ..estimators import MoEClassifier, MoERegressor
+from ..estimators import MoEClassifier, MoERegressor, MoETransformer
 from ..likelihoods import Likelihood
 from ._experts import Answers, mixture
 from ._gates import gate_logits, gate_view, routing
-from ._parts import answer, begin, finish, give, label_type
+from ._graph import Graph
+from ._parts import Input, answer, begin, finish, give, label_type
 
 LARGE = 1e30
 """A number that stands for infinity, also in float32."""
@@ -30,21 +32,38 @@ def convert_mixture(scope: Any, operator: Any, container: Any) -> None:
         )
     graph, inputs, X = begin(scope, operator, container)
     classes = getattr(model, "classes_", None)
-    routings = []
-    for gate in getattr(model, "gates_", [model.gate_]):
-        before, last = gate_parts(gate)
-        seen = gate_view(graph, before, inputs, X)
-        logits = gate_logits(last, graph, seen)
-        routings.append(
-            routing(graph, logits, model.n_experts_, model.top_k, model.top_p)
-        )
+    routings = [
+        routing(graph, logits, model.n_experts_, model.top_k, model.top_p)
+        for logits in all_logits(graph, inputs, X, model)
+    ]
     answers = answers_of(model)
     found = mixture(graph, inputs, X, routings, model.experts_, answers)
     if classes is None and hasattr(model, "shared_expert_"):
         found = graph.node("Add", found, answer(graph, model.shared_expert_, inputs))
+    found = tempered(graph, found, getattr(model, "temperature_", 1.0))
     labels = None if classes is None else get_label_classes(scope, model)
     give(graph, found, operator, labels)
     finish(graph, container)
+
+
+def convert_transformer(scope: Any, operator: Any, container: Any) -> None:
+    """Convert a fitted `MoETransformer`, inside a conversion by skl2onnx."""
+    graph, inputs, X = begin(scope, operator, container)
+    found = [
+        graph.node("Softmax", logits, axis=1)
+        for logits in all_logits(graph, inputs, X, operator.raw_operator.estimator_)
+    ]
+    give(graph, graph.node("Concat", *found, axis=1), operator, None)
+    finish(graph, container)
+
+
+def all_logits(
+    graph: Graph, inputs: Sequence[Input], X: str, model: Any
+) -> Iterator[str]:
+    """Add the gates of a mixture, one or one for each output; yield their logits."""
+    for gate in getattr(model, "gates_", [model.gate_]):
+        before, last = gate_parts(gate)
+        yield gate_logits(last, graph, gate_view(graph, before, inputs, X))
 
 
 def gate_parts(gate: Any) -> tuple[Any, Any]:
@@ -54,8 +73,20 @@ def gate_parts(gate: Any) -> tuple[Any, Any]:
     return (gate[:-1] if len(gate.steps) > 1 else None), gate.steps[-1][1]
 
 
+def tempered(graph: Graph, proba: str, temperature: float) -> str:
+    """Return class probabilities to the power of 1 / temperature, renormalised."""
+    if temperature == 1.0:
+        return proba
+    tiny = graph.constant(np.array(np.finfo(np.float32).tiny, dtype=np.float64))
+    log_proba = graph.node("Log", graph.node("Max", proba, tiny))
+    cool = graph.constant(np.array(1.0 / temperature))
+    return graph.node("Softmax", graph.node("Mul", log_proba, cool), axis=1)
+
+
 def n_outputs(model: Any) -> int:
-    """Return the number of classes, or of outputs."""
+    """Return the number of classes, of outputs, or of columns."""
+    if isinstance(model, MoETransformer):
+        return len(model.get_feature_names_out())
     if hasattr(model, "classes_"):
         return len(model.classes_)
     return np.size(model.likelihood_.low_)
@@ -95,7 +126,10 @@ def set_output_types(operator: Any) -> None:
 
 
 def register() -> None:
-    """Tell skl2onnx of `MoEClassifier` and `MoERegressor`; import does it."""
+    """Tell skl2onnx of the three estimators; import does it."""
+    update_registered_converter(
+        MoETransformer, "SkmoeMoETransformer", set_output_types, convert_transformer
+    )
     update_registered_converter(
         MoERegressor, "SkmoeMoERegressor", set_output_types, convert_mixture
     )
