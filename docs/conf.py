@@ -117,7 +117,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"^(?!.*[/\\]plot_).*\.py$",  # the others are programs, not pages
+    "ignore_pattern": r"^(?!plot_)",  # the others are programs, not pages
     "download_all_examples": False,
     "min_reported_time": 1e9,
     "remove_config_comments": True,

@@ -103,7 +103,7 @@ def main() -> None:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
+    parser = argparse.ArgumentParser(description="The regions of every gate.")
     parser.add_argument("--save", metavar="FILE", help="file of the picture")
     options = parser.parse_args()
 

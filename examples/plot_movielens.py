@@ -289,7 +289,7 @@ def draw_experts(model, asked: np.ndarray, file: str | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
+    parser = argparse.ArgumentParser(description="Ratings by a mixture.")
     parser.add_argument("--data", type=Path, help="folder of MovieLens-100K")
     parser.add_argument("--full", action="store_true", help="draw 100,000 ratings")
     parser.add_argument("--save", metavar="FILE", help="file of the picture")
