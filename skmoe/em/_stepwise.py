@@ -16,7 +16,7 @@ While M is short, rows choose among twice as many experts as predict asks, with 
 hand; later among those that predict asks, as in the last passes of a fit (`_settle`).
 
 A stream may change. Where the log-likelihood of a batch, before it is learned, is far
-below the mean of the rows before, M is halved, batch by batch, until it is not; and an
+below the mean of the rows before, M falls, batch by batch, until it is not; and an
 expert that serves next to no rows starts anew, as a copy of the one that has most of
 the worst rows, with these as its own.
 
@@ -53,7 +53,14 @@ TINY = float(np.finfo(np.float64).tiny)
 
 SURPRISE = 5.0
 """Standard errors of a batch's mean log-likelihood, below the mean before it, that
-chance does not explain."""
+chance does not explain. At z of them the past counts for (SURPRISE / z)² of what it
+did."""
+
+DOUBT = 10.0
+"""Rows that one row may make forget, at most."""
+
+FAR = 10.0
+"""Deviations from the mean log-likelihood at which a row's counts no further."""
 
 DEAD = 0.02
 """Share of an even load below which an expert may start anew."""
@@ -90,7 +97,7 @@ class Pace:
     start: float = 1000.0
     exponent: float = 0.6
     longest: float = 1e5
-    wide: float = 10.0
+    wide: float = 6.0
 
     def after(self, memory: float, n: float) -> float:
         """Return how many rows are remembered once n more were learned."""
@@ -103,28 +110,51 @@ class Pace:
 
 @dataclass(frozen=True)
 class Level:
-    """Mean and variance of the log-likelihood of rows before they were learned."""
+    """How well rows are explained before they are learned.
+
+    Attributes
+    ----------
+    mean : float
+        Of their log-likelihood.
+    middle, variance : float
+        Of the same without what lies far off, `FAR`: single rows should not count for
+        many.
+    """
 
     mean: float
+    middle: float
     variance: float
 
     @classmethod
-    def of(cls, score: np.ndarray, weight: np.ndarray) -> Level:
-        """Return those of a batch."""
+    def of(
+        cls, score: np.ndarray, weight: np.ndarray, old: Level | None = None
+    ) -> Level:
+        """Return that of a batch; an older one says what lies far off."""
         mean = float(np.average(score, weights=weight))
-        return cls(mean, float(np.average((score - mean) ** 2, weights=weight)))
+        if old is not None:
+            far = FAR * np.sqrt(old.variance)
+            score = np.clip(score, old.middle - far, old.middle + far)
+        middle = float(np.average(score, weights=weight))
+        variance = float(np.average((score - middle) ** 2, weights=weight))
+        return cls(mean, middle, variance)
+
+    def lowered(self, by: float) -> Level:
+        """Return the level of rows that are explained so much worse."""
+        return Level(self.mean - by, self.middle - by, self.variance)
 
     def moved(self, other: Level, gamma: float) -> Level:
         """Return the level after a batch that counts for a share of all."""
-        shift = other.mean - self.mean
+        shift = other.middle - self.middle
         variance = (1.0 - gamma) * self.variance + gamma * other.variance
-        variance += gamma * (1.0 - gamma) * shift**2
-        return Level(self.mean + gamma * shift, variance)
+        return Level(
+            mean=self.mean + gamma * (other.mean - self.mean),
+            middle=self.middle + gamma * shift,
+            variance=variance + gamma * (1.0 - gamma) * shift**2,
+        )
 
-    def surprised(self, other: Level, n: float) -> bool:
-        """Tell whether a batch of n rows is explained worse than chance allows."""
-        error = np.sqrt(self.variance / n)
-        return other.mean < self.mean - SURPRISE * error
+    def surprise(self, other: Level, n: float) -> float:
+        """Return by how many standard errors a batch of n rows is explained worse."""
+        return (self.middle - other.middle) / np.sqrt(max(self.variance, TINY) / n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,38 +195,33 @@ class Judged:
         The E-step over the experts that training keeps for a row.
     narrow : Routing
         Responsibilities over the experts that predict asks.
-    score : (n,) array
-        Log-likelihood of each row over the former.
-    level, routed : Level
-        Of the batch, over the former and over the latter.
+    score, routed : (n,) array
+        Log-likelihood of each row over the former and over the latter.
     """
 
     state: State
     narrow: Routing
     score: np.ndarray
-    level: Level
-    routed: Level
+    routed: np.ndarray
 
 
 def judge(
     problem: Problem, gate: BaseGate, pool: ExpertPool, rule: RoutingRule
 ) -> Judged:
     """Return what a model says of a batch."""
-    state, weight = resume(problem, gate, pool), to_host(problem.sample_weight)
+    state = resume(problem, gate, pool)
     joint = log_joint(problem, state.terms)
     ops, xp = select(joint), namespace(joint)
     score = to_host(ops.logsumexp(joint))
-    level = Level.of(score, weight)
     if rule.asks_all(problem.n_experts):
-        return Judged(state, state.resp, score, level, level)
+        return Judged(state, state.resp, score, score)
     asked, indices = route(problem, gate, rule), state.resp.indices
     own = xp.any(indices[:, :, None] == asked.indices[:, None, :], axis=2)
     own = own | ~xp.any(own, axis=1)[:, None]
     low = xp.full_like(joint, -xp.inf)
     resp, norm = ops.normalise(xp.where(own, joint, low))
     kept = ops.logsumexp(xp.where(own, state.terms.log_gate, low))
-    routed = Level.of(to_host(norm - kept), weight)
-    return Judged(state, state.resp.with_weights(resp), score, level, routed)
+    return Judged(state, state.resp.with_weights(resp), score, to_host(norm - kept))
 
 
 def open_stream(
@@ -205,6 +230,7 @@ def open_stream(
     pool: ExpertPool,
     rule: RoutingRule,
     rows: float,
+    bound: float,
     load: np.ndarray | None = None,
     pace: Pace | None = None,
 ) -> Stream:
@@ -219,6 +245,9 @@ def open_stream(
         Which experts predict asks.
     rows : float
         Weight of the rows that the mixture was fitted on.
+    bound : float
+        Their mean log-likelihood over the experts that predict asks, as the fit has
+        it: honest where experts flatter rows that they know.
     load : (n_experts,) array or None
         Share of each expert in them; None if they are the problem's rows.
     pace : Pace or None
@@ -237,7 +266,11 @@ def open_stream(
         # Who learned these rows flatters them; the gate has not seen their y.
         sample = Sample.of(problem, route(problem, gate, rule))
         sample = sample if learned else sample.emptied(rows)
-    return Stream(gate, pool, memory, load, found.level, found.routed, sample)
+    weight = to_host(problem.sample_weight)
+    level, routed = (Level.of(each, weight) for each in (found.score, found.routed))
+    flattery = routed.mean - bound
+    level, routed = level.lowered(flattery), routed.lowered(flattery)
+    return Stream(gate, pool, memory, load, level, routed, sample)
 
 
 def absorb(
@@ -259,15 +292,13 @@ def absorb(
     n, n_even = weight.sum(), weight.sum() ** 2 / np.sum(weight**2)
     gate, pool, load, old = stream.gate, stream.pool, stream.load, stream.memory
     found = judge(problem, gate, pool, rule)
-    narrow = old >= pace.wide * pace.start
-    resp = found.narrow if narrow else found.state.resp
-    if narrow:
-        surprised = stream.routed.surprised(found.routed, n_even)
-    else:
-        surprised = stream.level.surprised(found.level, n_even)
-    born = None
-    if surprised:
-        old = max(min(old, pace.start), 0.5 * old)
+    level = Level.of(found.score, weight, stream.level)
+    routed = Level.of(found.routed, weight, stream.routed)
+    born, resp, surprise = None, found.state.resp, stream.level.surprise(level, n_even)
+    if old >= pace.wide * pace.start:
+        resp, surprise = found.narrow, stream.routed.surprise(routed, n_even)
+    if surprise > SURPRISE:
+        old = max(old * (SURPRISE / surprise) ** 2, old - DOUBT * n, 1.0)
         dead = int(np.argmin(load))
         if load[dead] < DEAD / len(load):
             theirs, parent = _worst_rows(problem, resp, found.score, dead)
@@ -297,8 +328,8 @@ def absorb(
         pool=pool,
         memory=max(memory, n),
         load=load,
-        level=stream.level.moved(found.level, gamma),
-        routed=stream.routed.moved(found.routed, gamma),
+        level=stream.level.moved(level, gamma),
+        routed=stream.routed.moved(routed, gamma),
         sample=sample,
     )
 

@@ -27,10 +27,10 @@ from ._validation import on_host
 FEW = 10
 """Rows an expert, below which a single one answers for all of them."""
 
-ENOUGH, ENOUGH_EACH = 2000, 100
-"""Rows that a start is kept from, in all and for each expert. Until then all rows are
-held, and a fit starts again on them whenever there are `GROWN` times as many: where EM
-ends is decided where it starts."""
+ENOUGH, ENOUGH_EACH = 4000, 200
+"""Rows of the last start, in all and for each expert. Until then all rows are held, and
+a fit starts again on them when there are `GROWN` times as many: where EM ends is decided
+where it starts. One of half as many is not repeated, and of twice as many takes some."""
 
 GROWN = 4
 """See `ENOUGH`."""
@@ -147,21 +147,25 @@ class StreamingMixin:
         """How many experts there are to be; a guess where rows decide."""
         return self.n_experts if isinstance(self.n_experts, Integral) else 8
 
+    @property
+    def _enough(self) -> int:
+        """How many rows the last start is to have."""
+        return max(ENOUGH, ENOUGH_EACH * self._n_wanted)
+
     def _is_due(self, early: Early) -> bool:
         """Tell whether a start is to be repeated on more rows."""
         if early.started < FEW * self._n_wanted <= len(early):
             return True
-        return len(early) >= GROWN * early.started
+        return len(early) >= min(GROWN * early.started, self._enough)
 
     def _start(self, early: Early) -> None:
         """Fit a mixture to the rows at hand, by a short fit of the usual kind."""
         check_consistent_length(early.X, early.y)
-        n_rows, rest = len(early), None
-        enough = max(ENOUGH, ENOUGH_EACH * self._n_wanted)
-        if n_rows > GROWN * enough:
+        n_rows, rest, enough = len(early), None, self._enough
+        if n_rows > 2 * enough:
             random = check_random_state(self.random_state)
             chosen = np.zeros(n_rows, dtype=bool)
-            chosen[random.permutation(n_rows)[: GROWN * enough]] = True
+            chosen[random.permutation(n_rows)[: 2 * enough]] = True
             rest = early.take(np.flatnonzero(~chosen))
             early = early.take(np.flatnonzero(chosen))
         young = self._starter(len(early))
@@ -172,14 +176,15 @@ class StreamingMixin:
         vars(self).update({k: v for k, v in vars(young).items() if k not in others})
         self._forget_classes()
         problem = self._batch(early.X, early.y, early.weight)
-        self._early = replace(early, started=n_rows) if n_rows < enough else None
+        again = 2 * n_rows < enough
+        self._early = replace(early, started=n_rows) if again else None
         with self._streaming(problem):
             self._set_stream(self._opened(problem, None))
         if rest is not None and (rest.weight > 0).any():
             self._absorb(self._batch(rest.X, rest.y, rest.weight))
 
     def _starter(self, n_rows: int) -> Any:
-        """Return an unfitted mixture for the first rows; of one expert if these are few."""
+        """Return an unfitted mixture for the first rows, of one expert if few."""
         young = clone(self)
         young._starts_stream = True
         if self._classifies:
@@ -209,8 +214,9 @@ class StreamingMixin:
 
     def _opened(self, problem: Problem, load: np.ndarray | None) -> Stream:
         """Return the stream that goes on from the fitted mixture."""
-        gate, rows = parts.split_gate(self.gate_)[1], self._rows_learned
-        return open_stream(problem, gate, self._pool, self._rule, rows, load)
+        model = parts.split_gate(self.gate_)[1], self._pool
+        known = self._rows_learned, self.routed_bound_
+        return open_stream(problem, *model, self._rule, *known, load)
 
     def _set_stream(self, stream: Stream) -> None:
         before, _ = parts.split_gate(self.gate_)

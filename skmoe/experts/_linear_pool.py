@@ -178,11 +178,10 @@ class LinearPool(ExpertPool):
         noise = np.zeros(self.coef.shape[:2]) if self.scale is None else self.scale
         diagonal = np.eye(noise.shape[1]) * (mass[:, None] * noise**2)[:, None, :]
         mean = np.einsum("kqd,kd->kq", self.coef, x.mean) + self.intercept
-        other.moments = Moments(
-            x.mass,
-            np.concatenate([x.mean, mean], axis=1),
-            np.block([[x.scatter, cross], [np.swapaxes(cross, 1, 2), explained + diagonal]]),
-        )
+        across = np.swapaxes(cross, 1, 2)
+        scatter = np.block([[x.scatter, cross], [across, explained + diagonal]])
+        mean = np.concatenate([x.mean, mean], axis=1)
+        other.moments = Moments(x.mass, mean, scatter)
         return other
 
     def absorb(
@@ -206,7 +205,7 @@ class LinearPool(ExpertPool):
         other.rows = keep * self.rows + batch.mass * shares(routing)
         other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
         d = self.coef.shape[2]
-        for k in np.flatnonzero(batch.mass > 0):
+        for k in np.flatnonzero(batch.mass > 0).tolist():
             factor, S = other.rows[k] / known.mass[k], known.scatter[k]
             sums = factor * S[:d, :d], factor * S[:d, d:]
             means = known.mean[k, :d], known.mean[k, d:]
@@ -215,11 +214,11 @@ class LinearPool(ExpertPool):
 
     def _squares(self, moments: Moments) -> np.ndarray:
         """Return Σ w (y - μ)² of the rows that are remembered."""
-        d, S, mean = self.coef.shape[2], moments.scatter, moments.mean
-        cross, coef = S[:, d:, :d], self.coef
-        squares = np.einsum("kqq->kq", S[:, d:, d:]) - 2.0 * np.sum(cross * coef, axis=2)
-        squares = squares + np.sum((coef @ S[:, :d, :d]) * coef, axis=2)
-        shift = mean[:, d:] - self.intercept - np.einsum("kqd,kd->kq", coef, mean[:, :d])
+        coef, S, d = self.coef, moments.scatter, self.coef.shape[2]
+        explained = 2.0 * S[:, d:, :d] - coef @ S[:, :d, :d]
+        squares = np.einsum("kqq->kq", S[:, d:, d:]) - np.sum(explained * coef, axis=2)
+        at_mean = np.einsum("kqd,kd->kq", coef, moments.mean[:, :d]) + self.intercept
+        shift = moments.mean[:, d:] - at_mean
         return np.maximum(squares, 0.0) + moments.mass[:, None] * shift**2
 
     def pulled(

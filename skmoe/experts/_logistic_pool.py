@@ -233,15 +233,16 @@ class LogisticPool(ExpertPool):
         # Few rows do not span the features: pseudo-rows at the center do.
         pseudo = (d + 1) * (1.0 - min(1.0, n / mass.sum()))
         spread = 0.5 * pseudo * (n_classes - 1) / n_classes**2 * np.eye(d + 1)
-        other.bend = np.zeros((self.n_experts, n_classes, d + 1, d + 1))
+        bend = np.zeros((self.n_experts, n_classes, d + 1, d + 1))
         other.rows = np.zeros((2, self.n_experts))
         for k in range(self.n_experts):
             rows, weights, factor = share(routing, k, row_mass)
             own = float(to_host(namespace(weights).sum(weights)))
             batch = self._bend(k, select(X).take_rows(X, rows), weights) + spread
             ratio = mass[k] / max(own + pseudo, TINY)
-            other.bend[k] = ratio * batch
+            bend[k] = ratio * batch
             other.rows[:, k] = mass[k], ratio * (factor * own + pseudo)
+        other.bend = bend
         return other
 
     def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
@@ -250,9 +251,10 @@ class LogisticPool(ExpertPool):
         A class stays met. One that is new starts as improbable as it was.
         """
         other, row_mass, ops = copy.copy(self), routing.row_sums, select(X)
-        for name in ("coef", "intercept", "met", "bend"):
+        for name in ("coef", "intercept", "met"):
             setattr(other, name, getattr(self, name).copy())
-        other.rows = self.rows * keep
+        assert self.bend is not None
+        other.bend, other.rows = bend, rows_of_all = self.bend.copy(), self.rows * keep
         for k in range(self.n_experts):
             rows, weights, factor = share(routing, k, row_mass)
             if not rows.shape[0]:
@@ -260,8 +262,8 @@ class LogisticPool(ExpertPool):
             x, labels = ops.take_rows(X, rows), to_host(ops.take_rows(y, rows))
             own = float(to_host(namespace(weights).sum(weights)))
             other._meet(k, labels)
-            other.bend[k] = keep[k] * self.bend[k] + other._bend(k, x, weights)
-            other.rows[:, k] += own, factor * own
+            bend[k] = keep[k] * bend[k] + other._bend(k, x, weights)
+            rows_of_all[:, k] += own, factor * own
             met = np.flatnonzero(other.met[k])
             if len(met) == 1:
                 continue
@@ -269,14 +271,14 @@ class LogisticPool(ExpertPool):
             onehot[np.arange(len(labels)), np.searchsorted(met, labels)] = to_host(
                 weights
             )
-            mass, weight_of_all = other.rows[:, k]
+            mass, weight_of_all = rows_of_all[:, k]
             penalty = (2.0 if len(met) == 2 else 1.0) / self._strength(k)
             ridge = penalty * mass / max(weight_of_all, TINY) / self._unit**2
             found = newton_step(
                 x,
                 weights,
                 ops.column_sums(x, like(onehot, weights)),
-                curvature=other.bend[k][met],
+                curvature=bend[k][met],
                 rows=np.full(len(met), mass),
                 ridge=ridge,
                 pull=ridge * min(1.0, own / max(mass, TINY)),

@@ -62,13 +62,43 @@ class ConstantGate(BaseGate):
         return self
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> ConstantGate:
-        """Return a gate that remembers so many rows; see `BaseGate.recall`."""
+        """Return a gate whose shares stand for so many rows.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Rows like those that the gate was fitted on, or these themselves.
+        routing : Routing
+            Responsibilities times row weights.
+        mass : (n_experts,) array
+            How much of each expert is to be remembered.
+
+        Returns
+        -------
+        ConstantGate
+            A new gate of the same answers.
+        """
         other = copy.copy(self)
         other._seen = float(np.sum(mass))
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> ConstantGate:
-        """Return a gate that has counted a batch; see `BaseGate.absorb`."""
+        """Return a gate that has counted a batch too.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            The batch.
+        routing : Routing
+            Responsibilities times row weights.
+        keep : float
+            What counts from now on of what the gate remembers, in [0, 1].
+
+        Returns
+        -------
+        ConstantGate
+            A new gate; self is unchanged.
+        """
         known = keep * self._seen * np.exp(self.log_weights_)
         return copy.copy(self)._count(known + _mass(routing))
 

@@ -338,7 +338,22 @@ class GaussianGate(BaseGate):
         return gate._climb(X, routing, target, self.update_iter)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> GaussianGate:
-        """Return a gate whose moments stand for so many rows; see `BaseGate.recall`."""
+        """Return a gate whose moments stand for so many rows.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Rows like those that the gate was fitted on, or these themselves.
+        routing : Routing
+            Responsibilities times row weights.
+        mass : (n_experts,) array
+            How much of each expert is to be remembered.
+
+        Returns
+        -------
+        GaussianGate
+            A new gate of the same answers.
+        """
         rows, other = float(np.sum(mass)), copy.copy(self)
         factor = rows / max(float(self._mass.sum()), TINY)
         known = (factor * part for part in self._moments)
@@ -346,9 +361,21 @@ class GaussianGate(BaseGate):
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> GaussianGate:
-        """Return a gate that took a step on a batch; see `BaseGate.absorb`.
+        """Return a gate that took a step of the climb on a batch.
 
-        The step of the climb, of moments that the batch is added to.
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            The batch.
+        routing : Routing
+            Responsibilities times row weights.
+        keep : float
+            What counts from now on of what the gate remembers, in [0, 1].
+
+        Returns
+        -------
+        GaussianGate
+            A new gate; self is unchanged.
         """
         target = self._target(X, routing)
         value, model = self._assess(X, routing)

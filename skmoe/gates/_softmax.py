@@ -147,9 +147,21 @@ class SoftmaxGate(SurveyedGate):
         return copy.copy(self)._solve(X, mass, sums, start, self.update_iter)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> SoftmaxGate:
-        """Return a gate that remembers rows like these; see `BaseGate.recall`.
+        """Return a gate that remembers the curvature of rows like these.
 
-        What it remembers is the curvature of its objective.
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Rows like those that the gate was fitted on, or these themselves.
+        routing : Routing
+            Responsibilities times row weights.
+        mass : (n_experts,) array
+            How much of each expert is to be remembered.
+
+        Returns
+        -------
+        SoftmaxGate
+            A new gate of the same answers.
         """
         other, rows = copy.copy(self), float(np.sum(mass))
         n = float(to_host(namespace(routing.row_sums).sum(routing.row_sums)))
@@ -163,9 +175,23 @@ class SoftmaxGate(SurveyedGate):
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> SoftmaxGate:
-        """Return a gate that took a step on a batch; see `BaseGate.absorb`.
+        """Return a gate that took a damped Newton step on a batch.
 
-        One damped Newton step, whose curvature is that of all batches.
+        Its curvature is that of all batches that are remembered.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            The batch.
+        routing : Routing
+            Responsibilities times row weights.
+        keep : float
+            What counts from now on of what the gate remembers, in [0, 1].
+
+        Returns
+        -------
+        SoftmaxGate
+            A new gate; self is unchanged.
         """
         other, mass = copy.copy(self), routing.row_sums
         n = float(to_host(namespace(mass).sum(mass)))

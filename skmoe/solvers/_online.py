@@ -26,8 +26,8 @@ from ..backends import Array, select, to_host
 from ._softmax import SoftmaxFit
 
 LONGEST = 1.0
-"""Logits of no class change by more, for a row one deviation off in each feature's
-direction: curvature far from where a class is at home says little."""
+"""Coefficients of a class change by no more than so many times their length (or 1, if
+that is more): curvature far from where a class is at home says little."""
 
 FLOOR = 1e-6
 """Smallest curvature of a direction, mean a row."""
@@ -80,8 +80,10 @@ def newton_step(
     diagonal[:, :-1] += ridge
     diagonal += FLOOR * rows[:, None] + np.finfo(np.float64).tiny
     step = np.linalg.solve(H, grad[:, :, None])[:, :, 0]
+    size = np.sqrt(np.sum((start.coef * scale) ** 2, axis=1, keepdims=True))
+    longest = LONGEST * np.maximum(size, 1.0)
     length = np.sqrt(np.sum(step**2, axis=1, keepdims=True))
-    step *= LONGEST / np.maximum(length, LONGEST)
+    step *= longest / np.maximum(length, longest)
     for _ in range(HALVINGS):
         coef = start.coef - step[:, :-1] / scale
         intercept = start.intercept - step[:, -1] + (step[:, :-1] / scale) @ center
