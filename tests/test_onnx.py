@@ -40,8 +40,8 @@ FAST = {
 }
 RTOL = {np.float32: 1e-5, np.float64: 1e-6}  # trees say float32 in any graph
 RANDOM = np.random.RandomState(0)
-X = RANDOM.uniform(-1, 1, (400, 4))
-y = np.where(X[:, 0] > 0, X[:, 1], -2 * X[:, 2]) + 0.1 * RANDOM.standard_normal(400)
+X = RANDOM.uniform(-1, 1, (240, 4))
+y = np.where(X[:, 0] > 0, X[:, 1], -2 * X[:, 2]) + 0.1 * RANDOM.standard_normal(240)
 LABELS = np.array(["low", "mid", "top"])[np.digitize(y, [-0.5, 0.5])]
 
 
@@ -84,8 +84,8 @@ def nodes_of(graph):
 REGRESSORS = {
     "ridge": Ridge(),
     "tree": DecisionTreeRegressor(max_depth=4),
-    "forest": RandomForestRegressor(5, max_depth=4),
-    "boosting": HistGradientBoostingRegressor(max_iter=5),
+    "forest": RandomForestRegressor(3, max_depth=4),
+    "boosting": HistGradientBoostingRegressor(max_iter=3),
     "mixed": [
         Ridge(),
         Ridge(),
@@ -97,8 +97,8 @@ CLASSIFIERS = {
     "logistic": LogisticRegression(),
     "floored logistic": LogisticRegression(class_weight="balanced"),
     "tree": DecisionTreeClassifier(max_depth=4),
-    "forest": RandomForestClassifier(5, max_depth=4),
-    "boosting": HistGradientBoostingClassifier(max_iter=5),
+    "forest": RandomForestClassifier(3, max_depth=4),
+    "boosting": HistGradientBoostingClassifier(max_iter=2),
     "mixed": [
         LogisticRegression(),
         GaussianNB(),
@@ -162,8 +162,8 @@ def test_routing_rules(rule):
 
 
 def test_experts_drawn_to_a_shared_fit():
-    options = FAST | {"cross_fit": 2, "n_experts": 3}
-    rows, target, labels = X[:150], y[:150], LABELS[:150]
+    options = FAST | {"cross_fit": 2, "n_experts": 2}
+    rows, target, labels = X[:100], y[:100], LABELS[:100]
     tree = DecisionTreeRegressor(max_depth=4)
     for model in (
         MoERegressor(tree, final="average", **options),
@@ -277,7 +277,9 @@ def test_thresholds_are_rounded_down():
 # ------------------------------------------------------------------ pipelines
 def test_a_mixture_at_the_end_of_a_pipeline():
     rows = X.astype(np.float32)
-    regressor = make_pipeline(StandardScaler(), MoERegressor(**FAST)).fit(rows, y)
+    learner = DecisionTreeRegressor(max_depth=3)
+    regressor = make_pipeline(StandardScaler(), MoERegressor(learner, **FAST))
+    regressor.fit(rows, y)
     check(regressor, rows)
     check(regressor, rows, skl2onnx.to_onnx(regressor, rows[:1]))
     learner = DecisionTreeClassifier(max_depth=3)

@@ -67,7 +67,10 @@ def answer(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> str:
         ) from error
     graph.opsets |= {(each.domain, each.version) for each in found.opset_import}
     part, prefix = found.graph, graph.new_name("part") + "_"
-    _rename(part, prefix, {each.column: each.name for each in inputs})
+    # By position: skl2onnx renames an input called as an output is.
+    own = [each.name for each in part.input]
+    known = dict(zip(own, (each.name for each in inputs), strict=True))
+    _rename(part, prefix, known)
     wanted = part.output[-1]  # of a classifier, the probabilities
     nodes = needed(part.node, {wanted.name})
     read = set().union(*map(_read_by, nodes))
@@ -132,15 +135,17 @@ def begin(scope: Any, operator: Any, container: Any) -> tuple[Graph, list[Input]
         raise ValueError(
             f"target_opset must be at least {OPSET}; got {container.main_opset}."
         )
-    inputs = [
-        Input(each.raw_name, each.full_name, each.type) for each in operator.inputs
-    ]
-    double = any(isinstance(each.kind, DoubleTensorType) for each in inputs)
+    double = any(isinstance(each.type, DoubleTensorType) for each in operator.inputs)
     graph = Graph(
         scope.get_unique_variable_name("moe"),
         np.float64 if double else np.float32,
         container.target_opset,
     )
+    # Names of our own: skl2onnx may swap its names, but not inside branches.
+    inputs = [
+        Input(each.raw_name, graph.node("Identity", each.full_name), each.type)
+        for each in operator.inputs
+    ]
     if any(isinstance(each.kind, StringTensorType) for each in inputs):
         return graph, inputs, ""
     own = graph.tensor_type
