@@ -213,6 +213,16 @@ def test_positive_means_are_cut_off_as_predict_does():
     check(model.fit(X, counts), X)
 
 
+def test_calibrated_probabilities():
+    model = MoEClassifier(**FAST).fit(X, LABELS)
+    model.temperature_ = 1.0
+    proba = run(to_onnx(model, X), X)[1]
+    model.temperature_ = 1.7
+    cooler = proba ** (1 / 1.7)
+    want = cooler / cooler.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(run(to_onnx(model, X), X)[1], want, rtol=1e-9)
+
+
 # ---------------------------------------------------------------------- sparsity
 def test_an_expert_reads_its_own_rows_only():
     """Leaves that no row of the expert reaches may hold NaN."""
