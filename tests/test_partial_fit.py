@@ -197,10 +197,33 @@ def test_drift_is_followed():
     model = streamed(MoERegressor(n_experts=2, **QUICK), X, y, size=500)
     assert quality(model) > 0.8
     long_memory = model._stream.memory
-    X, y = regimes(6000, seed=1, flip=-1.0)
-    streamed(model, X, y, size=500)
-    assert quality(model, flip=-1.0) > 0.75
+    X, y = regimes(5000, seed=1, flip=-1.0)
+    streamed(model, X[:1000], y[:1000], size=500)
+    assert model._early is not None  # shaken so much that it starts anew
+    streamed(model, X[1000:], y[1000:], size=500)
+    assert quality(model, flip=-1.0) > 0.9
     assert model._stream.memory < long_memory
+
+
+def test_a_slow_drift_needs_no_new_start():
+    rng = np.random.default_rng(0)
+    model = MoERegressor(n_experts=1, **QUICK)
+    for slope in np.linspace(1.0, 3.0, 100):
+        X = rng.normal(size=(200, 1))
+        model.partial_fit(X, slope * X[:, 0] + 0.2 * rng.normal(size=200))
+    assert abs(model.experts_[0].coef_[0] - 3.0) < 0.5
+    assert model._early is None
+
+
+def test_a_start_that_explains_less_is_not_taken(monkeypatch):
+    X, y = regimes(3000)
+    model = MoERegressor(n_experts=2, **QUICK).partial_fit(X, y)
+    stream = model._stream
+    model._early = _streaming.Early(X[:500], y[:500], np.ones(500), started=10)
+    poor = MoERegressor(n_experts=1, cross_fit=None)
+    monkeypatch.setattr(type(model), "_starter", lambda self, n_rows: poor)
+    model.partial_fit(X[:100], y[:100])
+    assert model.n_experts_ == stream.pool.n_experts == 2
 
 
 def test_surprise_is_counted_in_standard_errors():
@@ -244,7 +267,8 @@ def test_an_expert_forgets_only_as_it_learns():
     np.testing.assert_allclose(model.experts_[expert].coef_, coef, atol=0.1)
 
 
-def test_a_dead_expert_starts_anew_where_rows_are_explained_worst():
+def test_a_dead_expert_starts_anew_where_rows_are_explained_worst(monkeypatch):
+    monkeypatch.setattr(MoERegressor, "_is_due", lambda self, early: False)
     rng = np.random.default_rng(0)
 
     def rows(changed):

@@ -174,6 +174,9 @@ class Stream:
         The same over the experts that predict asks.
     sample : Sample or None
         Rows for a gate or experts that do not stream.
+    shaken : bool
+        Whether the last batch made forget most of what went before: the stream has
+        changed so much that it may be better to start anew.
     """
 
     gate: BaseGate
@@ -183,6 +186,7 @@ class Stream:
     level: Level
     routed: Level
     sample: Sample | None
+    shaken: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +335,7 @@ def absorb(
         level=stream.level.moved(level, gamma),
         routed=stream.routed.moved(routed, gamma),
         sample=sample,
+        shaken=surprise > SURPRISE and old < max(n, stream.memory / 4),
     )
 
 

@@ -28,9 +28,10 @@ FEW = 10
 """Rows an expert, below which a single one answers for all of them."""
 
 ENOUGH, ENOUGH_EACH = 4000, 200
-"""Rows of the last start, in all and for each expert. Until then all rows are held, and
-a fit starts again on them when there are `GROWN` times as many: where EM ends is decided
-where it starts. One of half as many is not repeated, and of twice as many takes some."""
+"""Rows of the last start, in all and for each expert. Until then all rows are held,
+and a fit starts again on them when there are `GROWN` times as many: where EM ends is
+decided where it starts. One of half as many is not repeated, and of twice as many takes
+some. A stream that was shaken starts anew in the same way."""
 
 GROWN = 4
 """See `ENOUGH`."""
@@ -87,15 +88,17 @@ class StreamingMixin:
         if not hasattr(self, "gate_"):
             self._start(self._rows_as_given(X, y, sample_weight))
             return
-        problem = self._batch(X, y, sample_weight)
+        shaken = self._absorb(self._batch(X, y, sample_weight))
         early = self._early
-        if early is not None:
-            early = early.plus(self._rows_as_given(X, y, sample_weight))
-            if self._is_due(early):
-                self._start(early)
-                return
-        self._absorb(problem)
-        self._early = early
+        if early is None and not shaken:
+            return
+        rows = self._rows_as_given(X, y, sample_weight)
+        if early is None:
+            self._early = replace(rows, started=self._enough // GROWN**2)
+        else:
+            self._early = early.plus(rows)
+        if self._is_due(self._early):
+            self._start(self._early)
 
     def _check_can_stream(self) -> None:
         """Raise if partial_fit does not know what to do with a parameter."""
@@ -112,6 +115,10 @@ class StreamingMixin:
             )
         if getattr(self, "gate_per_output", False):
             raise ValueError("partial_fit cannot learn a gate per output.")
+        if getattr(self, "noise_expert", None) is not None:
+            raise ValueError(
+                "partial_fit cannot learn noise that varies. Set noise_expert=None."
+            )
         likelihood = getattr(self, "likelihood", "gaussian")
         if likelihood != "gaussian" and type(likelihood) is not Gaussian:
             raise ValueError(
@@ -159,7 +166,10 @@ class StreamingMixin:
         return len(early) >= min(GROWN * early.started, self._enough)
 
     def _start(self, early: Early) -> None:
-        """Fit a mixture to the rows at hand, by a short fit of the usual kind."""
+        """Fit a mixture to the rows at hand, by a short fit of the usual kind.
+
+        It takes the place of the one that there is unless this explains them better.
+        """
         check_consistent_length(early.X, early.y)
         n_rows, rest, enough = len(early), None, self._enough
         if n_rows > 2 * enough:
@@ -172,12 +182,16 @@ class StreamingMixin:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             young.fit(early.X, early.y, sample_weight=early.weight)
+        again = 2 * n_rows < enough
+        self._early = replace(early, started=n_rows) if again else None
+        if hasattr(self, "gate_") and _explained(self, early) > _explained(
+            young, early
+        ):
+            return
         others = {*young.get_params(deep=False), "_starts_stream", "_known_classes"}
         vars(self).update({k: v for k, v in vars(young).items() if k not in others})
         self._forget_classes()
         problem = self._batch(early.X, early.y, early.weight)
-        again = 2 * n_rows < enough
-        self._early = replace(early, started=n_rows) if again else None
         with self._streaming(problem):
             self._set_stream(self._opened(problem, None))
         if rest is not None and (rest.weight > 0).any():
@@ -199,8 +213,9 @@ class StreamingMixin:
         return young
 
     # ------------------------------------------------------------------- the stream
-    def _absorb(self, problem: Problem) -> None:
-        """Learn from rows once there is a mixture."""
+    def _absorb(self, problem: Problem) -> bool:
+        """Learn from rows once there is a mixture; tell whether they shook it."""
+        shaken = False
         with self._streaming(problem):
             stream = self._stream or self._opened(problem, self.expert_load_)
             n_rows = problem.sample_weight.shape[0]
@@ -209,8 +224,10 @@ class StreamingMixin:
                 if len(rows) < n_rows:
                     part = problem.take(like(rows, problem.sample_weight))
                 stream = absorb(part, stream, self._rule)
+                shaken = shaken or stream.shaken
             self._rows_learned += _total(problem)
             self._set_stream(stream)
+        return shaken
 
     def _opened(self, problem: Problem, load: np.ndarray | None) -> Stream:
         """Return the stream that goes on from the fitted mixture."""
@@ -261,6 +278,12 @@ class StreamingMixin:
         return using(
             self.backend, int(n_rows + self._rows_learned) * n_columns, n_threads
         )
+
+
+def _explained(model: Any, rows: Early) -> float:
+    """Return the mean log-likelihood of rows under the routing of predict."""
+    score = on_host(model.score_samples(rows.X, rows.y))
+    return float(np.average(score, weights=rows.weight))
 
 
 def _total(problem: Problem) -> float:
