@@ -88,7 +88,7 @@ for kind, models in kinds.items():
             started = time.perf_counter()
             model.predict(X_test)
             times.append(time.perf_counter() - started)
-        micro = 1e6 * float(np.median(times)) / len(X_test)
+        micro = 1e6 * min(times) / len(X_test)
         accuracy, count = model.score(X_test, y_test), multiply_adds(model)
         sure = hasattr(model, "predict_proba")
         loss = log_loss(y_test, model.predict_proba(X_test)) if sure else np.nan
