@@ -24,8 +24,10 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
+SLOW = {"tour.md"}
+
 WITH_BLOCKS = [
-    path
+    pytest.param(path, marks=[pytest.mark.slow] if path.name in SLOW else [])
     for path in PAGES
     if ">>> " in path.read_text(encoding="utf-8") and path.name not in TESTED_ELSEWHERE
 ]
