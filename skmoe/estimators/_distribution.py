@@ -336,7 +336,7 @@ class DistributionMixin:
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             The scores: in closed form for "gaussian", summed for counts, else by
-            quadrature, to 1e-6 of the spread.
+            quadrature, to 1e-5 of the spread.
 
         References
         ----------
