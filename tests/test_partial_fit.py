@@ -123,6 +123,20 @@ def test_constant_gate_counts():
     np.testing.assert_allclose(np.exp(gate.log_weights_), [0.75 / 3, 2.25 / 3])
 
 
+def test_one_step_on_two_classes_is_newtons():
+    rng = np.random.default_rng(0)
+    X, right = rng.normal(loc=[0.0, 3.0], size=(200, 2)), rng.uniform(size=200)
+    Z = np.column_stack([X, np.ones(200)])
+    gate = SoftmaxGate(alpha=0).fit(X, np.full((200, 2), 0.5))  # all logits are 0
+    targets = Routing.from_dense(np.column_stack([right, 1 - right]))
+    gate = gate.recall(X, targets, np.array([100.0, 100.0]))
+    stepped = gate.absorb(X, targets, 0.0)
+    hessian, gradient = Z.T @ (0.25 * Z), Z.T @ (0.5 - right)
+    logits = Z @ -np.linalg.solve(hessian, gradient)
+    found = stepped.log_proba(X)
+    np.testing.assert_allclose(found[:, 0] - found[:, 1], logits, atol=1e-4)
+
+
 @pytest.mark.parametrize("gate", [SoftmaxGate(1e-3), GaussianGate()])
 def test_gate_follows_its_targets(gate):
     rng = np.random.default_rng(0)
@@ -693,6 +707,7 @@ def test_other_features_are_refused():
         ({"likelihood": "student_t"}, "likelihood='gaussian'"),
         ({"init": np.full((50, 2), 0.5)}, "init to name starts"),
         ({"gate_per_output": True}, "gate per output"),
+        ({"noise_expert": Ridge()}, "noise that varies"),
     ],
 )
 def test_parameters_that_streams_cannot_have(parameters, match):

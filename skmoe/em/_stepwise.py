@@ -88,7 +88,7 @@ class Pace:
         a; at 1 nothing is forgotten.
     longest : float
         The most rows: a stream that changes is followed however old it is. The price,
-        about half of the parameters over M in nats a row, is 0.0004 for 8 linear
+        about half of the parameters over M in nats a row, is 0.0009 for 8 linear
         experts of 10 features at 100 000.
     wide : float
         Rows from which on they are routed as in predict, in units of ``start``.

@@ -257,11 +257,10 @@ class StreamingMixin:
             raise ValueError(
                 "Sample weights must contain at least one non-zero number."
             )
+        all_used = len(used) == len(weight)
         weight = like(weight, problem.sample_weight, problem.sample_weight.dtype)
         problem = replace(problem, sample_weight=weight)
-        if len(used) == len(weight):
-            return problem
-        return problem.take(like(used, problem.sample_weight))
+        return problem if all_used else problem.take(like(used, weight))
 
     def _class_weighted(self, y, weight: np.ndarray) -> np.ndarray:
         """Return row weights times those of the classes."""

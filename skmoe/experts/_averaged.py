@@ -86,15 +86,15 @@ class AveragedPool(DerivedPool):
         other.pools = [pool.take(experts) for pool in self.pools]
         return other
 
-    def update(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
-        """Return the pool of one model an expert, trained on this routing.
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return the means of one model each, trained on this routing.
 
-        There are several to judge the rows that they were trained on; new ones need
-        none of that.
+        There are several to judge the rows that they were trained on; where others
+        judge, one is enough.
         """
-        pool = copy.copy(self.pools[0].update(X, y, routing))
-        pool.scale, pool.seen = self.scale, self.seen
-        return pool
+        other = copy.copy(self)
+        other.pools = [self.pools[0].update(X, y, routing)]
+        return other
 
     def estimators(self) -> list[Any]:
         """Return an averaged estimator an expert."""

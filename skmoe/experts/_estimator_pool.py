@@ -208,7 +208,7 @@ class EstimatorPool(ExpertPool):
         target = to_host(y) if self.classes is None else self.classes[to_host(y)]
         if target.ndim == 2 and target.shape[1] == 1:
             target = target[:, 0]
-        for k in np.flatnonzero(self.streams):
+        for k in np.flatnonzero(self.streams).tolist():
             rows, mass, _ = share(routing, k, row_mass)
             rows, mass = to_host(rows), to_host(mass)
             if weight_parameter(self.learners[k], "partial_fit") is None:

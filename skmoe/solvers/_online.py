@@ -20,6 +20,8 @@ References
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..backends import Array, select, to_host
@@ -64,7 +66,7 @@ def newton_step(
     """
     ops, sums = select(X), to_host(target_sums)
 
-    def loss(coef: np.ndarray, intercept: np.ndarray) -> tuple[float, ...]:
+    def loss(coef: np.ndarray, intercept: np.ndarray) -> tuple[Any, ...]:
         value, *grad = ops.softmax_loss(X, mass, sums, coef, intercept)
         penalty = 0.5 * float(np.sum(pull * (coef * scale) ** 2))
         return value + penalty, *(to_host(part) for part in grad)
