@@ -80,6 +80,11 @@ PUBLISHED = {
 and deep ensembles (Lakshminarayanan, Pritzel and Blundell 2017)."""
 
 
+LEAST = 0.05
+"""Least standard deviation of normal laws, in units of that of y: pairs of quantiles
+may cross."""
+
+
 # -------------------------------------------------------------------- models
 def boosting(**options) -> HistGradientBoostingRegressor:
     """Return boosted trees with scikit-learn's settings."""
@@ -197,7 +202,7 @@ def likelihood(name: str, fold: int) -> dict:
     found = {}
 
     def normal(mean, sd):
-        law = stats.norm(centre + unit * mean, unit * np.maximum(sd, 1e-3))
+        law = stats.norm(centre + unit * mean, unit * np.maximum(sd, LEAST))
         if name not in COUNTS:
             return -law.logpdf(y_new).mean()
         mass = law.cdf(y_new + 0.5) - law.cdf(y_new - 0.5)

@@ -14,7 +14,8 @@ Without ``--data``, ratings are drawn: users and items have biases and tastes in
 latent dimensions, popular and agreeable items are rated more often, and ratings are
 rounded to 1..5. With ``--data DIR`` the folds u1.base, u1.test, ..., u5.test of
 MovieLens-100K are read from a folder; ask GroupLens for them, since their licence does
-not let us pass them on. Prints the RMSE of three models and draws what the experts are.
+not let us pass them on. Prints the RMSE of ratings and the NDCG@10 of rankings, beside
+those of popularity and of the two means, and draws what the experts are.
 
 ::
 
@@ -32,6 +33,7 @@ from scipy import sparse
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
+from sklearn.metrics import ndcg_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -238,14 +240,42 @@ def models() -> dict:
     }
 
 
+def ndcg(test: Ratings, score: np.ndarray) -> float:
+    """Return how well a score ranks a user's held-out items: NDCG@10, mean over users.
+
+    The gain of an item is its rating; users with one such item are left out.
+    """
+    order = np.argsort(test.user, kind="stable")
+    users = np.split(order, np.flatnonzero(np.diff(test.user[order])) + 1)
+    ranks = [
+        ndcg_score([test.value[rows]], [score[rows]], k=10)
+        for rows in users
+        if len(rows) > 1
+    ]
+    return float(np.mean(ranks))
+
+
 def evaluate(train: Ratings, test: Ratings):
-    """Return the RMSE of each model, the fitted mixture and its features of test."""
+    """Return RMSE and NDCG@10 of each model, the mixture, its features of test."""
     features, asked = out_of_fold(train), signals(train, test)
-    errors = {}
+    popularity = asked[:, NAMES.index("ratings of item (log)")]
+    biases = asked[:, 0] + asked[:, 1]
+    scores = {
+        "most rated first": (np.nan, ndcg(test, popularity)),
+        "user's and item's mean": (
+            root_mean_square(train.value.mean() + biases - test.value),
+            ndcg(test, biases),
+        ),
+    }
     for name, model in models().items():
-        predicted = np.clip(model.fit(features, train.value).predict(asked), 1, 5)
-        errors[name] = float(np.sqrt(np.mean((predicted - test.value) ** 2)))
-    return errors, model, asked
+        predicted = model.fit(features, train.value).predict(asked)
+        error = root_mean_square(np.clip(predicted, 1, 5) - test.value)
+        scores[name] = error, ndcg(test, predicted)
+    return scores, model, asked
+
+
+def root_mean_square(error: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(error**2)))
 
 
 def draw_experts(model, asked: np.ndarray, file: str | None) -> None:
@@ -307,18 +337,18 @@ def main() -> None:
     found = []
     for number, (train, test) in enumerate(pairs, 1):
         started = time.perf_counter()
-        errors, model, asked = evaluate(train, test)
-        found.append(list(errors.values()))
+        scores, model, asked = evaluate(train, test)
+        found.append(list(scores.values()))
         print(
             f"fold {number}: {len(train)} ratings, {len(test)} held out, "
             f"{time.perf_counter() - started:.0f} s",
-            *(f"{name:26}{error:.4f}" for name, error in errors.items()),
+            *(f"{name:26}{a:.4f}{b:9.4f}" for name, (a, b) in scores.items()),
             sep="\n  ",
             flush=True,
         )
-    print(f"\nmean RMSE of {len(pairs)} folds")
-    for name, error in zip(errors, np.mean(found, axis=0), strict=True):
-        print(f"  {name:26}{error:.4f}")
+    print(f"\nmean of {len(pairs)} folds{'RMSE':>16}{'NDCG@10':>9}")
+    for name, (error, rank) in zip(scores, np.mean(found, axis=0), strict=True):
+        print(f"  {name:26}{error:.4f}{rank:9.4f}")
     if not options.no_picture:
         draw_experts(model, asked, options.save)
 

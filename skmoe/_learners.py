@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from inspect import signature
 
+import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
@@ -23,6 +25,8 @@ def weight_parameter(learner: BaseEstimator, method: str = "fit") -> str | None:
         name, last = learner.steps[-1]
         inner = weight_parameter(last)
         return None if inner is None else f"{name}__{inner}"
+    if isinstance(learner, (MultiOutputClassifier, MultiOutputRegressor)):
+        learner = learner.estimator  # raises where this takes none
     return "sample_weight" if has_fit_parameter(learner, "sample_weight") else None
 
 
@@ -34,3 +38,18 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
         if (name == "random_state" or name.endswith("__random_state")) and value is None
     }
     return estimator.set_params(**unset)
+
+
+def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
+    """Return rows drawn in proportion to their weights, None for each row once.
+
+    Systematic resampling: as many rows in all as the weights sum to, rounded, and row
+    i is drawn floor or ceil of its share of them.
+    """
+    if np.allclose(weights, 1.0):
+        return None
+    draws = max(1, round(float(weights.sum())))
+    ticks = np.cumsum(weights) * (draws / weights.sum())
+    offset = np.random.RandomState(seed).uniform(1e-6, 1 - 1e-6)
+    counts = np.diff(np.floor(ticks + offset), prepend=0.0).astype(np.intp)
+    return np.repeat(np.arange(len(weights)), counts)

@@ -168,6 +168,7 @@ def test_experts_drawn_to_a_shared_fit():
     for model in (
         MoERegressor(tree, final="average", **options),
         MoERegressor(shared_expert=tree, **options),
+        MoERegressor(tree, shared_expert=Ridge(), **options),
     ):
         check(model.fit(rows, target), rows)
     learner = DecisionTreeClassifier(max_depth=4)
@@ -211,6 +212,10 @@ def test_positive_means_are_cut_off_as_predict_does():
         tree, likelihood="poisson", **(FAST | {"cross_fit": 2}), final="average"
     )
     check(model.fit(X, counts), X)
+    model = MoERegressor(likelihood="beta", **FAST).fit(X, 1 / (1 + np.exp(5 * y)))
+    answers = [expert.predict(X).min() for expert in model.experts_]
+    assert min(answers) < 0 < model.predict(X).min()
+    check(model, X)
 
 
 def test_calibrated_probabilities():
@@ -264,6 +269,16 @@ def test_boosted_trees_with_missing_values_and_rows_on_thresholds(dtype):
     assert len(on) > 4
     assert np.all(on[:, 0] == at[np.isfinite(at)])  # half way between rows: exact
     check(model, on, proto)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gates_see_means_and_indicators_of_missing_values(dtype):
+    rows = X.astype(dtype)
+    rows[::7, 1] = rows[::5, 3] = np.nan
+    learner = HistGradientBoostingRegressor(max_iter=3)
+    model = MoERegressor(learner, **FAST).fit(rows, y)
+    assert model.gate_[-1].n_features_in_ == 6
+    check(model, rows)
 
 
 @pytest.mark.parametrize("loss", ["poisson", "gamma"])

@@ -14,11 +14,13 @@ from ._grow import grow, shrink
 from ._per_output import gates_per_output
 from ._problem import EMResult, PassInfo, Problem, State, Terms
 from ._sample import stacked
+from ._select import Selection, most_experts, select_number
 from ._settle import kept, moved, routed, settle
 from ._shared import NO_CORRECTION
 from ._starts import PORTFOLIO, STARTS, initial
 from ._stepwise import Pace, Stream, absorb, open_stream
 from ._train import KINDS, Mixture, Plan, Start, count_runs, finish, train
+from ._varying import varying
 
 __all__ = [
     "FINAL_FOLDS",
@@ -35,6 +37,7 @@ __all__ = [
     "PassInfo",
     "Plan",
     "Problem",
+    "Selection",
     "Start",
     "State",
     "Stream",
@@ -52,14 +55,17 @@ __all__ = [
     "grow",
     "initial",
     "kept",
+    "most_experts",
     "moved",
     "open_stream",
     "resume",
     "routed",
     "run",
+    "select_number",
     "settle",
     "shrink",
     "stacked",
     "step",
     "train",
+    "varying",
 ]

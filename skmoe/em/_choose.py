@@ -86,6 +86,8 @@ class HeldOut:
         The same of the best learner alone, with one noise scale.
     models : list of (gate, pool)
         For each gate the mixture of unpulled experts.
+    mixtures : list of list of (gate, pool)
+        For each gate and strength the mixture that was tried.
     """
 
     table: np.ndarray
@@ -93,6 +95,11 @@ class HeldOut:
     blind: np.ndarray
     single: float
     models: list[tuple[BaseGate, ExpertPool]]
+    mixtures: list[list[tuple[BaseGate, ExpertPool]]]
+
+    def mixture(self, choice: Choice) -> tuple[BaseGate, ExpertPool]:
+        """Return the mixture that was chosen."""
+        return self.mixtures[choice.gate][STRENGTHS.index(choice.strength)]
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,8 @@ class Choice:
         Held-out log-likelihood a row of the mixture chosen, of the same with a gate
         that ignores x, of the best mixture whose experts are the pooled fit, and of
         one learner with one noise scale.
+    temperature : float
+        Of the class probabilities; see `_calibrate`.
     """
 
     gate: int = 0
@@ -117,6 +126,7 @@ class Choice:
     blind: float = np.nan
     pooled: float = np.nan
     single: float = np.nan
+    temperature: float = 1.0
 
 
 def count_splits(problem: Problem, *, rigid: bool = True) -> int:
@@ -182,6 +192,7 @@ def hold_out(
         asked, pooled_new = test.remember(new), pooled_new.remember(test)
     table, models = np.empty((len(gates), len(STRENGTHS))), []
     losses, blind = np.empty_like(table), np.empty_like(table)
+    mixtures: list[list[tuple[BaseGate, ExpertPool]]] = []
     for i, variant in enumerate(gates):
         gate = copy.copy(result.gate).set_params(**variant.get_params())
         for _ in range(GATE_UPDATES):
@@ -193,15 +204,17 @@ def hold_out(
             asked = new = state.pool.finished(train.X, train.y, own)
         models.append((for_new_rows(train, state.gate, state.resp), copy.copy(new)))
         models[-1][1].scale = state.pool.scale
+        mixtures.append([])
         for j, strength in enumerate(STRENGTHS):
             judge = rescaled(train, pooled.pull(state.pool, strength), state.resp)
             last = settle(train, state.gate, judge, rule, GATE_PASSES, learn=False)
             final = copy.copy(pooled_new.pull(asked, strength))
             final.scale = last.pool.scale
-            found = routed(test, for_new_rows(train, last.gate, last.resp), final, rule)
+            mixtures[-1].append((for_new_rows(train, last.gate, last.resp), final))
+            found = routed(test, *mixtures[-1][-1], rule)
             table[i, j], losses[i, j] = found.bound, loss(test, found)
             blind[i, j] = _blind(test, final, last)
-    return HeldOut(table, losses, blind, single, models)
+    return HeldOut(table, losses, blind, single, models, mixtures)
 
 
 def _blind(problem: Problem, pool: ExpertPool, state: State) -> float:

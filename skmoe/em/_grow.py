@@ -49,7 +49,7 @@ def grow(
         Makes of an unfitted pool one that judges the training rows.
     """
     state = resume(replace(problem, n_experts=pool.n_experts), gate, pool)
-    split, labels = _handed_down(problem, state)
+    split, labels = handed_down(problem, state)
     gate = gate.take(np.concatenate([np.arange(pool.n_experts), split]))
     resp = Routing.from_labels(like(labels, problem.sample_weight), problem.n_experts)
     for _ in range(GATE_UPDATES):
@@ -67,7 +67,7 @@ def grow(
     return found.gate, found.pool.finished(problem.X, problem.y, mass)
 
 
-def _handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]:
+def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]:
     """Return the experts to split, and the expert that each row is to start with.
 
     Each time the expert is split whose rows lack most log-likelihood against the best
@@ -133,7 +133,7 @@ def shrink(
     while len(kept) > 1:
         problem = replace(problem, n_experts=len(kept))
         state = resume(problem, gate, pool)
-        rest = np.delete(np.arange(len(kept)), np.argmin(_worth(problem, state)))
+        rest = np.delete(np.arange(len(kept)), np.argmin(loss_without(problem, state)))
         smaller = replace(problem, n_experts=len(rest))
         fewer, trial = pool.take(rest), gate.take(rest)
         for _ in range(GATE_UPDATES):
@@ -144,7 +144,7 @@ def shrink(
     return gate, pool, kept
 
 
-def _worth(problem: Problem, state: State) -> np.ndarray:
+def loss_without(problem: Problem, state: State) -> np.ndarray:
     """Return what is lost if the rows of each expert go to the best of the others."""
     resp, log_lik = state.resp, state.terms.log_lik
     xp = namespace(log_lik)

@@ -160,9 +160,7 @@ class Pooled:
             return cls(problem.shared.judge, np.zeros(pool.n_experts, dtype=np.intp))
         keys = [joblib.hash(learner) for learner in pool.learners]
         _, first, learner_of = np.unique(keys, return_index=True, return_inverse=True)
-        few = _some(pool, first)
-        if isinstance(pool, CrossFitPool):
-            few = CrossFitPool(_some(pool.pool, first), pool.folds)
+        few = some(pool, first)
         everyone = all_rows(problem, len(first))
         few.fit(problem.X, problem.y, everyone)
         if few.likelihood.robust:
@@ -190,8 +188,10 @@ class Pooled:
         return Pooled(done, self.learner_of)
 
 
-def _some(pool: ExpertPool, which: np.ndarray) -> ExpertPool:
+def some(pool: ExpertPool, which: np.ndarray) -> ExpertPool:
     """Return an unfitted pool of some of the learners."""
+    if isinstance(pool, CrossFitPool):
+        return CrossFitPool(some(pool.pool, which), pool.folds)
     few = copy.copy(pool)
     few.learners = [pool.learners[k] for k in which]
     few.likelihood = pool.likelihood.take(which)

@@ -238,10 +238,10 @@ def _from_labels(labels: np.ndarray, points, problem: Problem) -> Routing:
         if not upper.any() or upper.all():
             break  # equal rows: nothing to tell them apart by
         labels[largest[upper]] = empty[0]
-    return _smoothed(labels, problem)
+    return smoothed(labels, problem)
 
 
-def _smoothed(labels: np.ndarray, problem: Problem) -> Routing:
+def smoothed(labels: np.ndarray, problem: Problem) -> Routing:
     """Give each row's label most of its weight, and the next experts the rest.
 
     A gate fitted to hard labels may separate them; it would never let go of them.

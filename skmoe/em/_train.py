@@ -23,6 +23,7 @@ from ..experts import ExpertPool, make_pool
 from ..gates import BaseGate, RoutingRule
 from ..likelihoods import Likelihood
 from ..routing import Routing
+from ._calibrate import temperature
 from ._choose import (
     Choice,
     HeldOut,
@@ -149,6 +150,8 @@ class Mixture:
     choice : Choice
     problem : Problem
         What was learned: that of the residuals beside a shared expert.
+    judge : ExpertPool
+        What predicts, as it judges the training rows.
     """
 
     gate: BaseGate
@@ -159,6 +162,7 @@ class Mixture:
     run: EMResult
     choice: Choice
     problem: Problem
+    judge: ExpertPool
 
 
 def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
@@ -186,6 +190,9 @@ def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
     choices = [choose(held, parts) for held in tried]
     won = int(np.argmax([choice.mixture for choice in choices]))
     plan, choice, held = plans[won], choices[won], tried[won]
+    if problem.y.ndim == 1:
+        cooled = temperature(held, parts, choice, plan.rule)
+        choice = replace(choice, temperature=cooled)
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
     states = (resume(problem, *each.models[choice.gate]) for each in held)
@@ -310,18 +317,10 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
     Linear experts find regimes in a fraction of the time of flexible ones, and cannot
     memorise rows; of the starts of every kind the best is taken.
     """
-    random, pool = np.random.RandomState(start.seed), plan.pool
-    X = _linear_view(problem)
-    learner = LogisticRegression()
-    if isinstance(pool.likelihood, Likelihood):
-        learner = pool.likelihood.learner()
-    linear = make_pool(
-        [learner] * problem.n_experts,
-        n_features=X.shape[1],
-        likelihood=pool.likelihood,
-        classes=pool.classes,
-    )
-    problem = replace(problem, X=X, max_iter=min(problem.max_iter, SHORT))
+    random = np.random.RandomState(start.seed)
+    max_iter = min(problem.max_iter, SHORT)
+    problem = replace(problem, X=linear_view(problem), max_iter=max_iter)
+    linear = linear_pool(problem, plan.pool)
     results = []
     for kind in PORTFOLIO:
         seed = int(random.randint(2**31 - 1))
@@ -330,7 +329,20 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
     return max(results, key=lambda found: _worth(problem, found, plan.rule)).resp
 
 
-def _linear_view(problem: Problem) -> Array:
+def linear_pool(problem: Problem, pool: ExpertPool) -> ExpertPool:
+    """Return unfitted linear experts in place of those of a pool."""
+    learner = LogisticRegression()
+    if isinstance(pool.likelihood, Likelihood):
+        learner = pool.likelihood.learner()
+    return make_pool(
+        [learner] * problem.n_experts,
+        n_features=problem.X.shape[1],
+        likelihood=pool.likelihood,
+        classes=pool.classes,
+    )
+
+
+def linear_view(problem: Problem) -> Array:
     """Return what experts see, as numbers."""
     if problem.X is problem.X_gate:
         on_host = namespace(problem.sample_weight) is np
@@ -357,7 +369,7 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
     own = predictor(problem, judge, resp, average=plan.average)
     if rigid and choice.strength == 1.0:
         gate = for_new_rows(problem, gate, resp)
-        return Mixture(gate, own, own, resp, bound, result, choice, problem)
+        return Mixture(gate, own, own, resp, bound, result, choice, problem, judge)
 
     pooled = Pooled.of(problem, judge) if choice.strength < 1.0 else None
     final = copy.copy(own)
@@ -373,4 +385,4 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
     final.scale = last.pool.scale
     gate = for_new_rows(problem, last.gate, last.resp)
     model = gate, final, own, last.resp, last.bound
-    return Mixture(*model, result, choice, problem)
+    return Mixture(*model, result, choice, problem, last.pool)

@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 
 from .._sklearn_compat import (
@@ -74,7 +74,7 @@ class BaseMoE(
 
     _parameter_constraints: dict = {
         "expert": [HasMethods(["fit"]), list, tuple, None],
-        "n_experts": [Interval(Integral, 1, None, closed="left")],
+        "n_experts": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "gate": [StrOptions(set(parts.GATES)), HasMethods(["fit"])],
         "top_k": [Interval(Integral, 1, None, closed="left"), None],
         "top_p": [Interval(Real, 0, 1, closed="right"), None],
@@ -185,7 +185,8 @@ class BaseMoE(
             gate and experts are Pipelines, X reaches them as it is, so it may hold
             any columns that their first steps read.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets; several outputs for a regressor whose expert takes them.
+            Targets; several outputs for a regressor whose expert takes them, or an
+            indicator of labels, dense or sparse, for a classifier.
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights; weight 2 is the row twice, weight 0 is no row.
         groups : array-like of shape (n_samples,), default=None
@@ -204,16 +205,18 @@ class BaseMoE(
         learners = parts.read_experts(
             self.expert, self.n_experts, self._default_expert(), self._classifies
         )
-        learners = self._adapted(learners)
+        self._check_number()
         before, gate = parts.read_gate(self.gate)
         self._check_cross_fit()
         raw, X, y, weight = self._check_training(X, y, sample_weight)
+        learners = self._adapted(learners)
         before = before or self._before_gate(X, gate)
         groups = self._check_groups(groups, sample_weight, weight.shape[0])
         given = self._given(sample_weight, weight)
         warm = self.warm_start and hasattr(self, "gate_")
         random = check_random_state(self.random_state)
-        seeds = random.randint(2**31 - 1, size=self.n_experts + 1 + self.n_init)
+        n_experts = self._n_at_first(weight.shape[0], warm)
+        seeds = random.randint(2**31 - 1, size=n_experts + 1 + self.n_init)
 
         if warm:
             before, gate = self._warm_gate(gate)
@@ -224,17 +227,25 @@ class BaseMoE(
             X=raw if self._experts_read_raw else X,
             y=y,
             sample_weight=weight,
-            n_experts=self.n_experts,
-            width=self._training_width(),
+            n_experts=n_experts,
+            width=self._training_width(n_experts),
             max_iter=self.max_iter,
             tol=self.tol,
-            seed=int(seeds[self.n_experts]),
+            seed=int(seeds[n_experts]),
             groups=groups,
             balance=self.balance,
             capacity=self.capacity_factor or np.inf,
         )
+        path = None
+        if self._chooses_number:
+            learners = [clone(learners[0]) for _ in range(n_experts)]
+        if self._chooses_number and not warm:
+            with one_blas_thread(), self._computing(problem.X_gate, n_experts):
+                problem, learners, seeds, path = self._selected(
+                    problem, gate, learners, seeds
+                )
         # Small products too: the threads of BLAS would spin between them.
-        with one_blas_thread(), self._computing(problem.X_gate):
+        with one_blas_thread(), self._computing(problem.X_gate, problem.n_experts):
             plans = self._plans(problem, gate, learners, seeds, given)
             runs = Watched(
                 self,
@@ -257,9 +268,20 @@ class BaseMoE(
                 mixture.gate, mixture.pool, mixture.problem, before
             )
             attributes |= self._diagnosis(mixture)
-            attributes |= self._more_gates(mixture, before)
+            attributes |= self._additions(mixture, before)
 
-        earlier = ("gates_", "scale_", "shared_expert_", "_stream", "_early")
+        earlier = (
+            "gates_",
+            "noise_experts_",
+            "scale_",
+            "shared_expert_",
+            "_stream",
+            "_early",
+        )
+        if not warm:
+            vars(self).pop("selection_path_", None)
+        if path is not None:
+            attributes["selection_path_"] = path
         for name in earlier:
             vars(self).pop(name, None)
         for name, value in attributes.items():
@@ -270,8 +292,8 @@ class BaseMoE(
         self._warn_of_fallbacks(models)
         return self
 
-    def _more_gates(self, mixture: Mixture, before) -> dict[str, Any]:
-        """Return the attributes of gates beyond the one that EM trained."""
+    def _additions(self, mixture: Mixture, before) -> dict[str, Any]:
+        """Return the attributes that are made once EM has ended."""
         return {}
 
     def _attributes(

@@ -5,16 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.validation import check_consistent_length
 
 from .._sklearn_compat import StrOptions, _check_y, _fit_context
-from ..backends import Array, like, namespace, to_host
-from ..likelihoods import Categorical
+from ..backends import Array, like, namespace, select, to_host
+from ..em import Mixture
+from ..experts import indicator
+from ..likelihoods import Bernoulli, Categorical
 from ._base import BaseMoE, all_or_nothing
+from ._multilabel import (
+    check_same_labels,
+    holds_labels,
+    label_experts,
+    read_labels,
+    takes_labels,
+)
 from ._validation import on_host
+
+TINY = float(np.finfo(np.float32).tiny)
 
 
 class MoEClassifier(ClassifierMixin, BaseMoE):
@@ -25,7 +38,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     .. math:: p(c | x) = \sum_k g_k(x) \, p_k(c | x)
 
     where the gate g knows where each expert is good and :math:`p_k` is any
-    scikit-learn classifier with ``predict_proba``. Both are trained by
+    scikit-learn classifier with ``predict_proba``. y may be an indicator of several
+    labels a row, too. Both are trained by
     expectation-maximisation [1]_ [2]_, and a prediction asks only the ``top_k``
     experts that the gate prefers for a row.
 
@@ -34,10 +48,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     expert : estimator, list of estimators or None, default=None
         The learner that every expert is a clone of, or one learner an expert. None
         is ``LogisticRegression()``, whose experts are trained together, with the
-        answer that clones would give. A learner without ``sample_weight`` is fitted
-        on weighted resamples.
-    n_experts : int, default=8
-        Number of experts.
+        answer that clones would give; of several labels one such learner a label, in
+        `sklearn.multioutput.MultiOutputClassifier`. A learner without
+        ``sample_weight`` is fitted on weighted resamples.
+    n_experts : int or "auto", default=8
+        Number of experts. "auto" grows and prunes a mixture and takes the least number
+        that explains rows held out as well as any, which costs about one fit more; with
+        ``cross_fit=None`` the Bayesian information criterion chooses. See
+        ``selection_path_``.
     gate : str, gate, classifier or Pipeline, default="softmax"
         "softmax" cuts the rows with hyperplanes, "gaussian" into clouds, "tree" into
         boxes; "hierarchical" and "product" find their way among thousands of experts;
@@ -57,12 +75,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         beyond it go to their next best expert, so answers depend on the batch. Useful
         where experts run side by side on machines of one size. None has no limit.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes; they multiply ``sample_weight``.
+        Weights of the classes; they multiply ``sample_weight``. None for several
+        labels a row.
     shared_expert : estimator, "auto" or None, default=None
         A learner fitted on all rows, to whose probabilities the experts are drawn, as
         far as rows held out say. "auto" lets these choose between the mixture of
         ``expert`` and one such learner with logistic experts beside it. None has no
-        shared expert: experts are drawn to their own learner fitted on all rows.
+        shared expert: experts are drawn to their own learner fitted on all rows, as
+        they are for several labels a row.
     cross_fit : "auto", None, int or cross-validation splitter, default="auto"
         How experts are judged in the E-step. None judges them on the rows that they
         were fitted on, which flexible learners memorise; a number of folds or a
@@ -118,14 +138,21 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels.
+        Class labels; positions of the labels if y is an indicator.
     experts_ : list of estimators
         The fitted experts, each with its own ``predict`` and ``classes_``: those it
-        has met. An expert that met one class is a `DummyClassifier`.
+        has met. An expert that met one class is a `DummyClassifier`. Those of several
+        labels answer with arrays (n_samples, n_labels), ``predict_proba`` too; the
+        learner is their ``estimator_``.
     gate_ : gate or Pipeline
         The fitted gate.
     n_experts_ : int
         Number of experts.
+    selection_path_ : dict of str to ndarray of shape (n_tried,)
+        With ``n_experts="auto"``, what was tried: "n_experts"; "held_out", the mean
+        log-likelihood a row of rows held out; "standard_error" of what that lacks
+        against the best; "bic" and "icl" of the rows learned from, lower is better;
+        "chosen". NaN where nothing was held out or parameters cannot be counted.
     expert_load_ : ndarray of shape (n_experts,)
         Share of the training rows that each expert serves, by routing weight; sums
         to one.
@@ -164,6 +191,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Passes of the run of EM that was kept.
     converged_ : bool
         Whether that run converged.
+    temperature_ : float
+        Class probabilities are raised to ``1 / temperature_`` and renormalised: above 1
+        the experts were too sure. Chosen on rows held out, 1 where none were. Records
+        of training are from before.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -177,6 +208,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     -----
     Experts trained as clones have their class probabilities floored at
     0.001 / n_classes; so have logistic experts for classes that they did not meet.
+
+    Labels of an indicator are independent given the expert, with probabilities between
+    0.0005 and 0.9995. One that does not vary among an expert's rows is a constant.
 
     References
     ----------
@@ -256,7 +290,23 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     def _default_expert(self):
         return LogisticRegression()
 
+    def _adapted(self, learners: list[BaseEstimator]) -> list[BaseEstimator]:
+        """Return learners of a class, or of several labels, a row."""
+        if not self._multilabel:
+            return learners
+        if self.shared_expert is not None:
+            raise ValueError(
+                "y of several labels cannot have a shared_expert; got "
+                f"{self.shared_expert!r}. Set shared_expert=None: experts are drawn to "
+                "their own learner fitted on all rows."
+            )
+        if self.expert is None:
+            learners = [MultiOutputClassifier(learner) for learner in learners]
+        return label_experts(learners)
+
     def _check_target(self, y: Any) -> np.ndarray:
+        if holds_labels(y):
+            return read_labels(y)
         y = _check_y(y, estimator=self)
         check_classification_targets(y)
         return y
@@ -266,6 +316,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             self.classes_ = self._known_classes
             positions = self._read_target(y)
             return positions, self._class_weighted(positions, weight)
+        self._set_multilabel(y)
+        if self._multilabel:
+            return y, weight
         classes, positions = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(
@@ -283,6 +336,22 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
                 )
             weight = weight * class_weight[positions]
         return positions, weight
+
+    def _set_multilabel(self, y: np.ndarray) -> None:
+        """Tell an indicator of labels from classes; the former sets ``classes_``."""
+        known = len(self.classes_) if self.warm_start and self._multilabel else None
+        self._multilabel = y.ndim == 2
+        if not self._multilabel:
+            return
+        if known is not None:
+            check_same_labels(y, known, type(self).__name__)
+        if self.class_weight is not None:
+            raise ValueError(
+                "class_weight weighs rows by their class, and y has several labels a "
+                f"row; got {self.class_weight!r}. Set it to None, and class_weight of "
+                "the expert if it has one."
+            )
+        self.classes_ = np.arange(y.shape[1])
 
     def _class_weighted(self, y: Array, weight: np.ndarray) -> np.ndarray:
         """Return row weights of a batch times those of the classes.
@@ -304,6 +373,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         self._class_mass = np.zeros(len(self.classes_))
 
     _class_mass: Any = 0.0
+    _multilabel = False
 
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=False)
@@ -357,12 +427,16 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         >>> model.predict([[2.0, 1.0], [-2.0, 1.0]])
         array([ True, False])
         """
+        if self._multilabel or holds_labels(on_host(y)):
+            raise ValueError(
+                "partial_fit learns one class a row; of several labels use fit."
+            )
         self._check_classes(classes)
         self._learn(X, y, sample_weight)
         return self
 
     def _check_classes(self, classes: Any) -> None:
-        """Read the classes of a stream in its first call; later ones may repeat them."""
+        """Read the classes of a stream in its first call; others may repeat them."""
         known = getattr(self, "classes_", None)
         if classes is None:
             if known is None:
@@ -386,6 +460,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
 
     def _read_target(self, y: Any) -> Array:
         y = self._check_target(y)
+        if self._multilabel:
+            check_same_labels(y, len(self.classes_), type(self).__name__)
+            return y
+        if y.ndim == 2:
+            raise ValueError(
+                f"y has {y.shape[1]} labels a row, but {type(self).__name__} was "
+                "fitted with one class a row."
+            )
         positions = np.minimum(
             np.searchsorted(self.classes_, y), len(self.classes_) - 1
         )
@@ -398,7 +480,25 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         return positions
 
     def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
+        if self._multilabel:
+            return {"likelihood": Bernoulli()}
         return {"likelihood": Categorical(), "classes": self.classes_}
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = self.expert is None or all(
+            takes_labels(expert) for expert in self._listed_experts
+        )
+        return tags
+
+    def _set_record(self, mixture: Mixture) -> None:
+        super()._set_record(mixture)
+        self.temperature_ = mixture.choice.temperature
+
+    @property
+    def _cool(self) -> float:
+        """One over the temperature, which a mixture in training does not have yet."""
+        return 1.0 / getattr(self, "temperature_", 1.0)
 
     def predict_proba(self, X):
         """Return the probability of each class.
@@ -411,9 +511,64 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Gate-weighted mean over the ``top_k`` experts of each row.
+            Gate-weighted mean over the ``top_k`` experts of each row, calibrated by
+            ``temperature_``. Of several labels the probability that each is 1.
         """
-        return self._combine(X)
+        proba = self._combine(X)
+        if self._cool == 1.0:
+            return proba
+        xp = namespace(proba)
+        log_proba = xp.log(xp.where(proba > 0, proba, xp.full_like(proba, TINY)))
+        return select(proba).softmax(log_proba * self._cool)
+
+    def decision_function(self, X):
+        """Return the log odds of the classes.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            Of two classes the log odds of the second one; of more the log probability
+            of each less their mean. Of several labels the log odds of each.
+        """
+        proba = self.predict_proba(X)
+        xp = namespace(proba)
+        logit = xp.log(xp.where(proba > 0, proba, xp.full_like(proba, TINY)))
+        if self._multilabel:
+            return logit - xp.log1p(-proba)
+        if len(self.classes_) == 2:
+            return logit[:, 1] - logit[:, 0]
+        return logit - xp.mean(logit, axis=1, keepdims=True)
+
+    def score_samples(self, X, y=None):
+        """Return log p(y | x) of each row, under the routing that predict uses.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
+            Labels. None stands for the mixture's own prediction, so the answer says
+            how sure it is of each row.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Natural logarithms.
+        """
+        if self._cool == 1.0:
+            return super().score_samples(X, y)
+        log_proba = self.predict_log_proba(X)
+        xp = namespace(log_proba)
+        if y is None:
+            return xp.max(log_proba, axis=1)
+        label = like(self._read_target(on_host(y)), log_proba)
+        check_consistent_length(log_proba, label)
+        return xp.take_along_axis(log_proba, label[:, None], axis=1)[:, 0]
 
     def predict_log_proba(self, X):
         """Return the logarithm of `predict_proba`.
@@ -441,9 +596,12 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            Labels from ``classes_``.
+        ndarray of shape (n_samples,) or (n_samples, n_labels)
+            Labels from ``classes_``. Of several labels 1 where one is more probable
+            than not, else 0.
         """
         proba = self.predict_proba(X)
+        if self._multilabel:
+            return like(indicator(on_host(proba)), proba)
         labels = self.classes_[np.argmax(on_host(proba), axis=1)]
         return like(labels, proba) if labels.dtype.kind in "biuf" else labels

@@ -49,6 +49,11 @@ class GrowthMixin:
         """
         self._check_can_grow()
         check_scalar(n, "n", Integral, min_val=1)
+        if hasattr(self, "noise_experts_"):
+            raise ValueError(
+                "noise_expert: experts cannot be added to a mixture whose noise was "
+                "learned; fit anew with another n_experts."
+            )
         if self._pool.likelihood.n_fixed:
             raise ValueError(
                 f"likelihood={self._pool.likelihood!r} has a fixed expert; none can be "

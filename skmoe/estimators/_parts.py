@@ -36,10 +36,19 @@ GATES: dict[str, type[BaseGate]] = {
 
 
 def read_experts(
-    expert: Any, n_experts: int, default: BaseEstimator, classify: bool
+    expert: Any, n_experts: int | str, default: BaseEstimator, classify: bool
 ) -> list[BaseEstimator]:
-    """Return one unfitted learner an expert, each fit for the task."""
+    """Return one unfitted learner an expert, each fit for the task.
+
+    One alone if the number is yet to be chosen.
+    """
     if isinstance(expert, (list, tuple)):
+        if isinstance(n_experts, str):
+            raise ValueError(
+                f"n_experts={n_experts!r} cannot be combined with a list of "
+                f"{len(expert)} learners, which fixes the number. Set n_experts="
+                f"{len(expert)}, or give one learner."
+            )
         if len(expert) != n_experts:
             raise ValueError(
                 f"expert is a list of {len(expert)} learners, but n_experts="
@@ -47,7 +56,8 @@ def read_experts(
             )
         experts = list(expert)
     else:
-        experts = [default if expert is None else expert] * n_experts
+        number = 1 if isinstance(n_experts, str) else n_experts
+        experts = [default if expert is None else expert] * number
     for learner in experts:
         check_learner(learner, classify)
     return [clone(learner) for learner in experts]

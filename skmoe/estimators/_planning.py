@@ -19,11 +19,14 @@ from ..em import (
     CrossFitPool,
     Mixture,
     Plan,
+    Problem,
     Start,
     State,
     begin,
     finish,
+    most_experts,
     resume,
+    select_number,
 )
 from ..experts import ExpertPool, make_pool
 from ..experts._averaged import AveragedPool
@@ -34,8 +37,65 @@ from ._watching import Watched
 
 
 class PlanningMixin:
-    """Reads ``init``, ``n_init``, ``shared_expert`` and ``warm_start``."""
+    """Reads ``init``, ``n_init``, ``shared_expert`` and ``warm_start``.
 
+    And ``n_experts="auto"``.
+    """
+
+    # ------------------------------------------------------- how many experts
+    def _check_number(self) -> None:
+        """Raise if something else fixes the number of experts that fit is to choose."""
+        if not self._chooses_number:
+            return
+        if not self._names_starts:
+            raise ValueError(
+                f"n_experts={self.n_experts!r} needs init to name starts; got "
+                "responsibilities, which fix the number."
+            )
+        if self._n_fixed:
+            raise ValueError(
+                f"n_experts={self.n_experts!r} cannot be combined with likelihood="
+                f"{self.likelihood!r}, which has a fixed expert. Set a number."
+            )
+
+    def _n_at_first(self, n_rows: int, warm: bool) -> int:
+        """Return how many experts there are, or at most, if fit is to choose."""
+        if not self._chooses_number:
+            return self.n_experts
+        return self.n_experts_ if warm else most_experts(n_rows)
+
+    def _selected(
+        self, problem: Problem, gate, learners: list, seeds: np.ndarray
+    ) -> tuple[Problem, list, np.ndarray, dict[str, np.ndarray]]:
+        """Return the problem, learners and seeds of the number chosen, and the path.
+
+        They are those of a fit that is given this number.
+        """
+        plan = self._plans(problem, gate, learners, seeds, None)[0]
+        hold_out = self.cross_fit is not None
+        found = select_number(problem, plan, hold_out=hold_out)
+        number = found.n_experts
+        if self.verbose:
+            self._tell_path(found.path)
+        seeds = seeds[: number + 1 + self.n_init]
+        problem = replace(
+            problem,
+            n_experts=number,
+            width=self._training_width(number),
+            seed=int(seeds[number]),
+        )
+        return problem, learners[:number], seeds, found.path
+
+    def _tell_path(self, path: dict[str, np.ndarray]) -> None:
+        for number, held_out, bic, chosen in zip(
+            *(path[k] for k in ("n_experts", "held_out", "bic", "chosen")), strict=True
+        ):
+            print(
+                f"[{type(self).__name__}] n_experts {number:3d}  held out "
+                f"{held_out: .6f}  BIC {bic: .1f}{'  chosen' if chosen else ''}"
+            )
+
+    # ------------------------------------------------------------------ plans
     def _plans(self, problem, gate, learners, seeds, given) -> list[Plan]:
         """Return the ways to train that compete on rows held out.
 
@@ -44,8 +104,9 @@ class PlanningMixin:
         """
         options = self._pool_options(problem.y, problem.sample_weight)
         options |= {"n_features": self.n_features_in_, "n_jobs": self.n_jobs}
-        own, rest = np.split(seeds, [self.n_experts])
+        own, rest = np.split(seeds, [problem.n_experts])
         gates = self._cross_fitted_gate(gate, problem).variants()
+        holds_out = self._holds_out(problem.n_experts)
 
         def plan(learners: list, shared: Any) -> Plan:
             pool = make_pool(learners, seeds=own.tolist(), **options)
@@ -54,7 +115,7 @@ class PlanningMixin:
                 pool=self._cross_fitted(pool, problem),
                 starts=self._starts(rest[1:], pool),
                 rule=self._rule,
-                choice=None if self._holds_out else Choice(),
+                choice=None if holds_out else Choice(),
                 average=self.final == "average",
                 resp=given,
                 shared=None if shared is None else make_pool([shared], **options),
@@ -64,28 +125,27 @@ class PlanningMixin:
         if shared is None:
             only = plan(learners, None)
             auto = isinstance(self.init, str) and self.init == "auto"
-            if not auto or not self._holds_out or parts.alike(learners):
+            if not auto or not holds_out or parts.alike(learners):
                 return [only]
             return [replace(only, starts=[start]) for start in only.starts]
         if not isinstance(shared, str):
             parts.check_learner(shared, self._classifies, "shared_expert")
             return [plan(self._beside_shared(learners), clone(shared))]
         pure = plan(learners, None)
-        if not self._holds_out or pure.pool.slack == 0 or not parts.alike(learners):
+        if not holds_out or pure.pool.slack == 0 or not parts.alike(learners):
             return [pure]
-        linear = self._beside_shared([self._default_expert()] * self.n_experts)
+        linear = self._beside_shared([self._default_expert()] * problem.n_experts)
         return [pure, plan(linear, clone(learners[0]))]
 
     def _beside_shared(self, learners: list) -> list:
         """Return the experts that a shared one has: one of them corrects nothing."""
         return learners if self._classifies else [*learners[:-1], NO_CORRECTION]
 
-    @property
-    def _holds_out(self) -> bool:
+    def _holds_out(self, n_experts: int) -> bool:
         """Whether gate and shrinkage are chosen on rows held out."""
         if self._starts_stream:  # penalties chosen on the first rows do not suit more
             return False
-        return self.cross_fit is not None and self.n_experts > 1
+        return self.cross_fit is not None and n_experts > 1
 
     def _starts(self, seeds, pool: ExpertPool) -> list[Start]:
         """Return the starts: the kinds in turn, each with its seed."""
@@ -159,7 +219,8 @@ class PlanningMixin:
         problem = plan.left_over(problem)
         state = self._warm_state(problem, gate, plan)
         result = runs(problem, "warm", lambda: state)
-        choice = Choice(strength=1.0 - self.shrinkage_)
+        temperature = getattr(self, "temperature_", 1.0)
+        choice = Choice(strength=1.0 - self.shrinkage_, temperature=temperature)
         return finish(problem, result, plan, choice)
 
     # -------------------------------------------------------------- warm start

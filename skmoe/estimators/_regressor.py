@@ -10,9 +10,15 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import get_tags
 
-from .._sklearn_compat import Interval, StrOptions, _check_y, _fit_context
+from .._sklearn_compat import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _check_y,
+    _fit_context,
+)
 from ..backends import Array, to_host
-from ..em import Mixture, gates_per_output
+from ..em import Mixture, gates_per_output, varying
 from ..likelihoods import FAMILIES, Likelihood
 from ..likelihoods._fixed import BesideFixed
 from . import _parts as parts
@@ -40,8 +46,11 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         ``GammaRegressor()``. `Ridge` and `LinearRegression` experts are all trained
         together from grouped Gram matrices, with the answer that clones would give.
         A learner without ``sample_weight`` is fitted on weighted resamples.
-    n_experts : int, default=8
-        Number of experts.
+    n_experts : int or "auto", default=8
+        Number of experts. "auto" grows and prunes a mixture and takes the least number
+        that explains rows held out as well as any, which costs about one fit more; with
+        ``cross_fit=None`` the Bayesian information criterion chooses. See
+        ``selection_path_``.
     gate : str, gate, classifier or Pipeline, default="softmax"
         "softmax" cuts the rows with hyperplanes, "gaussian" into clouds, "tree" into
         boxes; "hierarchical" and "product" find their way among thousands of experts;
@@ -69,6 +78,12 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     scale_prior : float, default=10.0
         Pseudo-rows that pull each expert's noise variance to the pooled one, so that
         a small expert cannot run away to zero noise. 0 is maximum likelihood.
+    noise_expert : estimator or None, default=None
+        A regressor that learns how the noise of each expert varies with x, from the
+        logarithms of squared residuals, which are out of fold where experts are
+        cross-fitted; small and smooth is best, such as `Ridge` or boosting of a few
+        leaves. An expert keeps its one scale where that is no worse. It changes
+        densities, not ``predict``. None is one scale an expert.
     gate_per_output : bool, default=False
         Give each of several outputs a gate and noise scales of its own, over experts
         that all outputs share. Where outputs follow different regimes one gate has
@@ -139,12 +154,20 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         The fitted gate.
     n_experts_ : int
         Number of experts.
+    selection_path_ : dict of str to ndarray of shape (n_tried,)
+        With ``n_experts="auto"``, what was tried: "n_experts"; "held_out", the mean
+        log-likelihood a row of rows held out; "standard_error" of what that lacks
+        against the best; "bic" and "icl" of the rows learned from, lower is better;
+        "chosen". NaN where nothing was held out or parameters cannot be counted.
     gates_ : list of gates or Pipelines
         The gate of each output, with ``gate_per_output=True``; ``gate_`` is then the
         one that the experts were trained with.
     scale_ : ndarray of shape (n_experts,) or (n_experts, n_outputs)
         Noise scale of each expert: for a Gaussian the standard deviation, in units of
         y; else what the family says. Absent for "poisson".
+    noise_experts_ : list of estimators or None
+        With a ``noise_expert``: what learned the noise of each expert, None for one
+        that keeps its one scale.
     likelihood_ : Likelihood
         The family, bound to the training targets.
     expert_load_ : ndarray of shape (n_experts,)
@@ -220,6 +243,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         **BaseMoE._parameter_constraints,
         "likelihood": [StrOptions(set(FAMILIES)), Likelihood],
         "scale_prior": [Interval(Real, 0, None, closed="left")],
+        "noise_expert": [HasMethods(["fit", "predict"]), None],
         "gate_per_output": ["boolean"],
     }
 
@@ -234,6 +258,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         capacity_factor=None,
         likelihood="gaussian",
         scale_prior=10.0,
+        noise_expert=None,
         gate_per_output=False,
         shared_expert=None,
         cross_fit="auto",
@@ -272,6 +297,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         )
         self.likelihood = likelihood
         self.scale_prior = scale_prior
+        self.noise_expert = noise_expert
         self.gate_per_output = gate_per_output
 
     def _default_expert(self):
@@ -285,6 +311,13 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
                 f"likelihood={self.likelihood!r} cannot have a shared_expert, whose "
                 "residuals may be any real numbers. Set shared_expert=None."
             )
+        if self.noise_expert is not None:
+            parts.check_learner(self.noise_expert, False, "noise_expert")
+            if not family.any_real:
+                raise ValueError(
+                    f"likelihood={self.likelihood!r} has a variance that follows the "
+                    "mean, or none to vary. Set noise_expert=None."
+                )
         learners = [family.adapted(learner) for learner in learners]
         if not isinstance(family, BesideFixed):
             return learners
@@ -322,6 +355,11 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
                 "gate_per_output=True needs y of several outputs, shape (n_samples, "
                 "n_outputs); got one output."
             )
+        if self.noise_expert is not None and not self._single_output:
+            raise ValueError(
+                "noise_expert is for y of one output; got y of shape "
+                f"{y.shape}. Set noise_expert=None, or fit a mixture for each output."
+            )
         self._n_outputs = 1 if self._single_output else y.shape[1]
         return (y[:, None] if self._single_output else y), weight
 
@@ -340,8 +378,11 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         found = super()._attributes(gate, pool, problem, before)
         return found | {"likelihood_": pool.likelihood}
 
-    def _more_gates(self, mixture: Mixture, before) -> dict[str, Any]:
-        """Return the gate, the scales and the loads of each output, if asked for."""
+    def _additions(self, mixture: Mixture, before) -> dict[str, Any]:
+        """Return gates and scales of each output, or noise that varies."""
+        if self.noise_expert is not None:
+            pool = varying(mixture, self.noise_expert, mixture.problem.seed)
+            return {"_pool": pool, "noise_experts_": pool.noise}
         if not self.gate_per_output:
             return {}
         average = self.final == "average"

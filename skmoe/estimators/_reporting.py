@@ -69,6 +69,8 @@ class ReportingMixin:
     def _verdict(self) -> str:
         """Say what the mixture is worth, from the rows held out."""
         held, name = self.held_out_, type(self).__name__
+        if self._chooses_number and self.n_experts_ == 1:
+            return "No more than one expert is worth it: selection_path_ tells why."
         if not np.isfinite(held["mixture"]):
             return (
                 f"No rows were held out, so nothing says whether {name} is better than "
@@ -83,8 +85,8 @@ class ReportingMixin:
         return (
             f"{worth} on rows held out, of which {self.routing_gain_:.3f} come from "
             f"the gate. Experts keep {1.0 - self.shrinkage_:.0%} of their own answers; "
-            f"{int(np.sum(self.expert_load_ < IDLE / self.n_experts))} of "
-            f"{self.n_experts} experts serve next to no rows."
+            f"{int(np.sum(self.expert_load_ < IDLE / self.n_experts_))} of "
+            f"{self.n_experts_} experts serve next to no rows."
         )
 
     def _warn_of(self, result) -> None:

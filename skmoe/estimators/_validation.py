@@ -85,7 +85,7 @@ class CheckedMixin:
             raw, y, weight = take_rows(raw, used), y[used], weight[used]
             X = None if X is None else take_rows(X, used)
         y, weight = self._encode_target(y, weight)
-        if len(weight) < self.n_experts:
+        if not self._chooses_number and len(weight) < self.n_experts:
             raise ValueError(
                 f"n_experts={self.n_experts} needs at least as many rows of positive "
                 f"weight; got n_samples={len(weight)}."
@@ -165,10 +165,23 @@ class CheckedMixin:
         self._reads["allow_nan"] = found
         return parts.imputer() if found else None
 
-    def _computing(self, X: Array) -> AbstractContextManager:
+    @property
+    def _chooses_number(self) -> bool:
+        """Whether fit chooses how many experts there are."""
+        return isinstance(self.n_experts, str)
+
+    @property
+    def _n_known(self) -> int:
+        """How many experts there are: those asked for, or those of the last fit."""
+        return self.n_experts_ if self._chooses_number else self.n_experts
+
+    def _computing(
+        self, X: Array, n_experts: int | None = None
+    ) -> AbstractContextManager:
         """Return the context that operations on these rows run in."""
+        n_experts = self._n_known if n_experts is None else n_experts
         n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
-        n_elements = X.shape[0] * max(X.shape[1], self.n_experts)
+        n_elements = X.shape[0] * max(X.shape[1], n_experts)
         return using(self.backend, n_elements, n_threads)
 
     def _refuse_host_parts(self, X: Any) -> None:
@@ -210,10 +223,11 @@ class CheckedMixin:
     def _has_columns(X) -> bool:
         return hasattr(X, "columns") or hasattr(X, "__dataframe__")
 
-    def _training_width(self) -> int:
+    def _training_width(self, n_experts: int | None = None) -> int:
+        n_experts = self._n_known if n_experts is None else n_experts
         if self.top_k is None:
-            return self.n_experts
-        return min(TRAINING_WIDTH * self.top_k, self.n_experts)
+            return n_experts
+        return min(TRAINING_WIDTH * self.top_k, n_experts)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -5,6 +5,7 @@ from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, take_rows
 from ._estimator_pool import EstimatorPool
 from ._glm_pool import GLMPool
 from ._joined import JoinedPool, joined
+from ._labels import MultilabelExpert, indicator
 from ._left_out import LeaveOneOutPool, LeftOutPool, left_out
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
@@ -12,11 +13,13 @@ from ._one_output import OneOutputPool
 from ._packed import LARGEST, PackedPool
 from ._registry import make_pool, register_pool
 from ._remembered import MOST, remembered
+from ._varying import WIDEST, VaryingPool, spread
 
 __all__ = [
     "LARGEST",
     "MOST",
     "PROBABILITY_FLOOR",
+    "WIDEST",
     "AveragedClassifier",
     "AveragedRegressor",
     "DerivedPool",
@@ -28,12 +31,16 @@ __all__ = [
     "LeftOutPool",
     "LinearPool",
     "LogisticPool",
+    "MultilabelExpert",
     "OneOutputPool",
     "PackedPool",
+    "VaryingPool",
+    "indicator",
     "joined",
     "left_out",
     "make_pool",
     "register_pool",
     "remembered",
+    "spread",
     "take_rows",
 ]

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from ..backends import Array, namespace, select
 from ..routing import Routing
 from ._base import DerivedPool, ExpertPool
+from ._labels import MultilabelExpert, indicator
 from ._linear_pool import LinearPool
 
 
@@ -98,7 +99,7 @@ class AveragedPool(DerivedPool):
 
     def estimators(self) -> list[Any]:
         """Return an averaged estimator an expert."""
-        kind = AveragedRegressor if self.classes is None else AveragedClassifier
+        kind = kind_of_mean(self)
         models = zip(*(pool.estimators() for pool in self.pools), strict=True)
         return [kind(list(of_one)) for of_one in models]
 
@@ -118,6 +119,14 @@ def mean_of(answers: list[Array], weights: Sequence[float] | None = None) -> Arr
 
 
 # ------------------------------------------------------------- as estimators
+def kind_of_mean(pool: ExpertPool) -> type[_Averaged]:
+    """Return the estimator that is the mean of such experts."""
+    if pool.classes is not None:
+        return AveragedClassifier
+    labels = isinstance(pool.learners[0], MultilabelExpert)
+    return AveragedMultilabel if labels else AveragedRegressor
+
+
 class _Averaged(BaseEstimator):
     """Fitted estimators that are kept as they are, also by `sklearn.base.clone`.
 
@@ -191,3 +200,29 @@ class AveragedClassifier(ClassifierMixin, _Averaged):
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class."""
         return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+
+
+class AveragedMultilabel(ClassifierMixin, _Averaged):
+    """The mean of fitted experts of several labels.
+
+    Parameters
+    ----------
+    estimators : list of MultilabelExpert
+    weights : sequence of float or None, default=None
+        Weights that sum to one; None is the plain mean.
+    """
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Positions of the labels."""
+        return self.estimators[0].classes_
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the mean probability of each label."""
+        return mean_of(
+            [model.predict_proba(X) for model in self.estimators], self.weights
+        )
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the labels that are more probable than not."""
+        return indicator(self.predict_proba(X))

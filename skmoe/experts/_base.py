@@ -14,12 +14,8 @@ from sklearn.base import BaseEstimator
 from .._learners import MIN_RESPONSIBILITY
 from .._sklearn_compat import _safe_indexing
 from ..backends import Array, filled, like, namespace, select, to_host
-from ..likelihoods import Categorical, Likelihood
+from ..likelihoods import PROBABILITY_FLOOR, Categorical, Likelihood
 from ..routing import Routing
-
-PROBABILITY_FLOOR = 1e-3
-"""Floor of class probabilities, shared over the classes: an expert that never saw
-a class, or whose tree is sure, must not rule a row out for good."""
 
 
 class ExpertPool(ABC):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backends import Array, filled, like, namespace
 from ..routing import Routing
-from ._averaged import AveragedClassifier, AveragedRegressor
+from ._averaged import kind_of_mean
 from ._base import DerivedPool, ExpertPool
 
 
@@ -135,7 +135,7 @@ class BlendedPool(DerivedPool):
         pooled = [self.pooled.estimators()[i] for i in self.learner_of]
         if self.strength == 0.0:
             return pooled
-        kind = AveragedRegressor if self.classes is None else AveragedClassifier
+        kind = kind_of_mean(self)
         weights = [1.0 - self.strength, self.strength]
         return [
             kind([base, own], weights)

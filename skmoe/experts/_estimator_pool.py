@@ -8,14 +8,16 @@ from typing import Any, Self
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn import config_context  # type: ignore[attr-defined]
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.dummy import DummyClassifier
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline
 
-from .._learners import seeded, weight_parameter
+from .._learners import resample, seeded, weight_parameter
 from ..backends import Array, few_openmp_threads, like, one_blas_thread, to_host
 from ..routing import Routing
 from ._base import ExpertPool, floored, host_rows, share, take_rows
+from ._labels import MultilabelExpert
 
 
 class EstimatorPool(ExpertPool):
@@ -123,6 +125,7 @@ class EstimatorPool(ExpertPool):
                 weights,
                 self.seeds[k],
                 self.classes is not None,
+                self._asks(k),
             )
             for k, (rows, weights) in shares.items()
         )
@@ -150,12 +153,16 @@ class EstimatorPool(ExpertPool):
             self.n_outputs,
         )
 
+    def _asks(self, k: int) -> str:
+        """Return the method of an expert that answers; classifiers may say labels."""
+        labels = self.classes is not None or is_classifier(self.learners[k])
+        return "predict_proba" if labels else "predict"
+
     def _predict_one(self, k: int, X: Array) -> np.ndarray:
         expert = self.fitted[k]
         try:
             with few_openmp_threads(X.shape[0]):
-                ask = expert.predict if self.classes is None else expert.predict_proba
-                known = np.asarray(ask(X))
+                known = np.asarray(getattr(expert, self._asks(k))(X))
         except Exception as error:
             error.add_note(f"Raised by expert {k}, {self.learners[k]!r}.")
             raise
@@ -256,6 +263,7 @@ def _fit_expert(
     weights: np.ndarray,
     seed: int,
     classify: bool,
+    asks: str,
 ) -> Any:
     """Fit one clone; runs in a worker process when n_jobs asks for it.
 
@@ -282,7 +290,7 @@ def _fit_expert(
                 expert.fit(X, target, **{weight_name: weights})
             # Neighbours say only now that they are too few.
             first = take_rows(X, np.zeros(1, dtype=np.intp))
-            expert.predict_proba(first) if classify else expert.predict(first)
+            getattr(expert, asks)(first)
             return expert
         except Exception as error:
             failure = RuntimeError(
@@ -295,25 +303,14 @@ def _fit_expert(
             return failure
 
 
-def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
-    """Return rows drawn in proportion to their weights, None for each row once.
-
-    Systematic resampling: as many rows in all as the weights sum to, rounded, and row
-    i is drawn floor or ceil of its share of them.
-    """
-    if np.allclose(weights, 1.0):
-        return None
-    draws = max(1, round(float(weights.sum())))
-    ticks = np.cumsum(weights) * (draws / weights.sum())
-    offset = np.random.RandomState(seed).uniform(1e-6, 1 - 1e-6)
-    counts = np.diff(np.floor(ticks + offset), prepend=0.0).astype(np.intp)
-    return np.repeat(np.arange(len(weights)), counts)
-
-
 def _count_parameters(expert: Any) -> int:
+    if isinstance(expert, MultilabelExpert):
+        expert = expert.estimator_
     if isinstance(expert, Pipeline):
         expert = expert.steps[-1][1]
-    if isinstance(expert, DummyClassifier):
+    if isinstance(expert, MultiOutputClassifier):
+        return sum(_count_parameters(of_label) for of_label in expert.estimators_)
+    if expert is None or isinstance(expert, DummyClassifier):
         return 0  # a constant
     if hasattr(expert, "coef_"):
         free = np.size(expert.coef_)
@@ -323,7 +320,10 @@ def _count_parameters(expert: Any) -> int:
         # One of the rows of a multinomial model is fixed by the others.
         return int(free * (n_classes - 1) / n_classes if n_classes > 2 else free)
     if hasattr(expert, "get_n_leaves"):
-        free = max(1, np.size(getattr(expert, "classes_", ())) - 1)
+        classes = getattr(expert, "classes_", ())
+        if isinstance(classes, list):  # of each of several labels
+            classes = classes[0]
+        free = max(1, np.size(classes) - 1)
         return int(expert.get_n_leaves()) * int(expert.n_outputs_) * free
     raise TypeError(
         f"Cannot count the free parameters of {type(expert).__name__}; aic and bic "

@@ -32,6 +32,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, get_tags
 
+from .._learners import resample
 from ..backends import (
     Array,
     device_of,
@@ -43,7 +44,7 @@ from ..backends import (
 )
 from ..routing import Routing
 from ._base import ExpertPool, floored, host_rows, take_rows
-from ._estimator_pool import EstimatorPool, resample
+from ._estimator_pool import EstimatorPool
 from ._linear_pool import SINGULAR, LinearPool
 
 LONE = 1.0 - 1e-6

@@ -240,9 +240,9 @@ class LinearPool(ExpertPool):
             coef, intercept = self.coef[k], self.intercept[k]
             single = coef.shape[0] == 1
             expert.coef_ = coef[0] if single else coef
-            expert.intercept_ = 0.0
+            expert.intercept_ = np.float64(0.0)
             if learner.fit_intercept:
-                expert.intercept_ = float(intercept[0]) if single else intercept
+                expert.intercept_ = intercept[0] if single else intercept
             expert.n_features_in_ = coef.shape[1]
             fitted.append(expert)
         return fitted

@@ -119,6 +119,11 @@ class Reading:
         """Whether the mixture is a classifier."""
         return is_classifier(self.mixture)
 
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """The classes of a classifier; of the one label, if it has several."""
+        return np.arange(2) if self.n_outputs > 1 else self.mixture.classes_
+
     @property
     def n_rows(self) -> int:
         """Number of rows."""
@@ -156,11 +161,11 @@ class Reading:
             )
         y = y if y.ndim == 1 else y[:, self.output]
         if self.classifies:
-            unseen = np.setdiff1d(y, self.mixture.classes_)
+            unseen = np.setdiff1d(y, self.classes)
             if unseen.size:
                 raise ValueError(
                     f"y holds classes that fit did not see: {unseen.tolist()}; known "
-                    f"are {self.mixture.classes_.tolist()}."
+                    f"are {self.classes.tolist()}."
                 )
         return y
 
@@ -220,12 +225,17 @@ class Reading:
     def said(self, expert: int) -> np.ndarray:
         """Return an expert's predictions for all rows: values or labels."""
         answer = np.asarray(self.mixture.experts_[expert].predict(self.X_expert))
-        return answer if self.classifies else self._one_output(answer) + self.shared
+        if self.classifies:
+            return answer if answer.ndim == 1 else self._one_output(answer)
+        return self._one_output(answer) + self.shared
 
     def proba(self, expert: int) -> np.ndarray:
         """Return an expert's probability of each of the mixture's classes."""
-        model, classes = self.mixture.experts_[expert], self.mixture.classes_
+        model, classes = self.mixture.experts_[expert], self.classes
         known = np.asarray(model.predict_proba(self.X_expert))
+        if self.n_outputs > 1:
+            one = self._one_output(known)
+            return np.stack([1.0 - one, one], axis=1)
         proba = np.zeros((known.shape[0], len(classes)))
         proba[:, np.searchsorted(classes, model.classes_)] = known
         return proba

@@ -124,7 +124,7 @@ class ExpertSpecializationDisplay:
         if kind == "features":
             values, columns = _means(reading, max_features)
         elif kind == "classes":
-            classes = reading.mixture.classes_
+            classes = reading.classes
             values = _shares(reading)
             columns = [str(c) for c in classes]
         else:
@@ -215,7 +215,7 @@ def _means(reading: Reading, max_features: int) -> tuple[np.ndarray, list[str]]:
 
 def _shares(reading: Reading) -> np.ndarray:
     """Return the share of each class in an expert's rows."""
-    is_class = reading.y[:, None] == reading.mixture.classes_
+    is_class = reading.y[:, None] == reading.classes
     weights = reading.routing.T.tocsr()
     with np.errstate(invalid="ignore", divide="ignore"):
         return weights @ is_class.astype(float) / weights.sum(axis=1)[:, None]

@@ -174,7 +174,7 @@ def _groups(reading: Reading, bins: int) -> tuple[np.ndarray, list[str]]:
     """Return the class or bin of each row, and the names of these."""
     y = reading.y
     if reading.classifies:
-        classes = reading.mixture.classes_
+        classes = reading.classes
         return np.searchsorted(classes, y), [f"class {c}" for c in classes]
     if bins < 1:
         raise ValueError(f"bins must be at least 1; got {bins!r}.")

@@ -6,9 +6,10 @@ A family is a small object; see `Likelihood` for its contract. Name one in
 """
 
 from ._base import Likelihood
-from ._categorical import Categorical
+from ._categorical import PROBABILITY_FLOOR, Categorical
 from ._counts import NegativeBinomial, Poisson
 from ._fixed import WithOutliers, ZeroInflated
+from ._labels import Bernoulli
 from ._positive import Beta, Gamma
 from ._real import Gaussian, Laplace, StudentT
 
@@ -25,6 +26,8 @@ FAMILIES: dict[str, type[Likelihood]] = {
 
 __all__ = [
     "FAMILIES",
+    "PROBABILITY_FLOOR",
+    "Bernoulli",
     "Beta",
     "Categorical",
     "Gamma",

@@ -9,6 +9,10 @@ import numpy as np
 from ..backends import Array, namespace
 from ..routing import Routing
 
+PROBABILITY_FLOOR = 1e-3
+"""Floor of class probabilities, shared over the classes: an expert that never saw
+a class, or whose tree is sure, must not rule a row out for good."""
+
 
 class Categorical:
     """Class labels: the answer of an expert is log p(label) already."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from onnx import TensorProto
+from sklearn.impute import SimpleImputer
 
 from ..gates import (
     ConstantGate,
@@ -195,4 +196,26 @@ def gate_view(graph: Graph, before: Any, inputs: Sequence[Input], X: str) -> str
     """Return what a gate sees: X, or what the steps before it make of the inputs."""
     if before is None:
         return X
+    first = before.steps[0][1]
+    if len(before.steps) == 1 and _imputes_nan(first) and X:
+        return _imputed(graph, X, first)
     return answer(graph, before, inputs)
+
+
+def _imputed(graph: Graph, X: str, imputer: SimpleImputer) -> str:
+    """Add an imputer of NaN with its indicators, which skl2onnx leaves out."""
+    kept = np.flatnonzero(~np.isnan(imputer.statistics_))
+    missing = graph.node("IsNaN", X)
+    known = graph.node("Where", missing, graph.constant(imputer.statistics_), X)
+    known = graph.node("Gather", known, graph.constant(kept), axis=1)
+    if not imputer.add_indicator:
+        return known
+    which = graph.constant(imputer.indicator_.features_)
+    flags = graph.node("Gather", missing, which, axis=1)
+    flags = graph.node("Cast", flags, to=graph.elem_type)
+    return graph.node("Concat", known, flags, axis=1)
+
+
+def _imputes_nan(step: Any) -> bool:
+    """Tell whether a step is an imputer of NaN, as mixtures put before their gates."""
+    return isinstance(step, SimpleImputer) and step.missing_values is np.nan

@@ -1,0 +1,343 @@
+r"""How many experts: a path of mixtures from many experts to one.
+
+A mixture grows from one expert by splitting those whose rows are explained worst, to
+twice as many at a time, while that pays. From the largest one the expert that the
+others replace best is taken away, twins first, and a few passes of EM heal the rest, so
+all numbers down to one are seen. Coming down from too many experts is what avoids the
+poor optima that EM finds from too few [1]_.
+
+Each mixture is judged on rows that it has not learned from. The number is the least one
+whose log-likelihood a row is within one standard error of the best, the error of the
+difference row by row: twins gain nothing, so there are none, and the answer is 1 where
+there is nothing to find. Where nothing may be held out, the Bayesian information
+criterion decides [2]_; the integrated completed likelihood [3]_ is told beside it.
+
+Learners that are fitted one by one do not walk the path: linear experts do, and find
+the regimes; then the learners take over the rows of each mixture, from one expert
+upwards, until more bring nothing.
+
+References
+----------
+.. [1] M. A. T. Figueiredo and A. K. Jain, "Unsupervised learning of finite mixture
+   models", IEEE Trans. Pattern Analysis and Machine Intelligence 24 (2002) 381-396.
+   doi:10.1109/34.990138
+.. [2] G. Schwarz, "Estimating the dimension of a model", Annals of Statistics 6 (1978)
+   461-464. doi:10.1214/aos/1176344136
+.. [3] C. Biernacki, G. Celeux and G. Govaert, "Assessing a mixture model for clustering
+   with the integrated completed likelihood", IEEE Trans. Pattern Analysis and Machine
+   Intelligence 22 (2000) 719-725. doi:10.1109/34.865189
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..backends import like, namespace, select, to_host
+from ..experts import DerivedPool, ExpertPool
+from ..gates import BaseGate, RoutingRule
+from ..routing import Routing
+from ._choose import Split, splits
+from ._cross_fit_gate import for_new_rows
+from ._engine import begin, log_joint, resume, step
+from ._gating import fit_gate
+from ._grow import handed_down, loss_without
+from ._problem import Problem, State, learning_mass
+from ._settle import routed, some
+from ._starts import smoothed
+from ._train import Plan, linear_pool, linear_view
+
+MOST_EXPERTS, LEAST_ROWS = 64, 10
+"""The path goes no further than this number, nor to fewer rows an expert."""
+
+FIRST_PEAK = 4
+"""Experts that are tried even where two bring nothing: two may not see a pattern."""
+
+UP, DOWN = 20, 6
+"""Passes of EM, at most, of experts that were split, and of those that are left."""
+
+STRIDE = 8
+"""Of so many experts one is taken away at a time; of more, one in so many."""
+
+PATIENCE = 2
+"""Numbers of experts without progress before learners are not asked for more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rung:
+    """One mixture of the path, judged.
+
+    Attributes
+    ----------
+    bound, bic, icl : float
+        Mean log-likelihood of the rows learned from, and criteria (lower is better);
+        NaN where parameters cannot be counted.
+    resp : Routing
+        Responsibilities of those rows.
+    scores, weights : (n_draws,) array
+        Log-likelihood of each row held out, or each group, and its weight.
+    """
+
+    bound: float
+    bic: float
+    icl: float
+    resp: Routing
+    scores: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def worth(self) -> float:
+        """What numbers of experts are compared by on the way; higher is better."""
+        if len(self.scores):
+            return float(np.average(self.scores, weights=self.weights))
+        return -self.bic
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The number of experts, and the path that led to it.
+
+    Attributes
+    ----------
+    n_experts : int
+    path : dict of str to array
+        Of each number that was tried "n_experts", "held_out", "standard_error" (of its
+        lack against the best), "bic", "icl", "chosen".
+    """
+
+    n_experts: int
+    path: dict[str, np.ndarray]
+
+
+def most_experts(n_rows: int) -> int:
+    """Return the largest number of experts that so many rows are tried with."""
+    return max(1, min(MOST_EXPERTS, n_rows // LEAST_ROWS))
+
+
+def select_number(problem: Problem, plan: Plan, *, hold_out: bool) -> Selection:
+    """Choose the number of experts.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the largest number.
+    plan : Plan
+        Its gates and experts; smaller mixtures have the last of its learners.
+    hold_out : bool
+        Whether rows are held out to choose by; else the information criterion does,
+        where parameters can be counted.
+    """
+    parts: Sequence[Split] = _parts(problem, plan) if hold_out else []
+    if not parts:
+        seen = _path(plan.left_over(problem), None, plan)
+        if not hold_out and not all(np.isfinite(rung.bic) for rung in seen.values()):
+            parts = _parts(problem, plan)
+        if not parts:
+            return _chosen([seen])
+    paths = []
+    for part in parts:
+        few = plan.take(problem, part.rows)
+        learn, test = few.left_over(part.train), part.test
+        if learn.shared is not None:
+            test = learn.shared.left_over(test, new=True)
+        paths.append(_path(learn, test, few))
+    return _chosen(paths)
+
+
+def _parts(problem: Problem, plan: Plan) -> list[Split]:
+    one = replace(problem, n_experts=1)  # however many there may be: all rows serve
+    return splits(one, rigid=plan.pool.slack == 0)
+
+
+def _chosen(paths: list[dict[int, Rung]]) -> Selection:
+    """Return the least number within a standard error of the best."""
+    numbers = sorted(set.intersection(*(set(path) for path in paths)))
+    rungs = [[path[k] for path in paths] for k in numbers]
+    bic = np.array([np.mean([rung.bic for rung in each]) for each in rungs])
+    icl = np.array([np.mean([rung.icl for rung in each]) for each in rungs])
+    weights = np.concatenate([rung.weights for rung in rungs[0]])
+    if len(weights):
+        scores = [np.concatenate([rung.scores for rung in each]) for each in rungs]
+        held_out = np.array([np.average(each, weights=weights) for each in scores])
+        best = int(np.argmax(held_out))
+        lack = [scores[best] - each for each in scores]
+        error = np.array([_standard_error(each, weights) for each in lack])
+        at = int(np.argmax(held_out[best] - held_out <= error))
+    else:
+        held_out = error = np.full(len(numbers), np.nan)
+        at = int(np.nanargmin(bic)) if np.isfinite(bic).any() else 0
+    path = {
+        "n_experts": np.array(numbers),
+        "held_out": held_out,
+        "standard_error": error,
+        "bic": bic,
+        "icl": icl,
+        "chosen": np.arange(len(numbers)) == at,
+    }
+    return Selection(numbers[at], path)
+
+
+def _standard_error(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the standard error of a mean of rows; weight 2 is the row twice."""
+    total = weights.sum()
+    spread = values - np.average(values, weights=weights)
+    return float(np.sqrt(weights @ spread**2) / total)
+
+
+# ------------------------------------------------------------------------- paths
+def _path(learn: Problem, test: Problem | None, plan: Plan) -> dict[int, Rung]:
+    """Return the mixtures of the path, by number of experts."""
+    gate, pool = plan.gates[0], plan.pool
+    if pool.slack == 0 and not isinstance(pool, DerivedPool):
+        return _walk(learn, test, gate, pool)
+    linear = replace(learn, X=linear_view(learn), n_experts=pool.n_experts)
+    seen = None if test is None else replace(test, X=linear_view(test))
+    regimes = _walk(linear, seen, gate, linear_pool(linear, pool))
+    found: dict[int, Rung] = {}
+    stalled, best = 0, -np.inf
+    for number in sorted(regimes):
+        problem = _sized(learn, number)
+        own = begin(problem, gate, _last(pool, number), regimes[number].resp)
+        found[number] = _judged(problem, test, own)
+        if not found[number].worth > best:  # NaN too
+            stalled += 1
+        else:
+            stalled, best = 0, found[number].worth
+        if stalled == PATIENCE:
+            break
+    return found
+
+
+def _walk(
+    learn: Problem, test: Problem | None, gate: BaseGate, pool: ExpertPool
+) -> dict[int, Rung]:
+    """Walk up by splitting experts, and down by taking them away."""
+    found: dict[int, Rung] = {}
+
+    def note(state: State) -> float:
+        number = state.pool.n_experts
+        old = found.get(number)
+        if old is None or state.bound > old.bound:
+            found[number] = _judged(_sized(learn, number), test, state)
+        return found[number].worth
+
+    rows = learn.sample_weight.shape[0]
+    one = Routing.from_labels(like(np.zeros(rows, np.intp), learn.sample_weight), 1)
+    peak = begin(_sized(learn, 1), gate, _last(pool, 1), one)
+    best = note(peak)
+    while peak.pool.n_experts < pool.n_experts:
+        peak = _split(learn, gate, pool, peak)
+        number, worth = peak.pool.n_experts, note(peak)
+        if (worth > best or number < FIRST_PEAK) and number < pool.n_experts:
+            best = max(best, worth)
+            continue
+        state = peak
+        while state.pool.n_experts > 1:
+            state = _thinned(learn, gate, state)
+            note(state)
+        top = max(found, key=lambda k: found[k].worth)
+        best = found[top].worth
+        if 2 * top <= number:
+            break
+    return found
+
+
+def _split(learn: Problem, gate: BaseGate, pool: ExpertPool, state: State) -> State:
+    """Return a mixture of twice as many experts, or as many as there may be."""
+    problem = _sized(learn, min(2 * state.pool.n_experts, pool.n_experts))
+    _, labels = handed_down(problem, state)
+    start = smoothed(labels, problem).like(problem.sample_weight)
+    pool = _last(pool, problem.n_experts)
+    return _passes(problem, begin(problem, gate, pool, start), UP)
+
+
+def _thinned(learn: Problem, gate: BaseGate, state: State) -> State:
+    """Return the mixture without the experts that the others replace best."""
+    n_experts = state.pool.n_experts
+    for number in range(n_experts, n_experts - max(1, n_experts // STRIDE), -1):
+        resp, rest = _without_one(_sized(learn, number), state)
+        problem = _sized(learn, number - 1)
+        state = resume(problem, fit_gate(problem, gate, resp), state.pool.take(rest))
+    return _passes(problem, state, DOWN)
+
+
+def _without_one(problem: Problem, state: State) -> tuple[Routing, np.ndarray]:
+    """Return the others' responsibilities without one expert, and who they are."""
+    expert = int(np.argmin(loss_without(problem, state)))
+    rest = np.delete(np.arange(problem.n_experts), expert)
+    resp, joint = state.resp, log_joint(problem, state.terms)
+    xp, ops = namespace(joint), select(joint)
+    if resp.dense:
+        joint = xp.take(joint, like(rest, resp.indices), axis=1)
+        return Routing.from_dense(ops.normalise(joint)[0]), rest
+    gone = resp.indices == expert
+    # Rows of that expert alone go to the heaviest of the others.
+    mass = resp.scaled(problem.sample_weight)
+    heir = int(np.argmax(mass.sum_by_expert(mass.weights)[rest]))
+    least = xp.full_like(joint, float(np.finfo(np.float32).min))
+    weights = ops.normalise(xp.where(gone, least, joint))[0]
+    moved = xp.where(resp.indices > expert, resp.indices - 1, resp.indices)
+    moved = xp.where(gone, xp.full_like(moved, heir), moved)
+    return Routing(moved, weights, len(rest)), rest
+
+
+def _passes(problem: Problem, state: State, n_pass: int) -> State:
+    """Return the state after some passes of EM; no watcher hears of them."""
+    for _ in range(min(n_pass, problem.max_iter)):
+        state, info = step(problem, state)
+        if info.gain < problem.tol:
+            break
+    return state
+
+
+def _sized(problem: Problem, n_experts: int) -> Problem:
+    width = min(problem.width, n_experts)
+    return replace(problem, n_experts=n_experts, width=width)
+
+
+def _last(pool: ExpertPool, number: int) -> ExpertPool:
+    """Return the unfitted pool of the last learners."""
+    return some(pool, np.arange(pool.n_experts - number, pool.n_experts))
+
+
+# ----------------------------------------------------------------------- judging
+def _judged(learn: Problem, test: Problem | None, state: State) -> Rung:
+    """Judge a mixture by the rows that it learned from, and by those held out."""
+    mass = learning_mass(learn, state.pool, state.resp.scaled(learn.sample_weight))
+    gate = for_new_rows(learn, state.gate, state.resp)
+    pool = state.pool.finished(learn.X, learn.y, mass)
+    total = float(to_host(namespace(learn.sample_weight).sum(learn.sample_weight)))
+    try:
+        price = np.log(total) * (gate.n_parameters + pool.n_parameters)
+    except TypeError:
+        price = np.nan
+    bic = -2.0 * total * state.bound + price
+    icl = bic + 2.0 * _entropy(learn, state.resp)
+    nothing = np.empty(0)
+    scores, weights = nothing, nothing
+    if test is not None:
+        scores, weights = _scores(_sized(test, pool.n_experts), gate, pool)
+    return Rung(state.bound, bic, icl, state.resp, scores, weights)
+
+
+def _entropy(problem: Problem, resp: Routing) -> float:
+    """Return how unsure rows are of their expert, summed, in nats."""
+    xp, weights = namespace(resp.weights), resp.weights
+    sure = xp.where(weights > 0, weights, xp.ones_like(weights))
+    rows = -xp.sum(sure * xp.log(sure), axis=1)
+    return float(to_host(xp.sum(problem.draw_weight * rows)))
+
+
+def _scores(
+    problem: Problem, gate: BaseGate, pool: ExpertPool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log-likelihood of each row or group held out, and its weight."""
+    state = routed(problem, gate, pool, RoutingRule(problem.width))
+    joint = log_joint(problem, state.terms)
+    scores = to_host(select(joint).logsumexp(joint)).astype(np.float64)
+    if problem.panel is None:
+        return scores, to_host(problem.sample_weight).astype(np.float64)
+    scores = scores[to_host(problem.panel.first)]
+    return scores, np.ones(len(scores))

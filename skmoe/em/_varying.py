@@ -1,0 +1,117 @@
+r"""Noise that varies with x: what a mixture's residuals say of their own size.
+
+After training, a small learner of each expert is fitted to the logarithms of its
+squared residuals, out of fold where experts are cross-fitted, with responsibilities as
+weights [1]_. Its answers are out of fold too when they are judged: an expert keeps its
+one scale unless the varying one explains its rows better.
+
+References
+----------
+.. [1] M. Davidian and R. J. Carroll, "Variance function estimation", JASA 82 (1987)
+   1079-1091. doi:10.1080/01621459.1987.10478543
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+
+from .._learners import MIN_RESPONSIBILITY, seeded, weight_parameter
+from ..backends import few_openmp_threads, to_host
+from ..experts import WIDEST, ExpertPool, VaryingPool, spread, take_rows
+from ..likelihoods import Likelihood
+from ._cross_fit import content_folds
+from ._problem import Problem
+from ._train import Mixture
+
+FOLDS = 5
+
+SMALLEST = 1e-3
+"""Residuals count as no smaller than this share of the expert's scale: the logarithm of
+nothing would outweigh all else."""
+
+FEWEST = 20
+"""With fewer rows an expert keeps its one scale."""
+
+
+def varying(mixture: Mixture, learner: BaseEstimator, seed: int) -> ExpertPool:
+    """Return the mixture's pool, with noise that varies with x where that is better.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        For regression of one output.
+    learner : estimator
+        An unfitted regressor, cloned for each expert.
+    seed : int
+        Seeds learners that draw at random.
+    """
+    problem, pool, judge = mixture.problem, mixture.pool, mixture.judge
+    assert pool.scale is not None
+    assert isinstance(pool.likelihood, Likelihood)
+    resp = mixture.resp.scaled(problem.sample_weight)
+    values = judge.evaluate(problem.X, problem.y, resp)
+    means = to_host(pool.likelihood.means(values, resp))[:, :, 0]
+    error = (to_host(problem.y) - means).astype(np.float64)
+    host = problem.on_host()
+    folds = content_folds(problem, FOLDS, problem.seed)
+    noise: list[Any] = [None] * problem.n_experts
+    factor = np.ones(problem.n_experts)
+    learners = problem.n_experts - pool.likelihood.n_fixed
+    weights, indices = to_host(resp.weights), to_host(resp.indices)
+    for k in range(learners):
+        own = (indices == k) & (weights > MIN_RESPONSIBILITY * weights.sum(1)[:, None])
+        rows, place = np.nonzero(own)
+        if len(rows) < FEWEST:
+            continue
+        e, w = error[rows, place], weights[rows, place]
+        found = _fitted(learner, seed, pool, k, host, rows, e, w, folds[rows])
+        if found is not None:
+            noise[k], factor[k] = found
+    return VaryingPool(pool, noise, factor)
+
+
+def _fitted(
+    learner: BaseEstimator,
+    seed: int,
+    pool: ExpertPool,
+    k: int,
+    host: Problem,
+    rows: np.ndarray,
+    error: np.ndarray,
+    weight: np.ndarray,
+    fold: np.ndarray,
+) -> tuple[Any, float] | None:
+    """Return the learner of an expert's noise, and its factor; None if it is no use."""
+    assert pool.scale is not None
+    assert isinstance(pool.likelihood, Likelihood)
+    scale = float(pool.scale[k, 0])
+    x = take_rows(host.X, rows)
+    weight = weight / weight.mean()
+    target = np.log(np.maximum(error**2, (SMALLEST * scale) ** 2))
+
+    def fit(some: np.ndarray) -> Any:
+        model = seeded(clone(learner), seed)
+        name = weight_parameter(model)
+        params = {} if name is None else {name: weight[some]}
+        with few_openmp_threads(len(rows)):
+            return model.fit(take_rows(x, np.flatnonzero(some)), target[some], **params)
+
+    size = np.empty(len(rows))
+    for f in np.unique(fold):
+        out = fold == f
+        if out.all():
+            return None
+        size[out] = spread(fit(~out), take_rows(x, np.flatnonzero(out)))
+    # Squared residuals over what was said of them have mean one, floors apart.
+    factor = float(np.sqrt(weight @ (error / size) ** 2 / weight.sum()))
+    least = float(np.sqrt(np.min(pool.likelihood.floor_)))
+    width = np.clip(factor * size, max(least, scale / WIDEST), scale * WIDEST)
+    zero = np.zeros(len(rows))
+    density = pool.likelihood.log_density_of
+    gain = weight @ (density(error, zero, width) - density(error, zero, scale))
+    if not gain > 0:
+        return None
+    return fit(np.ones(len(rows), dtype=bool)), factor

@@ -1,0 +1,70 @@
+"""What `MoEClassifier` does where y is an indicator of several labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array, get_tags
+from sklearn.utils.multiclass import is_multilabel
+
+from ..experts import MultilabelExpert
+from ..likelihoods import Bernoulli
+
+
+def holds_labels(y: Any) -> bool:
+    """Tell whether y is an indicator; raise if it has several columns of classes."""
+    if is_multilabel(y):
+        return True
+    shape = np.shape(y) if isinstance(y, (list, tuple)) else getattr(y, "shape", ())
+    if len(shape) == 2 and shape[1] > 1:
+        raise ValueError(
+            f"y of shape {tuple(shape)} holds several columns of classes, which "
+            "MoEClassifier cannot have at once. Fit one mixture a column, as "
+            "sklearn.multioutput.MultiOutputClassifier does; labels that are there or "
+            "not go together as an indicator of 0 and 1."
+        )
+    return False
+
+
+def read_labels(y: Any) -> np.ndarray:
+    """Return an indicator, maybe sparse, as an array of 0.0 and 1.0."""
+    y = y.toarray() if sparse.issparse(y) else y
+    # Sums are the same bits whatever the container.
+    y = check_array(y, dtype=np.float64, order="C", input_name="y")
+    Bernoulli().check(y)
+    return y
+
+
+def check_same_labels(y: np.ndarray, n_labels: int, name: str) -> None:
+    """Raise unless there are as many labels as were fitted."""
+    if y.ndim == 1:
+        raise ValueError(
+            f"{name} was fitted with {n_labels} labels a row; got y with one class a "
+            f"row. Pass an indicator of shape (n_samples, {n_labels})."
+        )
+    if y.shape[1] != n_labels:
+        raise ValueError(
+            f"y has {y.shape[1]} labels, but {name} was fitted with {n_labels}."
+        )
+
+
+def takes_labels(learner: BaseEstimator) -> bool:
+    """Tell whether a classifier predicts several labels; OneVsRest says outputs."""
+    tags = get_tags(learner)
+    known = tags.classifier_tags is not None and tags.classifier_tags.multi_label
+    return known or tags.target_tags.multi_output
+
+
+def label_experts(learners: list[BaseEstimator]) -> list[BaseEstimator]:
+    """Return the experts that learn an indicator with these learners."""
+    for learner in learners:
+        if not takes_labels(learner):
+            raise ValueError(
+                f"expert {learner!r} predicts one label, and y has several. Wrap it: "
+                "sklearn.multioutput.MultiOutputClassifier(...) fits one such learner "
+                "a label."
+            )
+    return [MultilabelExpert(learner) for learner in learners]

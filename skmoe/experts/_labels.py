@@ -1,0 +1,96 @@
+"""Experts that predict several labels at once."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import DataConversionWarning
+
+from .._learners import resample, weight_parameter
+from ._base import take_rows
+
+
+class MultilabelExpert(ClassifierMixin, BaseEstimator):
+    """A multilabel classifier whose rows may lack a label, or all have it.
+
+    Its learner is fitted to the labels that vary among the rows; the others stay as
+    they are. scikit-learn's learners answer in several forms, and some refuse a
+    constant label; here probabilities are one array.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Takes several labels and has ``predict_proba``.
+    random_state : int or None, default=None
+        Seeds the rows that are drawn if the learner's fit takes no weights.
+
+    Attributes
+    ----------
+    estimator_ : classifier or None
+        The fitted learner; None if no label varied.
+    varies_ : (n_labels,) array of bool
+        Which labels it was fitted to.
+    constant_ : (n_labels,) array
+        The value of each of the others.
+    classes_ : (n_labels,) array of int
+        Positions of the labels.
+    n_features_in_ : int
+        Number of features.
+    """
+
+    def __init__(self, estimator: Any, random_state: int | None = None) -> None:
+        self.estimator = estimator
+        self.random_state = random_state
+
+    def fit(self, X: Any, Y: np.ndarray, sample_weight: Any = None) -> Self:
+        """Fit the learner to labels (n_samples, n_labels) of 0 and 1."""
+        learner = clone(self.estimator)
+        name, params = weight_parameter(learner), {}
+        if sample_weight is not None and name is not None:
+            params[name] = sample_weight
+        elif sample_weight is not None:
+            rows = resample(sample_weight, self.random_state or 0)
+            if rows is not None:
+                X, Y = take_rows(X, rows), Y[rows]
+        self.n_features_in_ = X.shape[1]
+        self.classes_ = np.arange(Y.shape[1])
+        self.constant_ = Y[0].astype(np.float64)
+        self.varies_ = np.ptp(Y, axis=0) > 0
+        self.estimator_ = None
+        if self.varies_.any():
+            with warnings.catch_warnings():  # of one column, if one varies
+                warnings.simplefilter("ignore", DataConversionWarning)
+                labels = Y[:, self.varies_].astype(np.intp)
+                self.estimator_ = learner.fit(X, labels, **params)
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each label, (n_samples, n_labels)."""
+        if self.estimator_ is None:
+            return np.tile(self.constant_, (X.shape[0], 1))
+        answer = self.estimator_.predict_proba(X)
+        if isinstance(answer, list):
+            answer = np.stack([of_label[:, 1] for of_label in answer], axis=1)
+        elif self.varies_.sum() == 1:  # of two classes
+            answer = answer[:, -1:]
+        proba = np.tile(self.constant_, (len(answer), 1)).astype(answer.dtype)
+        proba[:, self.varies_] = answer
+        return proba
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the labels, (n_samples, n_labels) of 0 and 1."""
+        return indicator(self.predict_proba(X))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def indicator(proba: np.ndarray) -> np.ndarray:
+    """Return 1 where a probability is above one half, else 0."""
+    return (proba > 0.5).astype(np.intp)
