@@ -218,4 +218,6 @@ def _imputed(graph: Graph, X: str, imputer: SimpleImputer) -> str:
 
 def _imputes_nan(step: Any) -> bool:
     """Tell whether a step is an imputer of NaN, as mixtures put before their gates."""
-    return isinstance(step, SimpleImputer) and step.missing_values is np.nan
+    return (
+        isinstance(step, SimpleImputer) and step.missing_values != step.missing_values
+    )
