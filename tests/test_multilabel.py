@@ -356,6 +356,10 @@ def test_tags():
     assert get_tags(MoEClassifier()).classifier_tags.multi_label
     assert get_tags(MoEClassifier(TREE)).classifier_tags.multi_label
     assert not get_tags(MoEClassifier(LogisticRegression())).classifier_tags.multi_label
+    assert not get_tags(
+        MoEClassifier(class_weight="balanced")
+    ).classifier_tags.multi_label
+    assert not get_tags(MoEClassifier(shared_expert="auto")).classifier_tags.multi_label
     some = MoEClassifier([TREE, LogisticRegression()], n_experts=2)
     assert not get_tags(some).classifier_tags.multi_label
 

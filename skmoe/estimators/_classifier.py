@@ -486,8 +486,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = self.expert is None or all(
-            takes_labels(expert) for expert in self._listed_experts
+        several = self.class_weight is None and self.shared_expert is None
+        tags.classifier_tags.multi_label = several and (
+            self.expert is None or all(map(takes_labels, self._listed_experts))
         )
         return tags
 
