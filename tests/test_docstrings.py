@@ -65,8 +65,14 @@ def test_every_parameter_and_attribute_is_documented(name):
     def public():
         return {a for a in vars(model) if a.endswith("_") and not a.startswith("_")}
 
+    asked = {"shared_expert_", "noise_experts_", "selection_path_"}  # on request only
     model.fit(X, y)
-    assert public() == documented - {"shared_expert_"}
+    assert public() == documented - asked
     learner = LogisticRegression(max_iter=1000) if name == "MoEClassifier" else Ridge()
     model.set_params(shared_expert=learner).fit(X, y)
-    assert public() == documented
+    assert public() == documented - asked | {"shared_expert_"}
+    model.set_params(shared_expert=None, n_experts="auto").fit(X, y)
+    assert public() == documented - asked | {"selection_path_"}
+    if name == "MoERegressor":
+        model.set_params(n_experts=2, noise_expert=Ridge()).fit(X, y)
+        assert public() == documented - asked | {"noise_experts_"}

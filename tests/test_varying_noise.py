@@ -93,7 +93,7 @@ def test_errors():
         model.fit(X, np.c_[y, y])
     with pytest.raises(ValueError, match="Set noise_expert=None"):
         clone(model).set_params(likelihood="poisson").fit(X, np.abs(y).round())
-    with pytest.raises(ValueError, match="noise_expert .* is a classifier"):
+    with pytest.raises(ValueError, match=r"noise_expert .* is a classifier"):
         clone(model).set_params(noise_expert=LogisticRegression()).fit(X, y)
     model.fit(X, y)
     with pytest.raises(ValueError, match="noise_expert"):

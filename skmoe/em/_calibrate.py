@@ -1,8 +1,8 @@
 """How sure class probabilities may be: a temperature, chosen on rows held out.
 
-The mixture says p(c | x); calibrated it says p(c | x)^(1/T), renormalised [1]_. T above 1
-takes sureness back. Like the gate's smoothness and the strength of experts it is not for
-the training rows to say, which the experts have seen.
+The mixture says p(c | x); calibrated it says p(c | x)^(1/T), renormalised [1]_. T above
+1 takes sureness back. Like the gate's smoothness and the strength of experts it is not
+for the training rows to say, which the experts have seen.
 
 References
 ----------

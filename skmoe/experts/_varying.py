@@ -43,10 +43,11 @@ class VaryingPool(DerivedPool):
 
     def scale_at(self, X: Array, routing: Routing) -> np.ndarray:
         """Return the noise scale of each entry, (n, m, 1), on the host."""
-        assert self.scale is not None
+        own = self.scale
+        assert own is not None
 
         def scales(k: int, rows: Array | None) -> Array:
-            x, one = host_rows(X, rows), self.scale[k, 0]
+            x, one = host_rows(X, rows), own[k, 0]
             if self.noise[k] is None:
                 return like(np.full((x.shape[0], 1), one), routing.weights)
             found = self.factor[k] * spread(self.noise[k], x)
