@@ -1,8 +1,9 @@
 """How well class probabilities are calibrated, against histogram gradient boosting.
 
 For each set and split: gradient boosting alone, a mixture of the same learner as
-experts, and a mixture of the mixed list [logistic, tree, boosting]; expected calibration
-error (15 bins of the largest probability), log-loss and accuracy on the test rows.
+experts, and a mixture of the mixed list [logistic, tree, boosting]; expected
+calibration error (15 bins of the largest probability), log-loss and accuracy on the
+test rows.
 
     SKMOE_DATA=path/to/data python benchmarks/bench_calibration.py [--splits 3]
 """

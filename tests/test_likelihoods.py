@@ -256,6 +256,8 @@ def test_zeros_of_a_fixed_expert():
     counts = np.arange(60.0)
     mass = np.exp(model.score_samples(np.zeros((60, 1)), counts))
     assert mass.sum() == pytest.approx(1.0, abs=1e-9)
+    own = model.score_samples(X, np.round(model.predict(X)))
+    np.testing.assert_array_equal(model.score_samples(X), own)
 
 
 def test_weight_two_is_the_row_twice():

@@ -209,7 +209,7 @@ def test_living_experts_are_left_alone():
 # --------------------------------------------------------------------- choice
 def held(table, losses):
     table, losses = np.asarray(table, float), np.asarray(losses, float)
-    return HeldOut(table, losses, np.zeros_like(table), -9.0, [])
+    return HeldOut(table, losses, np.zeros_like(table), -9.0, [], [])
 
 
 def test_sharp_densities_do_not_buy_worse_means():
@@ -222,6 +222,16 @@ def test_sharp_densities_do_not_buy_worse_means():
     assert best.strength == 0.5  # it keeps more than half of what 0.9 gains
     assert best.mixture == -1.8
     assert best.pooled == -2.0
+
+
+def test_where_no_mean_gains_the_density_decides():
+    problem = problem_of(Y)
+    split = [Split(problem, problem, np.ones(N, bool))]
+    table = [[-2.0, -1.9, -1.8, -1.2, 0.2]]
+    best = choose([held(table, [[1.0, 0.996, 1.002, 1.001, 1.004]])], split)
+    assert best.strength == 1.0
+    best = choose([held(table, [[1.0, 0.996, 1.002, 1.001, 1.02]])], split)
+    assert best.strength == 0.75
 
 
 # ---------------------------------------------------------------- what it says

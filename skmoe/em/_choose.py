@@ -46,8 +46,9 @@ GATE_UPDATES = 3
 
 ROUNDING = 1e-9
 
-SHARE_OF_GAIN = 0.5
-"""What a choice must keep of the best gain in point predictions."""
+SHARE_OF_GAIN, LITTLE_GAIN = 0.5, 0.01
+"""What a choice must keep of the best gain in point predictions, and the share of the
+loss below which there is none to keep."""
 
 SETTLE_PASSES, GATE_PASSES = 8, 1
 """Passes of experts and gate, and of the gate after experts were pulled."""
@@ -268,14 +269,16 @@ def choose(held: Sequence[HeldOut], split: Sequence[Split]) -> Choice:
 
     Of those whose point predictions gain at least `SHARE_OF_GAIN` of what the best
     gains over the pooled fit: on a target of few values, and with outliers, sharp
-    densities may pay although means get worse.
+    densities may pay although means get worse. Where nothing gains, as between two
+    branches of y that no x tells apart, none may lose more than `LITTLE_GAIN`.
     """
     weights = [float(to_host(s.test.sample_weight).sum()) for s in split]
     table = np.average([h.table for h in held], axis=0, weights=weights)
     losses = np.average([h.losses for h in held], axis=0, weights=weights)
     blind = np.average([h.blind for h in held], axis=0, weights=weights)
     pooled = losses[:, 0].min()
-    most = pooled - SHARE_OF_GAIN * (pooled - losses.min())
+    gain, little = pooled - losses.min(), LITTLE_GAIN * pooled
+    most = pooled - SHARE_OF_GAIN * gain if gain > little else pooled + little
     allowed = losses <= most * (1 + ROUNDING)
     gate, at = np.unravel_index(
         np.argmax(np.where(allowed, table, -np.inf)), table.shape

@@ -42,6 +42,18 @@ from ._validation import CheckedMixin
 from ._watching import Watched
 
 
+ON_REQUEST = (
+    "gates_",
+    "noise_experts_",
+    "scale_",
+    "selection_path_",
+    "shared_expert_",
+    "_stream",
+    "_early",
+)
+"""Attributes that not every fit sets: none may be left of an earlier fit."""
+
+
 def all_or_nothing(fit):
     """Leave the estimator as it was if its fit fails or is interrupted."""
 
@@ -236,7 +248,7 @@ class BaseMoE(
             balance=self.balance,
             capacity=self.capacity_factor or np.inf,
         )
-        path = None
+        path = vars(self).get("selection_path_") if warm else None
         if self._chooses_number:
             learners = [clone(learners[0]) for _ in range(n_experts)]
         if self._chooses_number and not warm:
@@ -270,22 +282,11 @@ class BaseMoE(
             attributes |= self._diagnosis(mixture)
             attributes |= self._additions(mixture, before)
 
-        earlier = (
-            "gates_",
-            "noise_experts_",
-            "scale_",
-            "shared_expert_",
-            "_stream",
-            "_early",
-        )
-        if not warm:
-            vars(self).pop("selection_path_", None)
         if path is not None:
             attributes["selection_path_"] = path
-        for name in earlier:
+        for name in ON_REQUEST:
             vars(self).pop(name, None)
-        for name, value in attributes.items():
-            setattr(self, name, value)
+        vars(self).update(attributes)
         self.history_ = runs.history
         self._set_record(mixture)
         self._warn_of(mixture.run)

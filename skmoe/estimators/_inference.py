@@ -187,9 +187,13 @@ class RoutedMixin:
         ndarray of shape (n_samples,)
             Natural logarithms; densities for a regressor.
         """
-        y = self.predict(X) if y is None else y
+        y = self._own_target(X) if y is None else y
         found = self._log_joint(X, y, self._rule)
         return answer(X, sum(select(joint).logsumexp(joint) for joint, _ in found))
+
+    def _own_target(self, X) -> Array:
+        """Return the prediction as a target that the likelihood takes."""
+        return self.predict(X)
 
     def responsibilities(self, X, y):
         """Return p(k | x, y), the posterior of each expert given the target.

@@ -17,7 +17,7 @@ from .._sklearn_compat import (
     _check_y,
     _fit_context,
 )
-from ..backends import Array, to_host
+from ..backends import Array, namespace, to_host
 from ..em import Mixture, gates_per_output, varying
 from ..likelihoods import FAMILIES, Likelihood
 from ..likelihoods._fixed import BesideFixed
@@ -362,6 +362,11 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
             )
         self._n_outputs = 1 if self._single_output else y.shape[1]
         return (y[:, None] if self._single_output else y), weight
+
+    def _own_target(self, X) -> Array:
+        """Return the prediction as a target that the likelihood takes."""
+        y = self.predict(X)
+        return namespace(y).round(y) if self.likelihood_.discrete else y
 
     def _read_target(self, y: Any) -> Array:
         y = self._check_target(y)
