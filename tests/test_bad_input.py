@@ -228,8 +228,14 @@ def test_other_columns_at_predict():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"n_experts": 0}, "'n_experts' ... int in the range [1, inf). Got 0"),
-        ({"n_experts": 2.5}, "'n_experts' ... int in the range [1, inf). Got 2.5"),
+        (
+            {"n_experts": 0},
+            "'n_experts' ... int in the range [1, inf) or ... 'auto' ... Got 0",
+        ),
+        (
+            {"n_experts": 2.5},
+            "'n_experts' ... int in the range [1, inf) or ... 'auto' ... Got 2.5",
+        ),
         ({"top_k": 0}, "'top_k' ... int in the range [1, inf) or None. Got 0"),
         ({"tol": -1e-3}, "'tol' ... float in the range [0.0, inf). Got -0.001"),
         ({"n_init": 0}, "'n_init' ... int in the range [1, inf). Got 0"),

@@ -41,7 +41,6 @@ from ._streaming import StreamingMixin
 from ._validation import CheckedMixin
 from ._watching import Watched
 
-
 ON_REQUEST = (
     "gates_",
     "noise_experts_",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import joblib
@@ -118,12 +119,20 @@ def read_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
 def takes_nan(part: Any) -> bool:
     """Tell whether a learner or a gate takes missing values.
 
-    A Pipeline takes what its first step takes; a ColumnTransformer picks columns.
+    A Pipeline takes what all its steps take, up to the one behind which nothing is
+    missing any more: an imputer, or a ColumnTransformer, which knows its columns.
     """
-    if isinstance(part, Pipeline):
-        first = part.steps[0][1]
-        return first not in (None, "passthrough") and takes_nan(first)
-    return isinstance(part, ColumnTransformer) or get_tags(part).input_tags.allow_nan
+    if not isinstance(part, Pipeline):
+        return _mends(part) or get_tags(part).input_tags.allow_nan
+    steps = [step for _, step in part.steps if step not in (None, "passthrough")]
+    seen = itertools.takewhile(lambda step: not _mends(step), steps)
+    return all(map(takes_nan, seen))
+
+
+def _mends(step: Any) -> bool:
+    return isinstance(step, ColumnTransformer) or type(step).__name__.endswith(
+        "Imputer"
+    )
 
 
 def has_nan(X: Any) -> bool:
