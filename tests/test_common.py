@@ -125,17 +125,37 @@ def weights_count_inexactly(estimator):
     return {WEIGHTS_DENSE: reason, WEIGHTS_SPARSE: reason}
 
 
+# A few of each kind run by default, all others with `-m slow`.
 @passes_of_a_check_are_few
-@parametrize_with_checks([*LINEAR, *GATES])
+@parametrize_with_checks(LINEAR[::3] + GATES[::3])
 def test_contract(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
+@passes_of_a_check_are_few
+@parametrize_with_checks([*LINEAR[1::3], *LINEAR[2::3], *GATES[1::3], *GATES[2::3]])
+def test_contract_of_more(estimator, check):
+    check(estimator)
+
+
+BUT_FOR_WEIGHTS = {
+    "expected_failed_checks": weights_count_inexactly,
+    "xfail_strict": False,  # rounding differs between machines
+}
+
+
+@passes_of_a_check_are_few
+@parametrize_with_checks([TREES[2], TREE_GATES[0], SCALED[1]], **BUT_FOR_WEIGHTS)
+def test_contract_but_for_weights(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
 @passes_of_a_check_are_few
 @parametrize_with_checks(
-    [*TREES, *TREE_GATES, *SCALED, SUPPORT_VECTORS],
-    expected_failed_checks=weights_count_inexactly,
-    xfail_strict=False,  # rounding differs between machines
+    [*TREES[:2], *TREES[3:], TREE_GATES[1], SCALED[0], SCALED[2], SUPPORT_VECTORS],
+    **BUT_FOR_WEIGHTS,
 )
-def test_contract_but_for_weights(estimator, check):
+def test_contract_but_for_weights_of_more(estimator, check):
     check(estimator)

@@ -217,8 +217,19 @@ def test_torch_gives_the_answers_of_the_host(model):
 
 
 # ------------------------------------------------------------------------ backend
-@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array], ids=["dense", "csr"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("dtype", "form"),
+    [
+        pytest.param(np.float64, np.asarray, id="float64-dense"),
+        pytest.param(np.float32, sparse.csr_array, id="float32-csr"),
+        pytest.param(
+            np.float32, np.asarray, id="float32-dense", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            np.float64, sparse.csr_array, id="float64-csr", marks=pytest.mark.slow
+        ),
+    ],
+)
 @pytest.mark.parametrize("model", PARAMS)
 def test_backends_agree(model, dtype, form):
     X, y = data()[0].astype(dtype), target(model)

@@ -29,5 +29,7 @@ def take_rows(X: Array, rows: Array | None) -> Array:
 
 
 def block_of(X: Array, rows: slice) -> Array:
-    """Return a run of rows of a dense or CSR matrix."""
+    """Return a run of rows of a dense or CSR matrix; X itself if it is all rows."""
+    if rows.start == 0 and rows.stop == X.shape[0]:
+        return X
     return X[rows] if hasattr(X, "tocsr") else X[rows, ...]
