@@ -658,6 +658,7 @@ def test_averaged_experts_answer_for_the_mixture(name):
     assert np.isfinite(model.score_samples(X, y)).all()
 
 
+@pytest.mark.slow
 @each_kind
 def test_averaged_experts_differ_from_refitted_ones(name):
     model, y = averaging(name)
@@ -717,6 +718,7 @@ def test_an_average_needs_folds():
             model.set_params(final="mean").fit(X, y)
 
 
+@pytest.mark.slow
 @each_kind
 def test_warm_starts_from_an_average(name):
     model, y = averaging(name)

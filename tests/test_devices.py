@@ -65,6 +65,11 @@ MIXTURES = {
     ),
 }
 PARAMS = [pytest.param(model, id=name) for name, model in MIXTURES.items()]
+SLOW = {"ridge held out", "ridge cross-fitted", "logistic held out", "mixed"}
+SOME_SLOW = [
+    pytest.param(model, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+    for name, model in MIXTURES.items()
+]
 
 
 def target(model):
@@ -107,7 +112,7 @@ def test_the_guard_refuses_silent_reads(guarded):
         array + strict.ones(1)
 
 
-@pytest.mark.parametrize("model", PARAMS)
+@pytest.mark.parametrize("model", SOME_SLOW)
 def test_a_device_gives_the_answers_of_the_host(guarded, model):
     X, y = data()[0], target(model)
     weight = np.random.default_rng(1).integers(0, 3, size=len(y)).astype(float)

@@ -128,6 +128,7 @@ def test_fit_leaves_the_gate_it_was_given_alone(gate):
     assert (gate if isinstance(gate, str) else vars(gate)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["gaussian", "tree", KNeighborsGate()], ids=str)
 def test_seeds_and_jobs_where_rows_are_held_out(gate):
     params = {"n_experts": 2, "n_init": 2, "max_iter": 3, "random_state": 3}

@@ -99,6 +99,7 @@ def test_names_and_order_of_groups_do_not_matter():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("expert", "gate", "top_k"),
     [
@@ -116,6 +117,7 @@ def test_all_that_trains_takes_groups(expert, gate, top_k):
     assert np.isfinite(model.score_samples(X, Y)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["softmax", "tree"])
 def test_classifiers_take_groups(gate):
     labels = np.where(Y > 0, "up", "down")

@@ -64,6 +64,7 @@ def test_classifier_finds_the_regimes(y, number, cross_fit):
     assert_allclose(model.predict_proba(X).sum(axis=1), 1)
 
 
+@pytest.mark.slow
 def test_learners_fitted_one_by_one_find_one_and_several():
     few, y = X[:300], np.floor(X[:300, 0]) * X[:300, 1] ** 3
     assert MoERegressor(TREE, **AUTO).fit(few, NOISE[:300]).n_experts_ == 1
@@ -176,6 +177,7 @@ def test_any_gate(gate):
         assert few.fit(X[:200], THREE[:200]).n_experts_ > 1
 
 
+@pytest.mark.slow
 def test_shared_experts_groups_and_weights():
     y = THREE[:300] + ONE[:300]
     model = MoERegressor(shared_expert=Ridge(), **AUTO).set_params(max_iter=5)

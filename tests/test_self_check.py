@@ -13,6 +13,7 @@ from skmoe import __main__ as self_check
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_self_check_of_this_machine():
     done = subprocess.run(
         [sys.executable, "-W", "error::FutureWarning", "-m", "skmoe"],
