@@ -6,9 +6,16 @@ gate is unsure the two differ, and what counts is
 
     R = (1/Σs) Σ_i s_i log Σ_{k ∈ top(x_i)} g̃_k(x_i) p_k(y_i | x_i)
 
-So the last passes take the gate's choice as the support: responsibilities, gate,
-experts and noise scales are those of the rows as predict routes them. The support
-moves with the gate, so R may fall; the pass with the best R is kept.
+So the last passes take the gate's choice as the support: experts and noise scales are
+those of the rows as predict routes them. The gate learns from twice as many experts as
+predict asks, those that EM keeps, or none that it does not prefer already could show
+its worth. The support moves with the gate, so R may fall; the pass with the best R is
+kept.
+
+Where predict asks one expert, R is the mean of its log-likelihood, and no expert is to
+be preferred because noise favoured it. Responsibilities of tempered likelihoods,
+``r ∝ g p^β`` with a small β, see to that: a gate that they leave as it is gives rows to
+the expert of the best mean p^β, which for β near 0 is that of the best mean log p.
 
 Then experts may be pulled to the pooled fit, their learner fitted on all rows. How
 much is not for the training rows to say: see `_choose`.
@@ -41,6 +48,9 @@ MOST_OF_IT = 0.95
 REWEIGHTINGS = 10
 """Fits of a learner alone with robust weights; each halves, at least, what outliers
 still pull."""
+
+TEMPERED = 0.25
+"""β where predict asks one expert."""
 
 LAST_PASSES = 20
 """Passes on the gate's own support, at most, once EM has ended."""
@@ -86,7 +96,7 @@ def settle(
     stalled = 0
     for _ in range(n_pass):
         mass = state.resp.scaled(problem.sample_weight)
-        gate = improved_gate(problem, state.gate, state.resp)
+        gate = improved_gate(problem, state.gate, _deserved(problem, state, rule))
         if learn:
             pool, *_ = update_pool(problem, state, mass)
         else:
@@ -97,6 +107,15 @@ def settle(
         if stalled >= PATIENCE:
             break
     return best
+
+
+def _deserved(problem: Problem, state: State, rule: RoutingRule) -> Routing:
+    """Return the responsibilities that the gate is to learn."""
+    if rule.asks_all(problem.n_experts):
+        return state.resp
+    beta = TEMPERED if rule.top_k == 1 else 1.0
+    wide = RoutingRule(problem.width, ask_last=rule.ask_last)
+    return routed(replace(problem, beta=beta), state.gate, state.pool, wide).resp
 
 
 def kept(
