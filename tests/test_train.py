@@ -324,6 +324,24 @@ def test_the_last_passes_follow_em(moe, top_k):
     assert settled.routed_bound_ > plain.routed_bound_
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_gate_hears_of_experts_that_predict_does_not_ask(top_k):
+    """Experts 0 and 1 serve nobody, 2 and 3 a side each, which the gate knows not."""
+    pool = pool_of([Ridge()] * 4)
+    problem = problem_of(Y, 4, width=4)
+    known = np.column_stack([SIDE == 0, SIDE == 1]).astype(float)
+    pool.fit(X, Y[:, None], Routing.from_dense(np.column_stack([known, known])))
+    pool.coef[:2], pool.intercept[:2] = 0.0, 9.0
+    pool.scale = np.ones((4, 1))
+    prefers = Routing.from_dense(np.tile([0.4, 0.3, 0.2, 0.1], (N, 1)))
+    gate = SoftmaxGate(0.01).fit(X, prefers)
+    before = routed(problem, gate, pool, RoutingRule(top_k))
+    after = settle(problem, gate, pool, RoutingRule(top_k), 20, learn=False)
+    assert (before.resp.indices < 2).all()
+    assert np.mean(after.gate.log_proba(X).argmax(axis=1) == 2 + SIDE) > 0.9
+    assert after.bound > before.bound + 1
+
+
 # ------------------------------------------------------------ experts and predict
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 @pytest.mark.parametrize("top_k", [1, None])
