@@ -800,6 +800,7 @@ def test_an_average_is_not_fitted():
     assert not AveragedPool.supports(TREE, 3)
     with pytest.raises(TypeError, match="AveragedPool holds pools that are fitted"):
         mean.fit(X, y, everywhere())
+    assert len(mean.pools) > len(mean.update(X, y, everywhere()).pools) == 1
 
 
 def test_a_label_that_is_all_but_impossible_keeps_its_logarithm():

@@ -10,6 +10,7 @@ from sklearn.ensemble import (
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
@@ -100,6 +101,9 @@ def test_errors_say_who_takes_no_nan():
     X, missing, y = holes()
     with pytest.raises(ValueError, match=r"NaN\. expert Ridge\(\) takes no missing"):
         MoERegressor(Ridge(), n_experts=2).fit(missing, y)
+    scaled = make_pipeline(StandardScaler(), Ridge())  # whose first step takes NaN
+    with pytest.raises(ValueError, match=r"NaN\. expert Pipeline.* takes no missing"):
+        MoERegressor(scaled, n_experts=2).fit(missing, y)
     model = MoERegressor(BOOSTING, n_experts=2, random_state=0).fit(X, y)
     with pytest.raises(ValueError, match=r"NaN\. The rows given to fit held none"):
         model.predict(missing)

@@ -96,7 +96,7 @@ def settle(
     stalled = 0
     for _ in range(n_pass):
         mass = state.resp.scaled(problem.sample_weight)
-        gate = improved_gate(problem, state.gate, _deserved(problem, state, rule))
+        gate = improved_gate(problem, state.gate, _gate_targets(problem, state, rule))
         if learn:
             pool, *_ = update_pool(problem, state, mass)
         else:
@@ -109,7 +109,7 @@ def settle(
     return best
 
 
-def _deserved(problem: Problem, state: State, rule: RoutingRule) -> Routing:
+def _gate_targets(problem: Problem, state: State, rule: RoutingRule) -> Routing:
     """Return the responsibilities that the gate is to learn."""
     if rule.asks_all(problem.n_experts):
         return state.resp

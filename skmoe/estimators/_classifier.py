@@ -168,8 +168,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         "gate_accepted", whether the gate was.
     routed_bound_ : float
         Mean a row of the log-likelihood of the returned model, over the experts that
-        predict asks; out of fold if cross-fitted. In sample it equals the mean of
-        ``score_samples`` on the training rows.
+        predict asks, before calibration; out of fold if cross-fitted. In sample it
+        equals the mean of ``score_samples`` on the training rows with a
+        ``temperature_`` of 1.
     shrinkage_ : float
         How far experts are drawn to their learner fitted on all rows: 0 is not at
         all, 1 makes them that learner. Chosen on rows held out; 0 where none were.
