@@ -212,26 +212,39 @@ def held(table, losses):
     return HeldOut(table, losses, np.zeros_like(table), -9.0, [], [])
 
 
-def test_sharp_densities_do_not_buy_worse_means():
+def chosen(*tables_and_losses):
+    """Return what is chosen of plans of one gate, given as (table, losses)."""
     problem = problem_of(Y)
     split = [Split(problem, problem, np.ones(N, bool))]
-    table = [[-2.0, -1.9, -1.8, -1.7, -0.1]]
-    best = choose([held(table, [[1.0, 1.0, 1.0, 1.0, 1.0]])], split)
-    assert best.strength == 1.0
-    best = choose([held(table, [[1.0, 0.9, 0.94, 0.96, 1.3]])], split)
-    assert best.strength == 0.5  # it keeps more than half of what 0.9 gains
+    return choose([[held([t], [loss])] for t, loss in tables_and_losses], split)
+
+
+def test_sharp_densities_do_not_buy_worse_means():
+    table = [-2.0, -1.9, -1.8, -1.7, -0.1]
+    plan, best = chosen((table, [1.0, 1.0, 1.0, 1.0, 1.0]))
+    assert (plan, best.strength) == (0, 1.0)
+    _, best = chosen((table, [1.0, 0.8, 0.82, 0.83, 1.3]))
+    assert best.strength == 0.5  # it gives up a tenth of what 0.8 gains
     assert best.mixture == -1.8
     assert best.pooled == -2.0
 
 
 def test_where_no_mean_gains_the_density_decides():
-    problem = problem_of(Y)
-    split = [Split(problem, problem, np.ones(N, bool))]
-    table = [[-2.0, -1.9, -1.8, -1.2, 0.2]]
-    best = choose([held(table, [[1.0, 0.996, 1.002, 1.001, 1.004]])], split)
+    table = [-2.0, -1.9, -1.8, -1.2, 0.2]
+    _, best = chosen((table, [1.0, 0.996, 1.002, 1.001, 1.004]))
     assert best.strength == 1.0
-    best = choose([held(table, [[1.0, 0.996, 1.002, 1.001, 1.02]])], split)
+    _, best = chosen((table, [1.0, 0.996, 1.002, 1.001, 1.02]))
     assert best.strength == 0.75
+
+
+def test_means_are_compared_across_plans():
+    sharp = [-0.5] * 5, [1.3] * 5  # the best density, no better than its own pooled fit
+    plain = [-2.0, -1.9, -1.8, -1.7, -1.6], [1.0, 0.9, 0.8, 0.8, 0.8]
+    plan, best = chosen(sharp, plain)
+    assert (plan, best.strength) == (1, 1.0)
+    assert best.pooled == -2.0
+    plan, _ = chosen(([-0.5] * 5, [0.805] * 5), plain)
+    assert plan == 0
 
 
 # ---------------------------------------------------------------- what it says

@@ -11,7 +11,7 @@ gives way to it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +46,9 @@ GATE_UPDATES = 3
 
 ROUNDING = 1e-9
 
-SHARE_OF_GAIN, LITTLE_GAIN = 0.5, 0.01
-"""What a choice must keep of the best gain in point predictions, and the share of the
-loss below which there is none to keep."""
+SHARE_OF_GAIN, SHARE_OF_LOSS = 0.1, 0.01
+"""What a choice may give up for its density: of the best gain in point predictions, or
+of the loss, whichever is more."""
 
 SETTLE_PASSES, GATE_PASSES = 8, 1
 """Passes of experts and gate, and of the gate after experts were pulled."""
@@ -264,30 +264,46 @@ def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
     return float(np.max(to_host(means)))
 
 
-def choose(held: Sequence[HeldOut], split: Sequence[Split]) -> Choice:
-    """Return the gate and strength with the best held-out log-likelihood.
+def choose(
+    tried: Sequence[Sequence[HeldOut]], split: Sequence[Split]
+) -> tuple[int, Choice]:
+    """Return the plan, gate and strength with the best held-out log-likelihood.
 
-    Of those whose point predictions gain at least `SHARE_OF_GAIN` of what the best
-    gains over the pooled fit: on a target of few values, and with outliers, sharp
-    densities may pay although means get worse. Where nothing gains, as between two
-    branches of y that no x tells apart, none may lose more than `LITTLE_GAIN`.
+    Of those whose point predictions are next to the best: no more than `SHARE_OF_GAIN`
+    of what the best gains over the pooled fit is given up, or `SHARE_OF_LOSS` of the
+    pooled fit's loss, whichever is more. On a target of few values, and with outliers,
+    sharp densities may pay although means get worse; where no mean gains, as between
+    two branches of y that no x tells apart, the density decides.
+
+    Parameters
+    ----------
+    tried : sequence of sequences of HeldOut
+        For each plan what each split says.
+    split : sequence of Split
+
+    Returns
+    -------
+    plan : int
+    choice : Choice
     """
     weights = [float(to_host(s.test.sample_weight).sum()) for s in split]
-    table = np.average([h.table for h in held], axis=0, weights=weights)
-    losses = np.average([h.losses for h in held], axis=0, weights=weights)
-    blind = np.average([h.blind for h in held], axis=0, weights=weights)
-    pooled = losses[:, 0].min()
-    gain, little = pooled - losses.min(), LITTLE_GAIN * pooled
-    most = pooled - SHARE_OF_GAIN * gain if gain > little else pooled + little
-    allowed = losses <= most * (1 + ROUNDING)
-    gate, at = np.unravel_index(
-        np.argmax(np.where(allowed, table, -np.inf)), table.shape
-    )
-    return Choice(
-        int(gate),
-        STRENGTHS[at],
-        mixture=float(table[gate, at]),
-        blind=float(blind[gate, at]),
-        pooled=float(table[:, 0].max()),
-        single=float(np.average([h.single for h in held], weights=weights)),
+
+    def mean(of: Callable[[HeldOut], np.ndarray | float]) -> np.ndarray:
+        return np.stack(
+            [np.average([of(h) for h in held], 0, weights) for held in tried]
+        )
+
+    table, losses = mean(lambda h: h.table), mean(lambda h: h.losses)
+    pooled, best = losses[..., 0].min(), losses.min()
+    given_up = max(SHARE_OF_GAIN * (pooled - best), SHARE_OF_LOSS * pooled)
+    allowed = losses <= (best + given_up) * (1 + ROUNDING)
+    at = np.argmax(np.where(allowed, table, -np.inf))
+    plan, gate, strength = (int(i) for i in np.unravel_index(at, table.shape))
+    return plan, Choice(
+        gate,
+        STRENGTHS[strength],
+        mixture=float(table[plan, gate, strength]),
+        blind=float(mean(lambda h: h.blind)[plan, gate, strength]),
+        pooled=float(table[plan, :, 0].max()),
+        single=float(mean(lambda h: h.single)[plan]),
     )

@@ -187,9 +187,8 @@ def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
         return finish(problem, best, plan, plan.choice or Choice())
 
     tried = [_hold_out(problem, parts, plan, run_one) for plan in plans]
-    choices = [choose(held, parts) for held in tried]
-    won = int(np.argmax([choice.mixture for choice in choices]))
-    plan, choice, held = plans[won], choices[won], tried[won]
+    won, choice = choose(tried, parts)
+    plan, held = plans[won], tried[won]
     if problem.y.ndim == 1:
         cooled = temperature(held, parts, choice, plan.rule)
         choice = replace(choice, temperature=cooled)
