@@ -860,7 +860,7 @@ def test_averaged_regressors_of_several_outputs():
 
 def test_averages_of_frames():
     frame = pd.DataFrame({"x": X[:, 0], "town": np.repeat(list("abc"), 40)})
-    encoder = OneHotEncoder(sparse_output=False)
+    encoder = OneHotEncoder(sparse_output=False, handle_unknown="ignore")
     model = MoERegressor(
         make_pipeline(encoder, TREE),
         gate=make_pipeline(clone(encoder), SoftmaxGate()),

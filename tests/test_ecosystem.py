@@ -23,7 +23,7 @@ from sklearn.utils import estimator_html_repr
 from sklearn.utils.fixes import parse_version
 
 from skmoe import MoEClassifier, MoERegressor
-from skmoe.em._train import SHORT_FLEXIBLE
+from skmoe.em._train import PASSES_ON_ALL, SHORT_FLEXIBLE
 from skmoe.gates import SoftmaxGate
 
 pytestmark = pytest.mark.filterwarnings(
@@ -467,7 +467,7 @@ def test_a_callback_gets_a_model_that_predicts(name):
 
 @pytest.mark.parametrize("kind", ["linear", "tree"])
 def test_a_callback_hears_of_held_out_rows(kind, capsys):
-    """Every start on each part of the rows, then one run on all."""
+    """Every start on each part of the rows and the best to its end, then all rows."""
     pytest.importorskip("sklearn.callback")
     recorder = Recorder()
     params = {**QUICK, "cross_fit": "auto", "n_init": 2, "max_iter": 2}
@@ -475,16 +475,17 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys):
     init = ["kmeans", "random"]
     model = MoERegressor(expert, init=init, **params, tol=0.0, verbose=1)
     model.set_callbacks(recorder).fit(X, Y)
-    n_starts, n_pass = (8, 2) if kind == "linear" else (4, min(2, SHORT_FLEXIBLE))
-    assert recorder.ended("start") == list(range(n_starts + 1))
-    assert recorder.ended("pass") == [*range(n_pass)] * n_starts + [0, 1]
+    n_parts, n_short = (4, 2) if kind == "linear" else (2, min(2, SHORT_FLEXIBLE))
+    passes = [n_short, n_short, 2] * n_parts + [PASSES_ON_ALL]
+    assert recorder.ended("start") == list(range(len(passes)))
+    assert recorder.ended("pass") == [i for n_pass in passes for i in range(n_pass)]
     assert [event[0] for event in recorder.heard[:2]] == ["setup", "begin"]
     assert [event[0] for event in recorder.heard[-2:]] == ["end", "teardown"]
     rows = [len(answer) for answer in recorder.answers]
-    assert rows == [90] * n_pass * n_starts + [120] * 2
+    assert rows == [90] * sum(passes[:-1]) + [120] * PASSES_ON_ALL
     *lines, verdict = capsys.readouterr().out.splitlines()
     kinds = [line.split("(")[1].split(")")[0] for line in lines if "pass   1 " in line]
-    assert kinds == [*init * (n_starts // 2), "chosen"]
+    assert kinds == [*init, "best"] * n_parts + ["chosen"]
     assert "rows held out" in verdict
 
 

@@ -209,7 +209,7 @@ def test_living_experts_are_left_alone():
 # --------------------------------------------------------------------- choice
 def held(table, losses):
     table, losses = np.asarray(table, float), np.asarray(losses, float)
-    return HeldOut(table, losses, np.zeros_like(table), -9.0, [], [])
+    return HeldOut(table, losses, np.zeros_like(table), -9.0, [], [], None)
 
 
 def chosen(*tables_and_losses):

@@ -370,7 +370,7 @@ def test_pulled_classifiers_answer_for_the_mixture(expert, monkeypatch):
 @pytest.mark.parametrize("final", ["refit", "average"])
 def test_pulled_cross_fitted_experts(final, monkeypatch):
     """The training rows are judged out of fold: worse than they score in sample."""
-    monkeypatch.setattr(_train, "choose", lambda held, parts: Choice(strength=0.5))
+    monkeypatch.setattr(_train, "choose", lambda held, parts: (0, Choice(strength=0.5)))
     model = MoERegressor(TREE, **QUICK, final=final).fit(X, Y)
     assert model.shrinkage_ == 0.5
     said = np.stack([each.predict(X) for each in model.experts_], axis=1)
@@ -380,7 +380,7 @@ def test_pulled_cross_fitted_experts(final, monkeypatch):
 
 
 def test_pulled_models_survive_pickle_and_jobs(monkeypatch):
-    monkeypatch.setattr(_train, "choose", lambda held, parts: Choice(strength=0.5))
+    monkeypatch.setattr(_train, "choose", lambda held, parts: (0, Choice(strength=0.5)))
     tree = DecisionTreeRegressor(max_depth=2, max_features=1)
     model = MoERegressor(tree, **{**QUICK, "max_iter": 3}, n_jobs=1).fit(X, Y)
     for other in (
@@ -563,7 +563,7 @@ def test_the_penalty_of_the_gate_is_chosen():
 def test_the_variant_that_is_chosen_is_the_one_that_is_fitted(monkeypatch):
     norms = []
     for which, alpha in enumerate(ALPHAS):
-        monkeypatch.setattr(_train, "choose", lambda *_, i=which: Choice(gate=i))
+        monkeypatch.setattr(_train, "choose", lambda *_, i=which: (0, Choice(gate=i)))
         model = MoERegressor(**QUICK).fit(X, Y)
         assert model.gate_.alpha == alpha
         norms.append(np.linalg.norm(model.gate_.coef_))
@@ -626,7 +626,7 @@ def test_kinds_of_starts_by_name(cross_fit, capsys):
     model.set_params(init=kinds, cross_fit=cross_fit, verbose=1).fit(X, Y)
     names = starts_in(capsys.readouterr().out)
     once = [*kinds, "linear"]
-    assert names == (once if cross_fit is None else [*once * 2, "chosen"])
+    assert names == (once if cross_fit is None else [*once, "best"] * 2 + ["chosen"])
     assert model.score(X, Y) > 0.8
 
 
@@ -679,7 +679,7 @@ class _Column(StandardScaler):
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_warm_starts_keep_what_was_chosen(expert, strength, monkeypatch):
     monkeypatch.setattr(
-        _train, "choose", lambda held, parts: Choice(gate=2, strength=strength)
+        _train, "choose", lambda held, parts: (0, Choice(gate=2, strength=strength))
     )
     model = MoERegressor(expert, **QUICK, warm_start=True).fit(X, Y)
     before = copy.deepcopy(model)

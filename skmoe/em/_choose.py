@@ -89,6 +89,8 @@ class HeldOut:
         For each gate the mixture of unpulled experts.
     mixtures : list of list of (gate, pool)
         For each gate and strength the mixture that was tried.
+    run : EMResult
+        The run of EM that they come from.
     """
 
     table: np.ndarray
@@ -97,6 +99,7 @@ class HeldOut:
     single: float
     models: list[tuple[BaseGate, ExpertPool]]
     mixtures: list[list[tuple[BaseGate, ExpertPool]]]
+    run: EMResult
 
     def mixture(self, choice: Choice) -> tuple[BaseGate, ExpertPool]:
         """Return the mixture that was chosen."""
@@ -215,7 +218,7 @@ def hold_out(
             found = routed(test, *mixtures[-1][-1], rule)
             table[i, j], losses[i, j] = found.bound, loss(test, found)
             blind[i, j] = _blind(test, final, last)
-    return HeldOut(table, losses, blind, single, models, mixtures)
+    return HeldOut(table, losses, blind, single, models, mixtures, result)
 
 
 def _blind(problem: Problem, pool: ExpertPool, state: State) -> float:

@@ -1,9 +1,10 @@
 """From starts to a mixture that predicts.
 
-Where experts are judged out of fold: runs from all starts on part of the rows; the
-choice of gate and strength on the rest; one run on all rows, from where the best left
-off; the last passes. Where they are judged in sample: runs from all starts on all rows,
-and the last passes of the best.
+Where experts are judged out of fold: short runs from all starts on part of the rows,
+the best of them to its end; the choice of gate and strength on the rest; a pass on all
+rows, from where the chosen mixture left off, and no more, or another mixture than the
+one that was judged would come of it; the last passes. Where they are judged in sample:
+runs from all starts on all rows, and the last passes of the best.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from ._choose import (
 )
 from ._cross_fit import CrossFitPool, last_judge, numbers, predictor
 from ._cross_fit_gate import CrossFitGate, for_new_rows
-from ._engine import begin, resume, run
+from ._engine import begin, go_on, resume, run
 from ._problem import EMResult, Problem, State
 from ._settle import LAST_PASSES, Pooled, rescaled, settle
 from ._shared import Shared
@@ -46,6 +47,9 @@ SHORT, SHORT_FLEXIBLE = 20, 1
 
 FEW_PASSES = 4
 """Last passes by which starts are compared."""
+
+PASSES_ON_ALL = 1
+"""Passes on all rows of a mixture that was chosen on rows held out."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ class Mixture:
         What was learned: that of the residuals beside a shared expert.
     judge : ExpertPool
         What predicts, as it judges the training rows.
+    judged : sequence of EMResult
+        The runs of which the choice was made, one a split; none if nothing was chosen.
     """
 
     gate: BaseGate
@@ -163,6 +169,12 @@ class Mixture:
     choice: Choice
     problem: Problem
     judge: ExpertPool
+    judged: Sequence[EMResult] = ()
+
+    @property
+    def converged(self) -> bool:
+        """Whether EM converged, on the rows by which it was judged."""
+        return all(found.converged for found in self.judged or [self.run])
 
 
 def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
@@ -201,8 +213,10 @@ def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
         # Handed over for good: the first passes need the memory.
         return begin(problem, gate, plan.pool, start.pop())
 
-    result = run_one(problem, "chosen", first)
-    return finish(problem, result, plan, choice)
+    last = replace(problem, max_iter=min(problem.max_iter, PASSES_ON_ALL))
+    result = run_one(last, "chosen", first)
+    mixture = finish(problem, result, plan, choice)
+    return replace(mixture, judged=[each.run for each in held])
 
 
 def _hold_out(
@@ -216,11 +230,19 @@ def _hold_out(
         if learn.shared is not None:
             test = learn.shared.left_over(test, new=True)
         part = replace(part, train=learn, test=test)
-        runs = run_all(shortened(learn, few.pool), few, run_one)
-        worth = [_worth(learn, found, plan.rule) for found in runs]
-        best = runs[int(np.argmax(worth))]
-        held.append(hold_out(part, best, few.gates, plan.rule))
+        held.append(hold_out(part, _best_run(learn, few, run_one), few.gates, few.rule))
     return held
+
+
+def _best_run(problem: Problem, plan: Plan, run_one: Run) -> EMResult:
+    """Run EM from every start for a few passes, and from the best to its end."""
+    if len(plan.starts) == 1:
+        return run_all(problem, plan, run_one)[0]
+    runs = run_all(shortened(problem, plan.pool), plan, run_one)
+    best = runs[int(np.argmax([_worth(problem, found, plan.rule) for found in runs]))]
+    if best.converged or run_one.stopped:
+        return best
+    return run_one(problem, "best", lambda: go_on(problem, best))
 
 
 def run_all(problem: Problem, plan: Plan, run_one: Run) -> list[EMResult]:
@@ -243,9 +265,9 @@ def count_runs(problem: Problem, plans: Sequence[Plan]) -> int:
     if plans[0].choice is not None:
         return len(plans[0].starts)
     rigid = plans[0].pool.slack == 0
-    return (
-        count_splits(problem, rigid=rigid) * sum(len(plan.starts) for plan in plans) + 1
-    )
+    n_starts = [len(plan.starts) for plan in plans]
+    each = sum(number + (number > 1) for number in n_starts)
+    return count_splits(problem, rigid=rigid) * each + 1
 
 
 def shortened(problem: Problem, pool: ExpertPool) -> Problem:

@@ -288,7 +288,7 @@ class BaseMoE(
         vars(self).update(attributes)
         self.history_ = runs.history
         self._set_record(mixture)
-        self._warn_of(mixture.run)
+        self._warn_of(mixture)
         self._warn_of_fallbacks(models)
         return self
 

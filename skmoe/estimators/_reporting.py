@@ -52,7 +52,7 @@ class ReportingMixin:
         self.lower_bound_ = result.lower_bound
         self.lower_bounds_ = np.array([info.bound for info in result.passes])
         self.n_iter_ = result.n_iter
-        self.converged_ = result.converged
+        self.converged_ = mixture.converged
         self.routed_bound_ = mixture.bound
         self.shrinkage_ = 1.0 - choice.strength
         self.held_out_ = {
@@ -89,10 +89,16 @@ class ReportingMixin:
             f"{self.n_experts_} experts serve next to no rows."
         )
 
-    def _warn_of(self, result) -> None:
-        if result.converged or result.n_iter < self.max_iter:  # a callback stopped it
+    def _warn_of(self, mixture: Mixture) -> None:
+        stopped = [
+            found
+            for found in mixture.judged or [mixture.run]
+            if not found.converged
+            and found.n_iter >= self.max_iter  # not by a callback
+        ]
+        if not stopped:
             return
-        gain = result.passes[-1].gain
+        gain = stopped[0].passes[-1].gain
         warnings.warn(
             f"EM stopped after max_iter={self.max_iter} passes while a pass still "
             f"raised the mean log-likelihood bound by {gain:.1e}, more than tol="
