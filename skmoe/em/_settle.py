@@ -113,7 +113,7 @@ def _gate_targets(problem: Problem, state: State, rule: RoutingRule) -> Routing:
     """Return the responsibilities that the gate is to learn."""
     if rule.asks_all(problem.n_experts):
         return state.resp
-    beta = TEMPERED if rule.top_k == 1 else 1.0
+    beta = TEMPERED if rule.top_k == 1 and not rule.ask_last else 1.0
     wide = RoutingRule(problem.width, ask_last=rule.ask_last)
     return routed(replace(problem, beta=beta), state.gate, state.pool, wide).resp
 

@@ -110,9 +110,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Starts, at most; the best is kept. "uniform", "single" and given
         responsibilities are one start each.
     max_iter : int, default=100
-        Passes of EM a start.
+        Passes of EM a run.
     tol : float, default=1e-4
-        A start has converged when a pass raises the bound by less, mean a row.
+        A run has converged when a pass raises the bound by less, mean a row.
     balance : float, default=0.0
         Least load of an expert in training, in units of an even share: 0 lets true,
         uneven regimes be, 1 makes all loads equal. It acts on the responsibilities
@@ -160,12 +160,13 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Mean a row of the log-likelihood bound where EM ended, over the experts that
         training keeps for a row; out of fold if cross-fitted.
     lower_bounds_ : ndarray of shape (`n_iter_`,)
-        The bound after each pass of the run of EM that was kept.
+        The bound after each pass of the run of EM on all rows.
     history_ : list of dict
-        Every run of EM, in turn: the kind of its "start" ("chosen" goes on from what
-        rows held out chose) and its "n_experts"; for each pass "bounds", means over
-        the rows of the run, "experts_accepted", how many experts were renewed, and
-        "gate_accepted", whether the gate was.
+        Every run of EM, in turn: the kind of its "start" ("best" goes on from the best
+        of the short runs before it, "chosen" from what rows held out chose) and its
+        "n_experts"; for each pass "bounds", means over the rows of the run,
+        "experts_accepted", how many experts were renewed, and "gate_accepted", whether
+        the gate was.
     routed_bound_ : float
         Mean a row of the log-likelihood of the returned model, over the experts that
         predict asks, before calibration; out of fold if cross-fitted. In sample it
@@ -189,9 +190,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     shared_expert_ : estimator
         The fitted shared expert, if the mixture has one.
     n_iter_ : int
-        Passes of the run of EM that was kept.
+        Passes of the run of EM on all rows: one where rows held out chose the mixture
+        that it goes on from, as more would make another one of it.
     converged_ : bool
-        Whether that run converged.
+        Whether EM converged; where rows were held out, in the runs that were judged.
     temperature_ : float
         Class probabilities are raised to ``1 / temperature_`` and renormalised: above 1
         the experts were too sure. Chosen on rows held out, 1 where none were. Records
