@@ -23,7 +23,7 @@ from sklearn.utils import estimator_html_repr
 from sklearn.utils.fixes import parse_version
 
 from skmoe import MoEClassifier, MoERegressor
-from skmoe.em._train import PASSES_ON_ALL, SHORT_FLEXIBLE
+from skmoe.em._train import PASSES_ON_ALL
 from skmoe.gates import SoftmaxGate
 
 pytestmark = pytest.mark.filterwarnings(
@@ -467,7 +467,7 @@ def test_a_callback_gets_a_model_that_predicts(name):
 
 @pytest.mark.parametrize("kind", ["linear", "tree"])
 def test_a_callback_hears_of_held_out_rows(kind, capsys):
-    """Every start on each part of the rows and the best to its end, then all rows."""
+    """Every start on each part of the rows, then a pass on all."""
     pytest.importorskip("sklearn.callback")
     recorder = Recorder()
     params = {**QUICK, "cross_fit": "auto", "n_init": 2, "max_iter": 2}
@@ -475,8 +475,8 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys):
     init = ["kmeans", "random"]
     model = MoERegressor(expert, init=init, **params, tol=0.0, verbose=1)
     model.set_callbacks(recorder).fit(X, Y)
-    n_parts, n_short = (4, 2) if kind == "linear" else (2, min(2, SHORT_FLEXIBLE))
-    passes = [n_short, n_short, 2] * n_parts + [PASSES_ON_ALL]
+    n_parts = 4 if kind == "linear" else 2
+    passes = [2, 2] * n_parts + [PASSES_ON_ALL]
     assert recorder.ended("start") == list(range(len(passes)))
     assert recorder.ended("pass") == [i for n_pass in passes for i in range(n_pass)]
     assert [event[0] for event in recorder.heard[:2]] == ["setup", "begin"]
@@ -485,7 +485,7 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys):
     assert rows == [90] * sum(passes[:-1]) + [120] * PASSES_ON_ALL
     *lines, verdict = capsys.readouterr().out.splitlines()
     kinds = [line.split("(")[1].split(")")[0] for line in lines if "pass   1 " in line]
-    assert kinds == [*init, "best"] * n_parts + ["chosen"]
+    assert kinds == [*init * n_parts, "chosen"]
     assert "rows held out" in verdict
 
 

@@ -358,10 +358,3 @@ def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:
         support = Routing(best, log_best, problem.n_experts)
     terms = evaluate(problem, pool, support)
     return expect(problem, gate, pool, [(support, terms)])
-
-
-def go_on(problem: Problem, result: EMResult) -> State:
-    """Return the state in which a run ended."""
-    support = result.resp.with_weights(log_proba_at(problem, result.gate, result.resp))
-    terms = evaluate(problem, result.pool, support)
-    return expect(problem, result.gate, result.pool, [(support, terms)])

@@ -1,9 +1,9 @@
 """From starts to a mixture that predicts.
 
-Where experts are judged out of fold: short runs from all starts on part of the rows,
-the best of them to its end; the choice of gate and strength on the rest; a pass on all
-rows, from where the chosen mixture left off, and no more, or another mixture than the
-one that was judged would come of it; the last passes. Where they are judged in sample:
+Where experts are judged out of fold: runs from all starts on part of the rows; the
+choice of gate and strength of the best on the rest; a pass on all rows, from where the
+chosen mixture left off, and no more, or another mixture than the one that was judged
+would come of it; the last passes. Where they are judged in sample:
 runs from all starts on all rows, and the last passes of the best.
 """
 
@@ -36,14 +36,11 @@ from ._choose import (
 )
 from ._cross_fit import CrossFitPool, last_judge, numbers, predictor
 from ._cross_fit_gate import CrossFitGate, for_new_rows
-from ._engine import begin, go_on, resume, run
+from ._engine import begin, resume, run
 from ._problem import EMResult, Problem, State
 from ._settle import LAST_PASSES, Pooled, rescaled, settle
 from ._shared import Shared
 from ._starts import PORTFOLIO, STARTS, complete, initial
-
-SHORT, SHORT_FLEXIBLE = 20, 1
-"""Passes of a start while rows are held out: of grouped pools, of other learners."""
 
 FEW_PASSES = 4
 """Last passes by which starts are compared."""
@@ -230,19 +227,11 @@ def _hold_out(
         if learn.shared is not None:
             test = learn.shared.left_over(test, new=True)
         part = replace(part, train=learn, test=test)
-        held.append(hold_out(part, _best_run(learn, few, run_one), few.gates, few.rule))
+        runs = run_all(learn, few, run_one)
+        worth = [_worth(learn, found, plan.rule) for found in runs]
+        best = runs[int(np.argmax(worth))]
+        held.append(hold_out(part, best, few.gates, plan.rule))
     return held
-
-
-def _best_run(problem: Problem, plan: Plan, run_one: Run) -> EMResult:
-    """Run EM from every start for a few passes, and from the best to its end."""
-    if len(plan.starts) == 1:
-        return run_all(problem, plan, run_one)[0]
-    runs = run_all(shortened(problem, plan.pool), plan, run_one)
-    best = runs[int(np.argmax([_worth(problem, found, plan.rule) for found in runs]))]
-    if best.converged or run_one.stopped:
-        return best
-    return run_one(problem, "best", lambda: go_on(problem, best))
 
 
 def run_all(problem: Problem, plan: Plan, run_one: Run) -> list[EMResult]:
@@ -265,15 +254,8 @@ def count_runs(problem: Problem, plans: Sequence[Plan]) -> int:
     if plans[0].choice is not None:
         return len(plans[0].starts)
     rigid = plans[0].pool.slack == 0
-    n_starts = [len(plan.starts) for plan in plans]
-    each = sum(number + (number > 1) for number in n_starts)
-    return count_splits(problem, rigid=rigid) * each + 1
-
-
-def shortened(problem: Problem, pool: ExpertPool) -> Problem:
-    """Return the problem with the passes that a start is judged after."""
-    n_pass = SHORT if pool.slack == 0 else SHORT_FLEXIBLE
-    return replace(problem, max_iter=min(problem.max_iter, n_pass))
+    n_starts = sum(len(plan.starts) for plan in plans)
+    return count_splits(problem, rigid=rigid) * n_starts + 1
 
 
 def _worth(problem: Problem, result: EMResult, rule: RoutingRule) -> float:
@@ -339,8 +321,7 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
     memorise rows; of the starts of every kind the best is taken.
     """
     random = np.random.RandomState(start.seed)
-    max_iter = min(problem.max_iter, SHORT)
-    problem = replace(problem, X=linear_view(problem), max_iter=max_iter)
+    problem = replace(problem, X=linear_view(problem))
     linear = linear_pool(problem, plan.pool)
     results = []
     for kind in PORTFOLIO:

@@ -162,11 +162,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     lower_bounds_ : ndarray of shape (`n_iter_`,)
         The bound after each pass of the run of EM on all rows.
     history_ : list of dict
-        Every run of EM, in turn: the kind of its "start" ("best" goes on from the best
-        of the short runs before it, "chosen" from what rows held out chose) and its
-        "n_experts"; for each pass "bounds", means over the rows of the run,
-        "experts_accepted", how many experts were renewed, and "gate_accepted", whether
-        the gate was.
+        Every run of EM, in turn: the kind of its "start" ("chosen" goes on from what
+        rows held out chose) and its "n_experts"; for each pass "bounds", means over
+        the rows of the run, "experts_accepted", how many experts were renewed, and
+        "gate_accepted", whether the gate was.
     routed_bound_ : float
         Mean a row of the log-likelihood of the returned model, over the experts that
         predict asks, before calibration; out of fold if cross-fitted. In sample it
