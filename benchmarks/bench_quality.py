@@ -235,16 +235,18 @@ def quality(model, fold: Fold) -> dict[str, float]:
 
 
 def course(model) -> dict[str, Any]:
-    """Return how EM went, if the model is a mixture."""
+    """Return how EM went, in all of its runs, if the model is a mixture."""
     if not hasattr(model, "lower_bounds_"):
         return {}
     bounds = np.asarray(model.lower_bounds_)
+    runs = [np.asarray(told["bounds"]) for told in model.history_]
+    falls = [-np.diff(run, prepend=run[0]).min() for run in runs]
     return {
         "lower_bound": float(model.lower_bound_),
         "lower_bounds": bounds.tolist(),
         "n_iter": int(model.n_iter_),
         "converged": bool(model.converged_),
-        "largest_fall": float(abs(np.diff(bounds, prepend=bounds[0]).min())),
+        "largest_fall": float(max(0.0, *falls)),
         "returns_best_pass": bool(abs(model.lower_bound_ - bounds.max()) <= TIE),
     }
 
@@ -592,7 +594,7 @@ def times(frame: pd.DataFrame) -> str:
 # ---- ranks
 def ranks(frame: pd.DataFrame, plot: Path | None, link: str | None) -> str:
     """Return the mean ranks and their tests, and draw them if a file is named."""
-    nll = wide(frame)["nll"][RANKED].dropna()
+    nll = wide(frame)["nll"][RANKED].dropna(axis=1, how="all").dropna()
     n_pairs, n_methods = nll.shape
     if n_pairs < 2:
         return "Too few sets have all of the methods that are ranked."
@@ -601,7 +603,7 @@ def ranks(frame: pd.DataFrame, plot: Path | None, link: str | None) -> str:
     cd = float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_pairs)))
     text = RANKS.format(
         n=n_pairs,
-        methods=", ".join(f"`{method}`" for method in RANKED),
+        methods=", ".join(f"`{method}`" for method in nll.columns),
         p=friedmanchisquare(*nll.to_numpy().T).pvalue,
         cd=cd,
         level=LEVEL,
