@@ -3,8 +3,8 @@
 Where experts are judged out of fold: runs from all starts on part of the rows; the
 choice of gate and strength of the best on the rest; a pass on all rows, from where the
 chosen mixture left off, and no more, or another mixture than the one that was judged
-would come of it; the last passes. Where they are judged in sample:
-runs from all starts on all rows, and the last passes of the best.
+would come of it; the last passes. Where they are judged in sample: runs from all starts
+on all rows, and the last passes of the best.
 """
 
 from __future__ import annotations
