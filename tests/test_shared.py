@@ -13,7 +13,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.em import Problem, begin, initial, resume
-from skmoe.em._choose import HeldOut, Split, choose
+from skmoe.em._choose import PULLS, HeldOut, Split, choose
 from skmoe.em._engine import revived
 from skmoe.em._shared import Shared
 from skmoe.experts import make_pool
@@ -208,7 +208,12 @@ def test_living_experts_are_left_alone():
 
 # --------------------------------------------------------------------- choice
 def held(table, losses):
-    table, losses = np.asarray(table, float), np.asarray(losses, float)
+    """Return what rows held out say; with one learner there is one to be pulled to."""
+    missing = (0, 0), (0, len(PULLS) - len(table[0]))
+    table, losses = (
+        np.pad(np.asarray(each, float), missing, constant_values=np.nan)
+        for each in (table, losses)
+    )
     return HeldOut(table, losses, np.zeros_like(table), -9.0, [], [], None)
 
 
@@ -245,6 +250,15 @@ def test_means_are_compared_across_plans():
     assert best.pooled == -2.0
     plan, _ = chosen(([-0.5] * 5, [0.805] * 5), plain)
     assert plan == 0
+
+
+def test_experts_of_a_list_may_go_to_the_best_learner():
+    own, best = [-2.0, -1.9, -1.8, -1.7, -1.6], [-1.0, -0.9, -1.2, -1.3]
+    _, found = chosen((own + best, [1.0, 1.2, 1.2, 1.3, 1.4, 0.9, 0.9, 0.9, 0.9]))
+    assert (found.strength, found.to_best) == (0.25, True)
+    assert (found.mixture, found.pooled) == (-0.9, -1.0)
+    _, found = chosen((own + best, [1.0, 0.8, 0.8, 0.8, 0.8, 0.9, 0.9, 0.9, 0.9]))
+    assert (found.strength, found.to_best) == (1.0, False)
 
 
 # ---------------------------------------------------------------- what it says

@@ -133,6 +133,53 @@ def test_blended_experts_by_hand(kind, strength):
         assert_allclose(answer, table[:, k], atol=1e-12 if regress else 1e-3)
 
 
+@a_strength
+def test_experts_pulled_to_one_of_the_learners(strength):
+    problem = problem_of(Y)
+    pool = pool_of([Ridge(1e6), TREE, Ridge(1e6)])
+    pool.fit(X, problem.y, Routing.from_dense(WEIGHT[:, None] * soft()))
+    pooled = Pooled.of(problem, pool)
+    best = pooled.best(problem)
+    assert type(pooled.pool.learners[best]) is type(TREE)
+    pooled = pooled.only(best)
+    alone = clone(TREE).fit(X, Y, WEIGHT).predict(X)
+    said = np.stack([each.predict(X) for each in pool.estimators()], axis=1)
+    expected = (1 - strength) * alone[:, None] + strength * said
+    dense, few = Routing.from_dense(soft()), holes()
+    for target in (pooled, pooled.finished(problem)):
+        blended = target.pull(pool, strength)
+        assert_allclose(blended.predict(X, dense)[..., 0], expected, atol=1e-12)
+        assert_allclose(blended.evaluate(X, problem.y, dense)[..., 0], expected)
+        at = np.take_along_axis(expected, few.indices.clip(0), axis=1)
+        at = np.where(few.indices < 0, 0.0, at)
+        assert_allclose(blended.predict(X, few)[..., 0], at, atol=1e-12)
+        for k, expert in enumerate(blended.estimators()):
+            assert_allclose(expert.predict(X), expected[:, k], atol=1e-12)
+    # Of the learners, those of no expert are not kept for new rows.
+    assert pooled.finished(problem).pool.n_experts == 1
+
+
+def test_learners_of_no_expert_are_not_asked(monkeypatch):
+    problem = problem_of(Y)
+    pool = pool_of([Ridge(), TREE, Ridge()])
+    pool.fit(X, problem.y, Routing.from_dense(soft()))
+    blended = Pooled.of(problem, pool).only(1).pull(pool, 0.0)
+    asked = []
+
+    class Watched(type(TREE)):
+        def predict(self, X):
+            asked.append(len(X))
+            return super().predict(X)
+
+    for each in blended.pooled.fitted:
+        if isinstance(each, Ridge):
+            monkeypatch.setattr(each, "predict", None)
+        else:
+            each.__class__ = Watched
+    blended.predict(X, Routing.from_dense(soft()))
+    assert asked == [N]
+
+
 def test_blended_and_remembered_pools_are_not_fitted():
     problem = problem_of(Y)
     pool = pool_of(REGRESSORS).fit(X, problem.y, Routing.from_dense(soft()))
@@ -389,6 +436,38 @@ def test_pulled_models_survive_pickle_and_jobs(monkeypatch):
     ):
         assert_array_equal(other.predict(X), model.predict(X))
         assert_array_equal(other.gate_proba(X), model.gate_proba(X))
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_a_list_pulled_to_its_best_learner(kind, monkeypatch):
+    choice = Choice(strength=0.0, to_best=True)
+    monkeypatch.setattr(_train, "choose", lambda held, parts: (0, choice))
+    if kind == "regression":
+        experts, target, cls = [Ridge(1e6), TREE], Y, MoERegressor
+    else:
+        dull = LogisticRegression(C=1e-6)
+        experts, target, cls = [dull, CLASS_TREE], LABELS, MoEClassifier
+    model = cls(experts, **QUICK, warm_start=True).fit(X, target)
+    alone = clone(experts[1]).fit(X, target)
+    assert model.shrinkage_ == 1.0
+    assert_allclose(model.predict(X), alone.predict(X), atol=1e-9)
+    again = model.fit(X, target)  # what was chosen stays chosen
+    assert_allclose(again.predict(X), alone.predict(X), atol=1e-9)
+
+
+def test_a_list_is_no_worse_than_its_best_learner():
+    """Of the learners one explains y; noise, which varies, is left to the gate."""
+    rng = np.random.default_rng(2)
+    x = rng.uniform(-2, 2, size=(800, 2))
+    y = np.sign(np.sin(4 * x[:, 0])) + np.exp(x[:, 1]) * 0.3 * rng.normal(size=800)
+    tree = DecisionTreeRegressor(max_depth=4, random_state=0)
+    options = {"n_experts": 2, "top_k": 1, "random_state": 0}
+    model = MoERegressor([Ridge(), tree], **options).fit(x[:400], y[:400])
+    alone = clone(tree).fit(x[:400], y[:400]).predict(x[400:])
+    error = np.mean((y[400:] - alone) ** 2)
+    nll = 0.5 * np.log(2 * np.pi * error) + 0.5
+    assert model.score_samples(x[400:], y[400:]).mean() > -nll + 0.05
+    assert np.mean((y[400:] - model.predict(x[400:])) ** 2) < error
 
 
 # ------------------------------------------------------------------- the choices

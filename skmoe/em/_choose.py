@@ -26,7 +26,11 @@ from ._problem import EMResult, Problem, State, learning_mass
 from ._settle import Pooled, rescaled, routed, settle
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Weights of an expert against its pooled fit."""
+"""Weights of an expert against the pooled fit."""
+
+PULLS = tuple((a, False) for a in STRENGTHS) + tuple((a, True) for a in STRENGTHS[:-1])
+"""A strength, and whether experts are pulled to the best learner instead of their own;
+where all have the same learner, or a shared one stands beside them, that is none."""
 
 PARTS = 4
 """One row in so many is held out."""
@@ -76,11 +80,12 @@ class HeldOut:
 
     Attributes
     ----------
-    table : (n_gates, n_strengths) array
-        Mean log-likelihood a row of the mixture, as predict routes it.
-    losses : (n_gates, n_strengths) array
+    table : (n_gates, n_pulls) array
+        Mean log-likelihood a row of the mixture, as predict routes it; NaN where a
+        pull is none.
+    losses : (n_gates, n_pulls) array
         How wrong its point predictions are; see `loss`.
-    blind : (n_gates, n_strengths) array
+    blind : (n_gates, n_pulls) array
         Log-likelihood of the same experts under a gate that ignores x; NaN where they
         are very many.
     single : float
@@ -88,7 +93,7 @@ class HeldOut:
     models : list of (gate, pool)
         For each gate the mixture of unpulled experts.
     mixtures : list of list of (gate, pool)
-        For each gate and strength the mixture that was tried.
+        For each gate and pull the mixture that was tried.
     run : EMResult
         The run of EM that they come from.
     """
@@ -103,7 +108,8 @@ class HeldOut:
 
     def mixture(self, choice: Choice) -> tuple[BaseGate, ExpertPool]:
         """Return the mixture that was chosen."""
-        return self.mixtures[choice.gate][STRENGTHS.index(choice.strength)]
+        pull = choice.strength, choice.to_best
+        return self.mixtures[choice.gate][PULLS.index(pull)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,9 @@ class Choice:
     gate : int
         Which variant.
     strength : float
-        Weight of the experts against their pooled fits.
+        Weight of the experts against the pooled fits.
+    to_best : bool
+        Whether that is the fit of the best learner, else each expert's own.
     mixture, blind, pooled, single : float
         Held-out log-likelihood a row of the mixture chosen, of the same with a gate
         that ignores x, of the best mixture whose experts are the pooled fit, and of
@@ -126,6 +134,7 @@ class Choice:
 
     gate: int = 0
     strength: float = 1.0
+    to_best: bool = False
     mixture: float = np.nan
     blind: float = np.nan
     pooled: float = np.nan
@@ -171,7 +180,7 @@ def hold_out(
     gates: Sequence[BaseGate],
     rule: RoutingRule,
 ) -> HeldOut:
-    """Try each gate and strength on the rows held out.
+    """Try each gate and pull on the rows held out.
 
     Parameters
     ----------
@@ -185,18 +194,24 @@ def hold_out(
     """
     train, test, rigid = split.train, split.test, result.pool.slack == 0
     pooled = Pooled.of(train, result.pool)
-    pooled_new = pooled.finished(train)
-    single = _single(split, pooled, pooled_new)
+    targets = [pooled]
+    if pooled.pool.n_experts > 1 and train.shared is None:
+        targets.append(pooled.only(pooled.best(train)))
+    targets_new = [target.finished(train) for target in targets]
+    single = _single(split, pooled, targets_new[0])
     pool = result.pool
     mass = learning_mass(train, pool, result.resp.scaled(train.sample_weight))
     new = pool.finished(train.X, train.y, mass)
     asked = new
     if not rigid:  # the experts stay: ask them once
-        pool, pooled = train.remember(pool), pooled.remember(train)
-        asked, pooled_new = test.remember(new), pooled_new.remember(test)
-    table, models = np.empty((len(gates), len(STRENGTHS))), []
-    losses, blind = np.empty_like(table), np.empty_like(table)
+        pool, asked = train.remember(pool), test.remember(new)
+        targets = [target.remember(train) for target in targets]
+        targets_new = [target.remember(test) for target in targets_new]
+    models: list[tuple[BaseGate, ExpertPool]] = []
     mixtures: list[list[tuple[BaseGate, ExpertPool]]] = []
+    pulls = PULLS[: len(STRENGTHS)] if len(targets) == 1 else PULLS
+    table = np.full((len(gates), len(PULLS)), np.nan)
+    losses, blind = np.full_like(table, np.nan), np.full_like(table, np.nan)
     for i, variant in enumerate(gates):
         gate = copy.copy(result.gate).set_params(**variant.get_params())
         for _ in range(GATE_UPDATES):
@@ -209,10 +224,11 @@ def hold_out(
         models.append((for_new_rows(train, state.gate, state.resp), copy.copy(new)))
         models[-1][1].scale = state.pool.scale
         mixtures.append([])
-        for j, strength in enumerate(STRENGTHS):
-            judge = rescaled(train, pooled.pull(state.pool, strength), state.resp)
+        for j, (strength, to_best) in enumerate(pulls):
+            pulled = targets[to_best].pull(state.pool, strength)
+            judge = rescaled(train, pulled, state.resp)
             last = settle(train, state.gate, judge, rule, GATE_PASSES, learn=False)
-            final = copy.copy(pooled_new.pull(asked, strength))
+            final = copy.copy(targets_new[to_best].pull(asked, strength))
             final.scale = last.pool.scale
             mixtures[-1].append((for_new_rows(train, last.gate, last.resp), final))
             found = routed(test, *mixtures[-1][-1], rule)
@@ -270,7 +286,7 @@ def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
 def choose(
     tried: Sequence[Sequence[HeldOut]], split: Sequence[Split]
 ) -> tuple[int, Choice]:
-    """Return the plan, gate and strength with the best held-out log-likelihood.
+    """Return the plan, gate and pull with the best held-out log-likelihood.
 
     Of those whose point predictions are next to the best: no more than `SHARE_OF_GAIN`
     of what the best gains over the pooled fit is given up, or `SHARE_OF_LOSS` of the
@@ -297,16 +313,19 @@ def choose(
         )
 
     table, losses = mean(lambda h: h.table), mean(lambda h: h.losses)
-    pooled, best = losses[..., 0].min(), losses.min()
+    fits = [j for j, (a, _) in enumerate(PULLS) if a == 0.0]
+    pooled, best = np.nanmin(losses[..., fits]), np.nanmin(losses)
     given_up = max(SHARE_OF_GAIN * (pooled - best), SHARE_OF_LOSS * pooled)
     allowed = losses <= (best + given_up) * (1 + ROUNDING)
     at = np.argmax(np.where(allowed, table, -np.inf))
-    plan, gate, strength = (int(i) for i in np.unravel_index(at, table.shape))
+    plan, gate, pull = (int(i) for i in np.unravel_index(at, table.shape))
+    strength, to_best = PULLS[pull]
     return plan, Choice(
         gate,
-        STRENGTHS[strength],
-        mixture=float(table[plan, gate, strength]),
-        blind=float(mean(lambda h: h.blind)[plan, gate, strength]),
-        pooled=float(table[plan, :, 0].max()),
+        strength,
+        to_best,
+        mixture=float(table[plan, gate, pull]),
+        blind=float(mean(lambda h: h.blind)[plan, gate, pull]),
+        pooled=float(np.nanmax(table[plan, :, fits])),
         single=float(mean(lambda h: h.single)[plan]),
     )

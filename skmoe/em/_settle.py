@@ -190,6 +190,17 @@ class Pooled:
         """Return the routing that gives each learner all rows, alike."""
         return all_rows(problem, self.pool.n_experts)
 
+    def best(self, problem: Problem) -> int:
+        """Return which learner alone, with one noise scale, suits the rows best."""
+        mass = self.everyone(problem)
+        judge = rescaled(problem, self.pool, mass)
+        log_lik = judge.log_likelihood(problem.X, problem.y, mass)
+        return int(np.argmax(mass.sum_by_expert(mass.weights * log_lik)))
+
+    def only(self, learner: int) -> Pooled:
+        """Return one of the learners as that of all experts."""
+        return Pooled(self.pool, np.full_like(self.learner_of, learner))
+
     def pull(self, pool: ExpertPool, strength: float) -> ExpertPool:
         """Return a pool of blended experts."""
         return pool.pulled(self.pool, self.learner_of, strength)
@@ -204,7 +215,8 @@ class Pooled:
             return Pooled(problem.shared.pool, self.learner_of)
         mass = learning_mass(problem, self.pool, self.everyone(problem))
         done = self.pool.finished(problem.X, problem.y, mass)
-        return Pooled(done, self.learner_of)
+        used, learner_of = np.unique(self.learner_of, return_inverse=True)
+        return Pooled(done.take(used), learner_of)
 
 
 def some(pool: ExpertPool, which: np.ndarray) -> ExpertPool:

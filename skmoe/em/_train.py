@@ -305,11 +305,7 @@ def started(
 def single_start(problem: Problem, plan: Plan) -> Routing:
     """Return responsibilities that give all rows to the best learner alone."""
     pooled = Pooled.of(problem, plan.pool)
-    mass = pooled.everyone(problem)
-    judge = rescaled(problem, pooled.pool, mass)
-    log_lik = judge.log_likelihood(problem.X, problem.y, mass)
-    worth = mass.sum_by_expert(mass.weights * log_lik)
-    expert = int(np.argmax(worth[pooled.learner_of]))
+    expert = int(np.argmax(pooled.learner_of == pooled.best(problem)))
     labels = np.full(problem.sample_weight.shape[0], expert)
     return Routing.from_labels(like(labels, problem.sample_weight), problem.n_experts)
 
@@ -374,6 +370,8 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
         return Mixture(gate, own, own, resp, bound, result, choice, problem, judge)
 
     pooled = Pooled.of(problem, judge) if choice.strength < 1.0 else None
+    if pooled is not None and choice.to_best:
+        pooled = pooled.only(pooled.best(problem))
     final = copy.copy(own)
     if pooled is not None:
         final = copy.copy(pooled.finished(problem).pull(own, choice.strength))

@@ -219,8 +219,11 @@ class PlanningMixin:
         problem = plan.left_over(problem)
         state = self._warm_state(problem, gate, plan)
         result = runs(problem, "warm", lambda: state)
-        temperature = getattr(self, "temperature_", 1.0)
-        choice = Choice(strength=1.0 - self.shrinkage_, temperature=temperature)
+        choice = Choice(
+            strength=1.0 - self.shrinkage_,
+            to_best=self._to_best,
+            temperature=getattr(self, "temperature_", 1.0),
+        )
         return finish(problem, result, plan, choice)
 
     # -------------------------------------------------------------- warm start

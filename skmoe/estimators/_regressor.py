@@ -188,8 +188,9 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         predict asks; out of fold if cross-fitted. In sample it equals the mean of
         ``score_samples`` on the training rows.
     shrinkage_ : float
-        How far experts are drawn to their learner fitted on all rows: 0 is not at
-        all, 1 makes them that learner. Chosen on rows held out; 0 where none were.
+        How far experts are drawn to a learner fitted on all rows: 0 is not at all, 1
+        makes them that learner. It is their own or, where a list has several, the
+        best of these, if that does better. Chosen on rows held out; 0 where none were.
     held_out_ : dict of str to float
         Mean log-likelihood of rows held out: of the "mixture" as chosen, of the same
         with a "constant_gate", of the best with ``shrinkage_`` 1 ("pooled"), and of

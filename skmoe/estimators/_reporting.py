@@ -54,7 +54,7 @@ class ReportingMixin:
         self.n_iter_ = result.n_iter
         self.converged_ = mixture.converged
         self.routed_bound_ = mixture.bound
-        self.shrinkage_ = 1.0 - choice.strength
+        self.shrinkage_, self._to_best = 1.0 - choice.strength, choice.to_best
         self.held_out_ = {
             "mixture": choice.mixture,
             "constant_gate": choice.blind,
@@ -84,7 +84,8 @@ class ReportingMixin:
         )
         return (
             f"{worth} on rows held out, of which {self.routing_gain_:.3f} come from "
-            f"the gate. Experts keep {1.0 - self.shrinkage_:.0%} of their own answers; "
+            f"the gate. Experts keep {1.0 - self.shrinkage_:.0%} of their own answers"
+            f"{', the rest is the best learner' if self._to_best else ''}; "
             f"{int(np.sum(self.expert_load_ < IDLE / self.n_experts_))} of "
             f"{self.n_experts_} experts serve next to no rows."
         )

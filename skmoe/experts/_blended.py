@@ -78,14 +78,22 @@ class BlendedPool(DerivedPool):
         return (1.0 - self.strength) * base + self.strength * own
 
     def _everyone(self, routing: Routing) -> Routing:
-        """Return the routing of all rows to all pooled learners."""
-        ones = np.ones((routing.shape[0], self.pooled.n_experts))
-        return Routing.from_dense(like(ones, routing.weights, routing.weights.dtype))
+        """Return the routing of all rows to the pooled learners of the experts."""
+        used, n_pooled = np.unique(self.learner_of), self.pooled.n_experts
+        ones = np.ones((routing.shape[0], len(used)))
+        all_used = Routing.from_dense(
+            like(ones, routing.weights, routing.weights.dtype)
+        )
+        if len(used) == n_pooled:
+            return all_used
+        indices = like(used, routing.indices)[all_used.indices]
+        return Routing(indices, all_used.weights, n_pooled)
 
     def _at(self, routing: Routing, base: Array) -> Array:
         """Return pooled values (n, u, q) at the entries of a routing, (n, m, q)."""
         xp = namespace(base)
-        learner_of = like(self.learner_of, routing.indices)
+        place = np.unique(self.learner_of, return_inverse=True)[1]
+        learner_of = like(place, routing.indices)
         flat = xp.reshape(filled(routing.indices), (-1,))
         which = xp.reshape(xp.take(learner_of, flat), routing.shape)
         found = xp.take_along_axis(base, which[:, :, None], axis=1)
