@@ -10,6 +10,7 @@
   here. Needs SKMOE_ORACLE, the folder of ``oracle.json``.
 - cold: the first fit of a fresh process, kernels not compiled yet, and compiled by a
   process before, against the second fit of the same process.
+- small: default fits of some hundred rows, by NumPy and by Numba.
 
     SKMOE_ORACLE=path/to/oracle python benchmarks/bench_em.py [--only linear,cold]
 """
@@ -29,11 +30,12 @@ from pathlib import Path
 
 import numpy as np
 import oracle
-from _timing import Timing, parser, run_parts, seconds
+from _timing import Timing, interleaved, parser, run_parts, seconds
 from sklearn.linear_model import Ridge
 from sklearn.tree import DecisionTreeRegressor
 from threadpoolctl import threadpool_limits
 
+from skmoe import MoEClassifier, MoERegressor
 from skmoe.backends import _numba, using
 from skmoe.em import PORTFOLIO, Problem, resume, step
 from skmoe.experts import make_pool
@@ -286,11 +288,38 @@ def bench_cold(report, args) -> None:
     )
 
 
+# ---------------------------------------------------------------- small tables
+def bench_small(report, args) -> None:
+    report.section(
+        "Default fits of small tables: d=10, 8 experts, one fit each in turn"
+    )
+    lines = []
+    for n in (300, 1000) if args.quick else (300, 1000, 3000):
+        random = np.random.default_rng(0)
+        X = random.standard_normal((n, 10))
+        y = X[:, 0] * X[:, 1] + random.standard_normal(n)
+        for model, target in ((MoERegressor, y), (MoEClassifier, y > 0)):
+            tasks = {
+                backend: model(random_state=0, backend=backend).fit
+                for backend in ("numpy", "numba")
+            }
+            tasks = {
+                name: functools.partial(fit, X, target) for name, fit in tasks.items()
+            }
+            times = interleaved(tasks, 3)
+            report.keep(f"small/{model.__name__}, n={n}", times)
+            walls = [times[name].wall for name in tasks]
+            ratio = f"{walls[0] / walls[1]:.2f}"
+            lines.append([n, model.__name__, *map(seconds, walls), ratio])
+    report.table(["rows", "", "NumPy", "Numba", "NumPy / Numba"], lines)
+
+
 PARTS = {
     "linear": bench_linear,
     "trees": bench_trees,
     "synth5": bench_synth5,
     "cold": bench_cold,
+    "small": bench_small,
 }
 
 if __name__ == "__main__":

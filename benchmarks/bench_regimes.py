@@ -6,9 +6,9 @@
 - ``rules``: the set ``mv``, each row of which follows one of a few fixed rules. Ridge
   experts, and a softmax gate that sees the numbers in bins, against boosted trees.
 - ``linear``: at most 32 ridge experts, two asked a row, against boosted trees, on the
-  regression sets. Four candidates (8 or 32 experts, columns as they are or with
-  splines and quantile ranks beside them) compete by ``held_out_``, so the test rows
-  choose nothing.
+  regression sets. Eight candidates (8 or 32 experts, columns as they are or with
+  splines and quantile ranks beside them, a softmax or a tied Gaussian gate) compete by
+  ``held_out_``, so the test rows choose nothing.
 
     SKMOE_DATA=path/to/data python benchmarks/bench_regimes.py [--only linear]
         [--sets a,b] [--rows 20000] [--seeds 5]
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from itertools import product
 
 import numpy as np
 from _timing import interleaved, parser, run_parts
@@ -38,7 +39,7 @@ from sklearn.preprocessing import (
 )
 
 from skmoe import MoERegressor
-from skmoe.gates import SoftmaxGate
+from skmoe.gates import GaussianGate, SoftmaxGate
 
 NOISE = 0.5
 BINS = 10
@@ -133,10 +134,11 @@ def widened(X: np.ndarray):
 def candidates(X: np.ndarray) -> dict:
     """Return the mixtures that compete."""
     found = {}
-    for n_experts in (FEW, MANY):
-        for before, name in ((FunctionTransformer(), ""), (widened(X), ", splines")):
-            mixture = MoERegressor(n_experts=n_experts, random_state=0)
-            found[f"{n_experts}{name}"] = make_pipeline(before, mixture)
+    befores = {"": FunctionTransformer(), ", splines": widened(X)}
+    gates = {"": SoftmaxGate(), ", Gaussian": GaussianGate("tied")}
+    for n_experts, before, gate in product((FEW, MANY), befores, gates):
+        mixture = MoERegressor(n_experts=n_experts, gate=gates[gate], random_state=0)
+        found[f"{n_experts}{before}{gate}"] = make_pipeline(befores[before], mixture)
     return found
 
 
@@ -203,7 +205,7 @@ def linear(report, args) -> None:
             "ratio",
             "predict: times as fast",
             "with its pipeline",
-            "fit s, all four",
+            "fit s, all eight",
         ],
         rows,
     )

@@ -50,7 +50,7 @@ __all__ = [
 
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 
-NUMBA_FROM = 1 << 17
+NUMBA_FROM = 1 << 12
 """Elements (rows times features or experts) from which kernels repay their start."""
 
 REGION_FROM = 1 << 12
