@@ -258,6 +258,8 @@ def test_a_splitter_gets_what_it_requests():
     np.testing.assert_array_equal(splitter.given[0], GROUPS)
 
 
+# On half of the rows an expert may own none outside a fold, as rounding decides.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
 @pytest.mark.parametrize("cross_fit", ["auto", GroupKFold(3)], ids=["auto", "splitter"])
 def test_groups_are_routed_through_a_search(cross_fit):
     model = MoERegressor(TREE, cross_fit=cross_fit, **QUICK)

@@ -169,7 +169,8 @@ def gate_of(kind, n, d, n_experts, rng):
     """Return X, coef and intercept whose logits are of a kind."""
     X, coef = rng.normal(size=(n, d)), rng.normal(size=(n_experts, d))
     intercept = rng.normal(size=n_experts)
-    if kind == "tied":
+    if kind == "tied":  # whole numbers, whose sums are exact in any order
+        X, coef = np.rint(3.0 * X), np.rint(3.0 * coef)
         coef[:], intercept[:] = coef[0], 0.5
     elif kind == "extreme":
         X, coef = np.sign(X), np.zeros_like(coef)
