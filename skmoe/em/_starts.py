@@ -34,6 +34,9 @@ TREE_MAX_FEATURES = 64
 SMOOTHING = 0.1
 """Share of a row's weight that a start by labels spreads over other experts."""
 
+NEXT_TO_NOTHING = 1e-4
+"""Of y's deviation: what a linear fit that goes through all rows leaves."""
+
 
 def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
     """Return the initial responsibilities of start ``number``.
@@ -87,19 +90,29 @@ def numeric(X: Any) -> Any:
 
 
 def targets(problem: Problem) -> np.ndarray:
-    """Return what y is beyond its linear fit, standardised, (n, q)."""
+    """Return what y is beyond its linear fit, standardised, (n, q).
+
+    Where the fit leaves next to nothing, as with more columns than rows, that is
+    rounding, and stays as small as it is.
+    """
     y, weight = problem.y, problem.sample_weight
     if y.ndim == 1:  # class positions
         y = np.eye(int(y.max()) + 1)[y]
     y = np.asarray(y, dtype=np.float64)
-    X = problem.X_gate
+    X, whole = problem.X_gate, _spread(y, weight)
     if X.shape[1] <= 1024:
         A, B, x_mean, y_mean = select(X).gram(X, y, weight)
         ridge = 1e-6 * max(float(np.trace(A)) / max(1, len(A)), 1e-300)
         beta = solve_ridge(np.asarray(A), np.asarray(B), ridge)
         y = y - y_mean - (X @ beta - x_mean @ beta)
-    spread = np.sqrt(weight @ (y - weight @ y / weight.sum()) ** 2 / weight.sum())
+    left = _spread(y, weight)
+    spread = np.where(left > NEXT_TO_NOTHING * whole, left, whole)
     return y / np.where(spread > 1e-12, spread, 1.0)
+
+
+def _spread(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the weighted standard deviation of each column."""
+    return np.sqrt(weight @ (y - weight @ y / weight.sum()) ** 2 / weight.sum())
 
 
 def _standard(X, weight: np.ndarray):
