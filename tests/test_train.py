@@ -20,7 +20,7 @@ from skmoe import MoEClassifier, MoERegressor
 from skmoe.em import Choice, CrossFitPool, Problem, _choose, _train
 from skmoe.em._engine import begin, run
 from skmoe.em._settle import Pooled, routed, settle
-from skmoe.em._starts import initial
+from skmoe.em._starts import initial, targets
 from skmoe.estimators import _planning
 from skmoe.experts import make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
@@ -468,6 +468,15 @@ def test_a_list_is_no_worse_than_its_best_learner():
     nll = 0.5 * np.log(2 * np.pi * error) + 0.5
     assert model.score_samples(x[400:], y[400:]).mean() > -nll + 0.05
     assert np.mean((y[400:] - model.predict(x[400:])) ** 2) < error
+
+
+@pytest.mark.parametrize(("n_rows", "spread"), [(12, 0.0), (300, 1.0)])
+def test_rounding_is_nothing_to_start_from(n_rows, spread):
+    """A linear fit through all rows leaves rounding, which is not scaled up."""
+    x = np.random.default_rng(0).normal(size=(n_rows, 31))
+    views = x[:, 1:], x[:, 1:], x[:, :1]
+    problem = Problem(*views, np.ones(n_rows), 2, 2, max_iter=8, tol=0.0)
+    assert_allclose(targets(problem).std(), spread, atol=1e-3)
 
 
 # ------------------------------------------------------------------- the choices

@@ -194,22 +194,22 @@ def hold_out(
     """
     train, test, rigid = split.train, split.test, result.pool.slack == 0
     pooled = Pooled.of(train, result.pool)
-    targets = [pooled]
-    if pooled.pool.n_experts > 1 and train.shared is None:
-        targets.append(pooled.only(pooled.best(train)))
-    targets_new = [target.finished(train) for target in targets]
-    single = _single(split, pooled, targets_new[0])
+    pooled_new = pooled.finished(train)
+    single = _single(split, pooled, pooled_new)
+    several = pooled.pool.n_experts > 1 and train.shared is None
+    best = pooled.best(train) if several else 0
     pool = result.pool
     mass = learning_mass(train, pool, result.resp.scaled(train.sample_weight))
     new = pool.finished(train.X, train.y, mass)
     asked = new
     if not rigid:  # the experts stay: ask them once
-        pool, asked = train.remember(pool), test.remember(new)
-        targets = [target.remember(train) for target in targets]
-        targets_new = [target.remember(test) for target in targets_new]
+        pool, pooled = train.remember(pool), pooled.remember(train)
+        asked, pooled_new = test.remember(new), pooled_new.remember(test)
+    targets = pooled, pooled.only(best)
+    targets_new = pooled_new, pooled_new.only(best)
     models: list[tuple[BaseGate, ExpertPool]] = []
     mixtures: list[list[tuple[BaseGate, ExpertPool]]] = []
-    pulls = PULLS[: len(STRENGTHS)] if len(targets) == 1 else PULLS
+    pulls = PULLS if several else PULLS[: len(STRENGTHS)]
     table = np.full((len(gates), len(PULLS)), np.nan)
     losses, blind = np.full_like(table, np.nan), np.full_like(table, np.nan)
     for i, variant in enumerate(gates):
