@@ -118,7 +118,7 @@ small = {
     "ridge regression": ridge,
     "decision tree": tree,
     "stack": StackingRegressor([("ridge", ridge), ("tree", tree)], RidgeCV()),
-    "mixture": MoERegressor([ridge, tree], n_experts=2, random_state=0),
+    "mixture": MoERegressor([ridge, tree], random_state=0),
 }
 for name, model in small.items():
     scores = cross_val_score(model, X, y, cv=5)

@@ -230,11 +230,11 @@ def test_other_columns_at_predict():
     [
         (
             {"n_experts": 0},
-            "'n_experts' ... int in the range [1, inf) or ... 'auto' ... Got 0",
+            "'n_experts' ... int in the range [1, inf), ... 'auto' ... or None. Got 0",
         ),
         (
             {"n_experts": 2.5},
-            "'n_experts' ... int in the range [1, inf) or ... 'auto' ... Got 2.5",
+            "'n_experts' ... int in the range [1, inf) ... 'auto' ... None. Got 2.5",
         ),
         ({"top_k": 0}, "'top_k' ... int in the range [1, inf) or None. Got 0"),
         ({"tol": -1e-3}, "'tol' ... float in the range [0.0, inf). Got -0.001"),
@@ -263,7 +263,12 @@ def test_other_columns_at_predict():
         ({"expert": "ridge"}, "'expert' ... implementing 'fit' ... Got 'ridge'"),
         (
             {"expert": [Ridge()] * 3},
-            "expert is a list of 3 learners, but n_experts=2",
+            "expert is a list of 3 learners, but n_experts=2 ... Set n_experts=None",
+        ),
+        ({"expert": [], "n_experts": None}, "expert is an empty list"),
+        (
+            {"expert": [Ridge()] * 3, "n_experts": "auto"},
+            "a list of 3 learners, which fixes the number. Set n_experts=None",
         ),
     ],
     ids=str,
@@ -275,6 +280,18 @@ def test_parameters(kind, params, message):
         model.set_params(**params).fit(X, y)
     for fragment in message.split(" ... "):
         assert fragment in str(caught.value)
+
+
+def test_the_number_of_experts_is_that_of_a_list_or_eight():
+    assert regressor(n_experts=None).fit(X, Y).n_experts_ == 8
+    one = Ridge(), DecisionTreeRegressor(max_depth=2), LinearRegression()
+    assert regressor(one, n_experts=None).fit(X, Y).n_experts_ == 3
+    trees = [DecisionTreeClassifier(max_depth=d) for d in (1, 2)]
+    model = classifier(trees, n_experts=None).fit(X, LABELS)
+    assert [expert.max_depth for expert in model.experts_] == [1, 2]
+    model.add_experts(1, X, LABELS)
+    assert (model.n_experts, model.n_experts_) == (None, 3)
+    assert model.predict(X).shape == (40,)
 
 
 def test_parameters_of_one_kind():

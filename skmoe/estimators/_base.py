@@ -85,7 +85,11 @@ class BaseMoE(
 
     _parameter_constraints: dict = {
         "expert": [HasMethods(["fit"]), list, tuple, None],
-        "n_experts": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_experts": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+            None,
+        ],
         "gate": [StrOptions(set(parts.GATES)), HasMethods(["fit"])],
         "top_k": [Interval(Integral, 1, None, closed="left"), None],
         "top_p": [Interval(Real, 0, 1, closed="right"), None],
@@ -118,7 +122,7 @@ class BaseMoE(
         self,
         expert=None,
         *,
-        n_experts=8,
+        n_experts=None,
         gate="softmax",
         top_k=2,
         top_p=None,
@@ -214,7 +218,7 @@ class BaseMoE(
             as it was before.
         """
         learners = parts.read_experts(
-            self.expert, self.n_experts, self._default_expert(), self._classifies
+            self.expert, self._n_asked, self._default_expert(), self._classifies
         )
         self._check_number()
         before, gate = parts.read_gate(self.gate)

@@ -51,9 +51,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         answer that clones would give; of several labels one such learner a label, in
         `sklearn.multioutput.MultiOutputClassifier`. A learner without
         ``sample_weight`` is fitted on weighted resamples.
-    n_experts : int or "auto", default=8
-        Number of experts. "auto" grows and prunes a mixture and takes the least number
-        that explains rows held out as well as any, which costs about one fit more; with
+    n_experts : int, "auto" or None, default=None
+        Number of experts; None is 8, or the length of a list of experts. "auto" grows
+        and prunes a mixture and takes the least number that explains rows held out as
+        well as any, which costs about one fit more; with
         ``cross_fit=None`` the Bayesian information criterion chooses. See
         ``selection_path_``.
     gate : str, gate, classifier or Pipeline, default="softmax"
@@ -243,7 +244,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         self,
         expert=None,
         *,
-        n_experts=8,
+        n_experts=None,
         gate="softmax",
         top_k=2,
         top_p=None,

@@ -47,14 +47,17 @@ def read_experts(
         if isinstance(n_experts, str):
             raise ValueError(
                 f"n_experts={n_experts!r} cannot be combined with a list of "
-                f"{len(expert)} learners, which fixes the number. Set n_experts="
-                f"{len(expert)}, or give one learner."
+                f"{len(expert)} learners, which fixes the number. Set n_experts=None, "
+                "or give one learner."
             )
         if len(expert) != n_experts:
             raise ValueError(
                 f"expert is a list of {len(expert)} learners, but n_experts="
-                f"{n_experts}; a list must hold one learner an expert."
+                f"{n_experts}; a list must hold one learner an expert. Set "
+                "n_experts=None, which is as many as the list has."
             )
+        if not expert:
+            raise ValueError("expert is an empty list; it must hold one learner.")
         experts = list(expert)
     else:
         number = 1 if isinstance(n_experts, str) else n_experts

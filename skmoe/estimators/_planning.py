@@ -61,7 +61,7 @@ class PlanningMixin:
     def _n_at_first(self, n_rows: int, warm: bool) -> int:
         """Return how many experts there are, or at most, if fit is to choose."""
         if not self._chooses_number:
-            return self.n_experts
+            return self._n_asked
         return self.n_experts_ if warm else most_experts(n_rows)
 
     def _selected(
@@ -200,10 +200,10 @@ class PlanningMixin:
         )
         resp = resp.toarray() if sparse.issparse(resp) else resp
         used = self._used(sample_weight, weight.shape[0])
-        if resp.shape != (len(used), self.n_experts):
+        if resp.shape != (len(used), self._n_asked):
             raise ValueError(
                 "init must hold a responsibility for each row and expert, shape "
-                f"{(len(used), self.n_experts)}; got shape {resp.shape}."
+                f"{(len(used), self._n_asked)}; got shape {resp.shape}."
             )
         resp = resp[used]
         total = resp.sum(axis=1, keepdims=True)

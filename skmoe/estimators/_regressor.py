@@ -46,9 +46,10 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         ``GammaRegressor()``. `Ridge` and `LinearRegression` experts are all trained
         together from grouped Gram matrices, with the answer that clones would give.
         A learner without ``sample_weight`` is fitted on weighted resamples.
-    n_experts : int or "auto", default=8
-        Number of experts. "auto" grows and prunes a mixture and takes the least number
-        that explains rows held out as well as any, which costs about one fit more; with
+    n_experts : int, "auto" or None, default=None
+        Number of experts; None is 8, or the length of a list of experts. "auto" grows
+        and prunes a mixture and takes the least number that explains rows held out as
+        well as any, which costs about one fit more; with
         ``cross_fit=None`` the Bayesian information criterion chooses. See
         ``selection_path_``.
     gate : str, gate, classifier or Pipeline, default="softmax"
@@ -253,7 +254,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         self,
         expert=None,
         *,
-        n_experts=8,
+        n_experts=None,
         gate="softmax",
         top_k=2,
         top_p=None,
@@ -412,7 +413,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         y, weight = to_host(y).astype(np.float64), to_host(weight)
         family = self._family.seen(y, weight, self.scale_prior)
         if isinstance(family, BesideFixed):
-            family = family.of(self.n_experts)
+            family = family.of(self._n_asked)
         return {"likelihood": family}
 
     def __sklearn_tags__(self):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from ..em import Problem, Stream, absorb, open_stream, stacked
 from ..experts import take_rows
 from ..likelihoods import Gaussian
 from . import _parts as parts
-from ._validation import on_host
+from ._validation import N_EXPERTS, on_host
 
 FEW = 10
 """Rows an expert, below which a single one answers for all of them."""
@@ -152,7 +151,7 @@ class StreamingMixin:
     @property
     def _n_wanted(self) -> int:
         """How many experts there are to be; a guess where rows decide."""
-        return self.n_experts if isinstance(self.n_experts, Integral) else 8
+        return N_EXPERTS if self._chooses_number else self._n_asked
 
     @property
     def _enough(self) -> int:

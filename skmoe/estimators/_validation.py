@@ -30,6 +30,9 @@ def on_host(array: Any) -> Any:
     return array if namespace(array) is np else to_host(array)
 
 
+N_EXPERTS = 8
+"""How many experts there are if nothing says how many."""
+
 TRAINING_WIDTH = 2
 """Training keeps this many times top_k experts a row: the rows that an expert will
 serve tomorrow are not only those that it serves today."""
@@ -85,9 +88,9 @@ class CheckedMixin:
             raw, y, weight = take_rows(raw, used), y[used], weight[used]
             X = None if X is None else take_rows(X, used)
         y, weight = self._encode_target(y, weight)
-        if not self._chooses_number and len(weight) < self.n_experts:
+        if not self._chooses_number and len(weight) < self._n_asked:
             raise ValueError(
-                f"n_experts={self.n_experts} needs at least as many rows of positive "
+                f"n_experts={self._n_asked} needs at least as many rows of positive "
                 f"weight; got n_samples={len(weight)}."
             )
         if X is None:
@@ -171,9 +174,17 @@ class CheckedMixin:
         return isinstance(self.n_experts, str)
 
     @property
+    def _n_asked(self) -> Any:
+        """How many experts the parameters ask for; "auto" leaves it to fit."""
+        if self.n_experts is not None:
+            return self.n_experts
+        several = isinstance(self.expert, (list, tuple))
+        return len(self.expert) if several else N_EXPERTS
+
+    @property
     def _n_known(self) -> int:
         """How many experts there are: those asked for, or those of the last fit."""
-        return self.n_experts_ if self._chooses_number else self.n_experts
+        return self.n_experts_ if self._chooses_number else self._n_asked
 
     def _computing(
         self, X: Array, n_experts: int | None = None
