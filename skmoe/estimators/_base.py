@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from abc import ABCMeta, abstractmethod
 from numbers import Integral, Real
 from typing import Any
@@ -32,6 +31,7 @@ from ..em import (
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from . import _parts as parts
+from ._all_or_nothing import all_or_nothing
 from ._folds import FoldsMixin
 from ._growth import GrowthMixin
 from ._inference import RoutedMixin
@@ -51,22 +51,6 @@ ON_REQUEST = (
     "_early",
 )
 """Attributes that not every fit sets: none may be left of an earlier fit."""
-
-
-def all_or_nothing(fit):
-    """Leave the estimator as it was if its fit fails or is interrupted."""
-
-    @functools.wraps(fit)
-    def fit_or_restore(self, *args, **kwargs):
-        before = dict(vars(self))
-        try:
-            return fit(self, *args, **kwargs)
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
-
-    return fit_or_restore
 
 
 class BaseMoE(

@@ -17,7 +17,8 @@ from ..backends import Array, like, namespace, select, to_host
 from ..em import Mixture
 from ..experts import indicator
 from ..likelihoods import Bernoulli, Categorical
-from ._base import BaseMoE, all_or_nothing
+from ._all_or_nothing import all_or_nothing
+from ._base import BaseMoE
 from ._multilabel import (
     check_same_labels,
     holds_labels,

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_consistent_length, check_scalar
 
 from ..backends import filled, like, namespace, to_host
 from . import _regions as density
+from ._all_or_nothing import all_or_nothing
 from ._conformal import Calibration
 from ._predictive import PredictiveMixture
 from ._validation import on_host
@@ -352,6 +353,7 @@ class DistributionMixin:
         check_consistent_length(X, y)
         return self._each_output(X, lambda each, j: ask(each, y[:, j]))
 
+    @all_or_nothing
     def conformalize(self, X, y) -> Self:
         """Calibrate intervals, regions and quantiles on rows that fit did not see.
 

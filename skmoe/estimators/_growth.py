@@ -14,6 +14,7 @@ from ..em import Problem, grow, shrink
 from ..experts import joined
 from ..gates import BaseGate
 from . import _parts as parts
+from ._all_or_nothing import all_or_nothing
 from ._validation import on_host
 
 
@@ -21,9 +22,11 @@ class GrowthMixin:
     """Methods that change the number of experts of a fitted mixture.
 
     ``n_experts_`` changes and the parameter ``n_experts`` does not: set it to go on
-    with ``warm_start=True``.
+    with ``warm_start=True``. If a call fails or is interrupted, the mixture stays as it
+    was.
     """
 
+    @all_or_nothing
     def add_experts(self, n, X, y, sample_weight=None):
         """Add experts to a fitted mixture; those that it has stay as they are.
 
@@ -71,6 +74,7 @@ class GrowthMixin:
                 own = joined(self._own_pool, pool.take(new))
             return self._resized(problem, before, gate, pool, own)
 
+    @all_or_nothing
     def remove_experts(self, ids):
         """Remove experts from a fitted mixture; the others take over their rows.
 
@@ -104,6 +108,7 @@ class GrowthMixin:
         self.expert_load_ = load / max(load.sum(), np.finfo(np.float64).tiny)
         return self
 
+    @all_or_nothing
     def prune(self, X, y, sample_weight=None, *, tol=1e-3):
         """Remove the experts that a fitted mixture can do without.
 

@@ -22,7 +22,8 @@ from ..em import Mixture, gates_per_output, varying
 from ..likelihoods import FAMILIES, Likelihood
 from ..likelihoods._fixed import BesideFixed
 from . import _parts as parts
-from ._base import BaseMoE, all_or_nothing
+from ._all_or_nothing import all_or_nothing
+from ._base import BaseMoE
 from ._distribution import DistributionMixin
 
 

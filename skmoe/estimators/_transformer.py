@@ -11,6 +11,8 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from ._all_or_nothing import all_or_nothing
+
 
 class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     """Gate probabilities of a mixture of experts, as features.
@@ -64,6 +66,7 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     def __init__(self, estimator):
         self.estimator = estimator
 
+    @all_or_nothing
     def fit(self, X, y=None, **fit_params):
         """Fit the mixture.
 
