@@ -150,6 +150,52 @@ def test_nested_parameters():
     assert np.linalg.norm(model.gate_.coef_) < np.linalg.norm(loose.gate_.coef_)
 
 
+def test_names_have_the_parameters_of_what_they_stand_for():
+    model = MoERegressor(likelihood="student_t")
+    params = model.get_params()
+    assert (params["gate"], params["expert"]) == ("softmax", None)
+    assert (params["gate__alpha"], params["expert__alpha"]) == ("auto", 1.0)
+    assert params["likelihood__df"] == 4.0
+    assert model.get_params(deep=False).keys() == {k for k in params if "__" not in k}
+    assert "gate__alpha" not in estimator_html_repr(model)
+
+    model.set_params(gate__alpha=0.1, expert__alpha=3.0, likelihood__df=3.0)
+    for one in (model, clone(model)):
+        params = one.get_params(deep=False)
+        assert repr(params["gate"]) == "SoftmaxGate(alpha=0.1)"
+        assert repr(params["expert"]) == "Ridge(alpha=3.0)"
+        assert repr(params["likelihood"]) == "StudentT(df=3.0)"
+    other = MoEClassifier().set_params(gate__max_depth=3, gate="tree", expert__C=2.0)
+    assert repr(other.gate) == "TreeGate(max_depth=3)"
+    assert repr(other.expert) == "LogisticRegression(C=2.0)"
+
+
+def test_defaults_are_searched_over():
+    grid = {"gate__alpha": [0.1, 1.0], "expert__alpha": [1.0, 100.0]}
+    search = GridSearchCV(MoERegressor(**QUICK), grid, cv=2).fit(X, Y)
+    assert len(search.cv_results_["params"]) == 4
+    best = search.best_estimator_
+    assert best.gate_.alpha == search.best_params_["gate__alpha"]
+    assert best.experts_[0].alpha == search.best_params_["expert__alpha"]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"gate__depth": 3}, r"'depth' for estimator SoftmaxGate\(\)"),
+        ({"shared_expert__alpha": 1}, "shared_expert=None has no parameters"),
+        ({"cross_fit__n_splits": 3}, "cross_fit='auto' has no parameters"),
+        ({"router__alpha": 1}, "no parameter 'router'; its parameters are"),
+    ],
+    ids=str,
+)
+def test_parameters_that_a_name_does_not_have(params, message):
+    model = MoERegressor()
+    with pytest.raises(ValueError, match=message):
+        model.set_params(**params)
+    assert (model.gate, model.shared_expert) == ("softmax", None)
+
+
 def test_parameters_of_pipelines():
     model, _ = MODELS["pipelines"]
     model = clone(model).set_params(

@@ -15,6 +15,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -357,20 +358,21 @@ def test_inspection_looks_at_one_label(model):
 def test_tags():
     assert get_tags(MoEClassifier()).classifier_tags.multi_label
     assert get_tags(MoEClassifier(TREE)).classifier_tags.multi_label
-    assert not get_tags(MoEClassifier(LogisticRegression())).classifier_tags.multi_label
+    assert get_tags(MoEClassifier(LogisticRegression())).classifier_tags.multi_label
+    assert not get_tags(MoEClassifier(GaussianNB())).classifier_tags.multi_label
     assert not get_tags(
         MoEClassifier(class_weight="balanced")
     ).classifier_tags.multi_label
     assert not get_tags(MoEClassifier(shared_expert="auto")).classifier_tags.multi_label
-    some = MoEClassifier([TREE, LogisticRegression()], n_experts=2)
+    some = MoEClassifier([TREE, GaussianNB()], n_experts=2)
     assert not get_tags(some).classifier_tags.multi_label
 
 
 @pytest.mark.parametrize(
     ("params", "y", "message"),
     [
-        ({"expert": LogisticRegression()}, Y, r"Wrap it: .*MultiOutputClassifier"),
-        ({"expert": [TREE, LogisticRegression()]}, Y, "LogisticRegression.* one label"),
+        ({"expert": GaussianNB()}, Y, r"Wrap it: .*MultiOutputClassifier"),
+        ({"expert": [TREE, GaussianNB()]}, Y, "GaussianNB.* one label"),
         ({"class_weight": "balanced"}, Y, "class_weight .* got 'balanced'"),
         ({"class_weight": {0: 1, 1: 2}}, Y, "class_weight weighs rows by their class"),
         ({"shared_expert": "auto"}, Y, "several labels cannot have a shared_expert"),

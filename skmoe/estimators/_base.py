@@ -35,6 +35,7 @@ from ._all_or_nothing import all_or_nothing
 from ._folds import FoldsMixin
 from ._growth import GrowthMixin
 from ._inference import RoutedMixin
+from ._naming import NamedPartsMixin
 from ._planning import PlanningMixin
 from ._reporting import ReportingMixin
 from ._streaming import StreamingMixin
@@ -54,6 +55,7 @@ ON_REQUEST = (
 
 
 class BaseMoE(
+    NamedPartsMixin,
     CheckedMixin,
     FoldsMixin,
     PlanningMixin,
@@ -149,6 +151,15 @@ class BaseMoE(
     @abstractmethod
     def _default_expert(self) -> BaseEstimator:
         """Return the learner that expert=None stands for."""
+
+    def _named(self) -> dict[str, Any]:
+        """Return what parameters that are names, or None, stand for."""
+        named: dict[str, Any] = {}
+        if isinstance(self.gate, str) and self.gate in parts.GATES:
+            named["gate"] = parts.GATES[self.gate]()
+        if self.expert is None:
+            named["expert"] = self._default_expert()
+        return named
 
     def _adapted(self, learners: list[BaseEstimator]) -> list[BaseEstimator]:
         """Return the learners as they are to be trained."""

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.multioutput import MultiOutputClassifier
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_consistent_length
@@ -49,9 +48,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     expert : estimator, list of estimators or None, default=None
         The learner that every expert is a clone of, or one learner an expert. None
         is ``LogisticRegression()``, whose experts are trained together, with the
-        answer that clones would give; of several labels one such learner a label, in
-        `sklearn.multioutput.MultiOutputClassifier`. A learner without
-        ``sample_weight`` is fitted on weighted resamples.
+        answer that clones would give. Of several labels a `LogisticRegression` is one
+        model a label, as in `sklearn.multioutput.MultiOutputClassifier`. A learner
+        without ``sample_weight`` is fitted on weighted resamples.
     n_experts : int, "auto" or None, default=None
         Number of experts; None is 8, or the length of a list of experts. "auto" grows
         and prunes a mixture and takes the least number that explains rows held out as
@@ -305,8 +304,6 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
                 f"{self.shared_expert!r}. Set shared_expert=None: experts are drawn to "
                 "their own learner fitted on all rows."
             )
-        if self.expert is None:
-            learners = [MultiOutputClassifier(learner) for learner in learners]
         return label_experts(learners)
 
     def _check_target(self, y: Any) -> np.ndarray:
@@ -492,8 +489,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         several = self.class_weight is None and self.shared_expert is None
-        tags.classifier_tags.multi_label = several and (
-            self.expert is None or all(map(takes_labels, self._listed_experts))
+        tags.classifier_tags.multi_label = several and all(
+            map(takes_labels, self._listed_experts)
         )
         return tags
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.utils import check_array, get_tags
 from sklearn.utils.multiclass import is_multilabel
 
@@ -51,9 +53,16 @@ def check_same_labels(y: np.ndarray, n_labels: int, name: str) -> None:
         )
 
 
+def one_a_label(learner: Any) -> Any:
+    """Return logistic regression as a model for each label, all else as it is."""
+    if type(learner) is LogisticRegression:
+        return MultiOutputClassifier(learner)
+    return learner
+
+
 def takes_labels(learner: BaseEstimator) -> bool:
     """Tell whether a classifier predicts several labels; OneVsRest says outputs."""
-    tags = get_tags(learner)
+    tags = get_tags(one_a_label(learner))
     known = tags.classifier_tags is not None and tags.classifier_tags.multi_label
     return known or tags.target_tags.multi_output
 
@@ -67,4 +76,4 @@ def label_experts(learners: list[BaseEstimator]) -> list[BaseEstimator]:
                 "sklearn.multioutput.MultiOutputClassifier(...) fits one such learner "
                 "a label."
             )
-    return [MultilabelExpert(learner) for learner in learners]
+    return [MultilabelExpert(one_a_label(learner)) for learner in learners]

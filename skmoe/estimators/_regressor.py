@@ -307,6 +307,12 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     def _default_expert(self):
         return self._family.learner()
 
+    def _named(self) -> dict[str, Any]:
+        """Return what parameters that are names, or None, stand for."""
+        if not isinstance(self.likelihood, str) or self.likelihood not in FAMILIES:
+            return super()._named()
+        return super()._named() | {"likelihood": self._family}
+
     def _adapted(self, learners: list[BaseEstimator]) -> list[BaseEstimator]:
         """Return learners with the family's loss, and one beside a fixed expert."""
         family = self._family
