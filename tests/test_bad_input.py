@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -176,6 +177,39 @@ def test_sparse_x_that_a_part_cannot_take():
     for model in (regressor(GaussianProcessRegressor()), regressor(gate=DenseGate())):
         with pytest.raises(TypeError, match="dense data is required"):
             model.fit(sparse.csr_array(X), Y)
+
+
+def test_collections_that_are_not_in_memory():
+    array = pytest.importorskip("dask.array")
+    frame = pytest.importorskip("dask.dataframe")
+    model, fitted = regressor(), regressor().fit(X, Y)
+    rows = array.from_array(X, chunks=(20, 3))
+    table = frame.from_pandas(pd.DataFrame(X, columns=list("abc")), npartitions=2)
+    message = r"is a Dask collection .*compute\(\).*partial_fit.*map_blocks"
+    for lazy in (rows, table):
+        for ask in (
+            lambda lazy: model.fit(lazy, Y),
+            lambda lazy: model.partial_fit(lazy, Y),
+            lambda lazy: fitted.partial_fit(lazy, Y),
+            lambda lazy: classifier().fit(lazy, LABELS),
+            lambda lazy: fitted.add_experts(1, lazy, Y),
+            lambda lazy: fitted.score_samples(lazy, Y),
+            fitted.predict,
+            fitted.gate_proba,
+        ):
+            with pytest.raises(TypeError, match=f"X {message}"):
+                ask(lazy)
+    y = array.from_array(Y)
+    with pytest.raises(TypeError, match=f"y {message}"):
+        model.fit(X, y)
+    with pytest.raises(TypeError, match=f"y {message}"):
+        fitted.score_samples(X, y)
+    with pytest.raises(TypeError, match=f"sample_weight {message}"):
+        model.fit(X, Y, sample_weight=y)
+    with pytest.raises(TypeError, match=f"groups {message}"):
+        model.fit(X, Y, groups=y)
+    with pytest.raises(TypeError, match=r"X is a polars LazyFrame; .*collect\(\)"):
+        fitted.predict(pl.DataFrame(X).lazy())
 
 
 # -------------------------------------------------------------------- columns

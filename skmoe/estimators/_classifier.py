@@ -25,7 +25,7 @@ from ._multilabel import (
     read_labels,
     takes_labels,
 )
-from ._validation import on_host
+from ._validation import given, on_host
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -429,7 +429,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         >>> model.predict([[2.0, 1.0], [-2.0, 1.0]])
         array([ True, False])
         """
-        if self._multilabel or holds_labels(on_host(y)):
+        if self._multilabel or holds_labels(given(y, "y")):
             raise ValueError(
                 "partial_fit learns one class a row; of several labels use fit."
             )
@@ -569,7 +569,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         xp = namespace(log_proba)
         if y is None:
             return xp.max(log_proba, axis=1)
-        label = like(self._read_target(on_host(y)), log_proba)
+        label = like(self._read_target(given(y, "y")), log_proba)
         check_consistent_length(log_proba, label)
         return xp.take_along_axis(log_proba, label[:, None], axis=1)[:, 0]
 

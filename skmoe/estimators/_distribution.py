@@ -17,7 +17,7 @@ from . import _regions as density
 from ._all_or_nothing import all_or_nothing
 from ._conformal import Calibration
 from ._predictive import PredictiveMixture
-from ._validation import on_host
+from ._validation import given
 
 KINDS = ("equal_tailed", "highest_density")
 
@@ -349,7 +349,7 @@ class DistributionMixin:
 
     def _of_targets(self, X, y, ask):
         self._views(X)  # raises where not fitted
-        y = np.asarray(self._read_target(on_host(y)), dtype=np.float64)
+        y = np.asarray(self._read_target(given(y, "y")), dtype=np.float64)
         check_consistent_length(X, y)
         return self._each_output(X, lambda each, j: ask(each, y[:, j]))
 
@@ -389,7 +389,7 @@ class DistributionMixin:
            prediction", PNAS 118 (2021). doi:10.1073/pnas.2107794118
         """
         groups, _ = self._predictive(X)
-        y = np.asarray(self._read_target(on_host(y)), dtype=np.float64)
+        y = np.asarray(self._read_target(given(y, "y")), dtype=np.float64)
         check_consistent_length(X, y)
         mixtures = itertools.chain.from_iterable(groups)
         found = [Calibration(each, y[:, j]) for j, each in enumerate(mixtures)]

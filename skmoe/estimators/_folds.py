@@ -20,7 +20,7 @@ from ..em import FINAL_FOLDS, CrossFitGate, CrossFitPool, Problem, content_folds
 from ..experts import ExpertPool, left_out
 from ..gates import BaseGate
 from ._reporting import level_of_caller
-from ._validation import on_host
+from ._validation import given
 
 AUTO_FOLDS = 3
 """Folds of cross_fit="auto": more cost more and change little."""
@@ -67,7 +67,7 @@ class FoldsMixin:
             return None
         used = self._used(sample_weight, n_used)
         groups = check_array(
-            on_host(groups), ensure_2d=False, dtype=None, input_name="groups"
+            given(groups, "groups"), ensure_2d=False, dtype=None, input_name="groups"
         )
         if groups.shape != used.shape:
             raise ValueError(
@@ -79,7 +79,7 @@ class FoldsMixin:
     @staticmethod
     def _used(sample_weight, n_used: int) -> np.ndarray:
         """Tell which of the rows given to fit have weight."""
-        weight = np.asarray(on_host(sample_weight))
+        weight = np.asarray(given(sample_weight, "sample_weight"))
         return weight > 0 if weight.ndim else np.ones(n_used, dtype=bool)
 
     def _cross_fitted_gate(self, gate: BaseGate, problem: Problem) -> BaseGate:

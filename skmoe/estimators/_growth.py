@@ -15,7 +15,7 @@ from ..experts import joined
 from ..gates import BaseGate
 from . import _parts as parts
 from ._all_or_nothing import all_or_nothing
-from ._validation import on_host
+from ._validation import given
 
 
 class GrowthMixin:
@@ -150,9 +150,12 @@ class GrowthMixin:
     def _seen(self, X, y, sample_weight, n_experts: int) -> tuple[Problem, Any, Any]:
         """Return rows to learn from as a problem, and the parts of the gate."""
         X_gate, X_expert = self._views(X)
-        y = self._read_target(on_host(y))
+        y = self._read_target(given(y, "y"))
         weight = _check_sample_weight(
-            on_host(sample_weight), X_expert, dtype=np.float64, ensure_non_negative=True
+            given(sample_weight, "sample_weight"),
+            X_expert,
+            dtype=np.float64,
+            ensure_non_negative=True,
         )
         dtype = X_gate.dtype if y.dtype.kind == "f" else None
         y, weight = like(y, X_gate, dtype), like(weight, X_gate, X_gate.dtype)

@@ -14,7 +14,7 @@ from ..experts import ExpertPool, OneOutputPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from . import _parts as parts
-from ._validation import on_host
+from ._validation import given, on_host
 
 
 def answer(X: Any, found: Array) -> Array:
@@ -154,7 +154,7 @@ class RoutedMixin:
     def _log_joint(self, X, y, rule: RoutingRule) -> list[tuple[Array, Routing]]:
         """Return log p(k | x) p(y | x, k) and its routing, of each gate."""
         X_gate, X_expert = self._views(X)
-        y = self._read_target(on_host(y))
+        y = self._read_target(given(y, "y"))
         check_consistent_length(X_expert, y)
         y = like(y, X_gate)
         found = []

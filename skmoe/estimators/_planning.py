@@ -32,7 +32,7 @@ from ..experts import ExpertPool, make_pool
 from ..experts._averaged import AveragedPool
 from ..routing import Routing
 from . import _parts as parts
-from ._validation import on_host
+from ._validation import given
 from ._watching import Watched
 
 
@@ -196,7 +196,10 @@ class PlanningMixin:
                 )
             return None
         resp = check_array(
-            on_host(self.init), accept_sparse="csr", input_name="init", dtype=np.float64
+            given(self.init, "init"),
+            accept_sparse="csr",
+            input_name="init",
+            dtype=np.float64,
         )
         resp = resp.toarray() if sparse.issparse(resp) else resp
         used = self._used(sample_weight, weight.shape[0])

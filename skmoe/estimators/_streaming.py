@@ -21,7 +21,7 @@ from ..em import Problem, Stream, absorb, open_stream, stacked
 from ..experts import take_rows
 from ..likelihoods import Gaussian
 from . import _parts as parts
-from ._validation import N_EXPERTS, on_host
+from ._validation import N_EXPERTS, given, on_host, refuse_lazy
 
 FEW = 10
 """Rows an expert, below which a single one answers for all of them."""
@@ -138,13 +138,17 @@ class StreamingMixin:
                 f"This {type(self).__name__} estimator requires y to be passed, but "
                 "the target y is None."
             )
+        refuse_lazy(X, "X")
         if not hasattr(X, "shape") and not hasattr(X, "__dataframe__"):
             X = np.asarray(X)
         if sparse.issparse(X):
             X = X.tocsr()
-        y = self._check_target(on_host(y))
+        y = self._check_target(given(y, "y"))
         weight = _check_sample_weight(
-            on_host(sample_weight), y, dtype=np.float64, ensure_non_negative=True
+            given(sample_weight, "sample_weight"),
+            y,
+            dtype=np.float64,
+            ensure_non_negative=True,
         )
         return Early(X, y, weight)
 

@@ -30,6 +30,27 @@ def on_host(array: Any) -> Any:
     return array if namespace(array) is np else to_host(array)
 
 
+def given(array: Any, name: str) -> Any:
+    """Return what a caller gave, on the host, unless its rows are not there yet."""
+    refuse_lazy(array, name)
+    return on_host(array)
+
+
+def refuse_lazy(array: Any, name: str) -> None:
+    """Raise if something would be computed and loaded whole, without a word."""
+    kind = type(array)
+    graph = getattr(array, "__dask_graph__", None)
+    if kind.__module__.startswith("dask.") or (callable(graph) and graph() is not None):
+        raise TypeError(
+            f"{name} is a Dask collection ({kind.__name__}), whose rows are not in "
+            "memory. To learn from them call its compute() first, or pass the "
+            "partitions to partial_fit one by one; to predict map predict over them, "
+            "with map_blocks or map_partitions."
+        )
+    if kind.__module__.startswith("polars.") and kind.__name__ == "LazyFrame":
+        raise TypeError(f"{name} is a polars LazyFrame; call its collect() first.")
+
+
 N_EXPERTS = 8
 """How many experts there are if nothing says how many."""
 
@@ -74,10 +95,13 @@ class CheckedMixin:
         raw, X = self._check_X(
             X, reset=not (self.warm_start and hasattr(self, "gate_"))
         )
-        y = self._check_target(on_host(y))
+        y = self._check_target(given(y, "y"))
         check_consistent_length(raw, y)
         weight = _check_sample_weight(
-            on_host(sample_weight), y, dtype=np.float64, ensure_non_negative=True
+            given(sample_weight, "sample_weight"),
+            y,
+            dtype=np.float64,
+            ensure_non_negative=True,
         )
         used = np.flatnonzero(weight > 0)
         if not used.size:
@@ -101,6 +125,7 @@ class CheckedMixin:
 
     def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
         """Return (X as given, X as a float array or CSR if a part reads it)."""
+        refuse_lazy(X, "X")
         if self.backend == "cupy" or namespace(X) is not np:
             self._refuse_host_parts(X)
         if namespace(X) is not np:

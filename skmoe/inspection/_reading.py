@@ -19,6 +19,7 @@ from sklearn.utils.validation import (
 
 from ..backends import namespace, to_host
 from ..estimators import MoEClassifier, MoERegressor
+from ..estimators._validation import refuse_lazy
 from ..experts import take_rows
 
 
@@ -52,6 +53,7 @@ def names_after(before: Pipeline | None, names: np.ndarray) -> np.ndarray | None
 
 def rows_on_host(X: Any) -> Any:
     """Return rows as a data frame, a sparse matrix or an array of NumPy."""
+    refuse_lazy(X, "X")
     if namespace(X) is not np:
         X = to_host(X)
     elif not hasattr(X, "columns") and not sparse.issparse(X):
