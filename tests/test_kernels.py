@@ -1,11 +1,6 @@
 """The Numba backend against the reference, which is its specification."""
 
 import inspect
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +10,6 @@ from numba import njit
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-import skmoe
 from skmoe.backends import _numba, _reference
 from skmoe.backends._numba import _kernels, _operations
 from skmoe.gates._layout import tree_of
@@ -598,37 +592,3 @@ def test_exp_at_its_ends(dtype):
     found = np.full_like(x, 7.0)
     exp_each(x, found)
     assert_array_equal(found, [1.0, 1.0, 0.0, np.nan, 0.0, 0.0])
-
-
-# --------------------------------------------------------------------- the cache
-SORT = """
-import numpy as np
-from skmoe.backends._numba import _kernels, _operations
-
-order, offsets = _operations.expert_major(np.array([[1, -1], [0, 1]]), 2)
-assert order.tolist() == [1, 2, 0, 3]
-assert offsets.tolist() == [1, 2, 4]
-print(_kernels.__file__, type(_kernels.counting_sort._cache).__name__)
-"""
-
-
-@pytest.mark.parametrize("writable", [True, False])
-def test_kernels_run_where_nothing_can_be_cached(tmp_path, writable):
-    """Numba tries a named folder, the source's own one and the user's."""
-    copy = tmp_path / "skmoe"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(skmoe.__file__).parent, copy, ignore=ignore)
-    blocked = copy / "backends" / "_numba" / "__pycache__"
-    if not writable:
-        # Nobody makes a folder where a file is, the superuser included.
-        blocked.touch()
-    names = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
-    environment = os.environ | {name: str(blocked / "below") for name in names}
-    command = [sys.executable, "-W", "error", "-c", SORT]
-    run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-    found = subprocess.run(command, **run)
-    assert found.returncode == 0, found.stderr
-    file, cache = found.stdout.rsplit(maxsplit=1)
-    assert file == str(copy / "backends" / "_numba" / "_kernels.py")
-    assert cache == ("FunctionCache" if writable else "NullCache")
-    assert any(tmp_path.rglob("*counting_sort*.nbi")) == writable

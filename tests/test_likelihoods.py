@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from numpy.testing import assert_allclose
+from scipy import integrate, sparse, stats
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import (
@@ -13,7 +14,7 @@ from sklearn.linear_model import (
 )
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from skmoe import MoERegressor
@@ -132,6 +133,59 @@ def test_glm_pool_gives_the_answer_of_clones(learner, fit_intercept):
     )
     for expert, other in zip(fused.estimators(), clones.estimators(), strict=True):
         np.testing.assert_allclose(expert.predict(X), other.predict(X), rtol=2e-3)
+
+
+@pytest.mark.parametrize("learner", [PoissonRegressor(), GammaRegressor()])
+@pytest.mark.parametrize("container", [sparse.csr_matrix, sparse.csr_array])
+def test_glm_pool_reads_csr_as_it_reads_dense_rows(learner, container):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4)) * (rng.random((60, 4)) < 0.5)
+    y = rng.poisson(3, size=(60, 1)) + 1.0
+    soft = Routing.from_dense(rng.dirichlet(np.ones(2), size=60))
+    hard = Routing.from_labels(rng.integers(2, size=60), 2)
+    for routing in (soft, hard):
+        pools = [
+            make_pool([learner] * 2, n_features=4, likelihood=Poisson()).fit(
+                rows, y, routing
+            )
+            for rows in (X, container(X))
+        ]
+        pools += [pools[0].update(X, y, soft), pools[1].update(container(X), y, soft)]
+        assert_allclose(pools[0].coef, pools[1].coef, rtol=1e-9)
+        assert_allclose(pools[2].coef, pools[3].coef, rtol=1e-9)
+        assert_allclose(
+            pools[0].predict(X, routing),
+            pools[1].predict(container(X), routing),
+            rtol=1e-9,
+        )
+
+
+SPARSE = [*sorted(FAMILIES), ZeroInflated(), WithOutliers()]
+
+
+@pytest.mark.parametrize("likelihood", SPARSE, ids=str)
+def test_families_read_one_hot_csr_as_they_read_dense_rows(likelihood):
+    rng = np.random.default_rng(0)
+    levels = rng.integers(5, size=(120, 2))
+    X = OneHotEncoder().fit_transform(levels)
+    y = rng.poisson(np.where(levels[:, 0] > 2, 2.0, 8.0)) / 1.0
+    family = getattr(likelihood, "family", likelihood)
+    y = {"beta": (y + 0.5) / (y.max() + 1), "gamma": y + 0.5}.get(family, y)
+    if isinstance(likelihood, ZeroInflated):
+        y = np.where(levels[:, 1] == 0, 0.0, y)
+    quick = {"n_init": 1, "tol": 10.0, "cross_fit": None, "random_state": 0}
+    model = MoERegressor(n_experts=2, likelihood=likelihood, **quick)
+    dense = clone(model).fit(X.toarray(), y)
+    model.fit(X, y)
+    assert_allclose(model.predict(X), dense.predict(X.toarray()), rtol=1e-6)
+    assert_allclose(
+        model.score_samples(X, y), dense.score_samples(X.toarray(), y), atol=1e-6
+    )
+    assert_allclose(
+        model.predict_quantiles(X[:3], [0.1, 0.9]),
+        dense.predict_quantiles(X[:3].toarray(), [0.1, 0.9]),
+        rtol=1e-5,
+    )
 
 
 def test_boosting_gets_the_loss_of_the_family():

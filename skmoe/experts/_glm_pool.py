@@ -13,7 +13,7 @@ from sklearn.linear_model import GammaRegressor, PoissonRegressor
 
 from ..backends import Array, namespace, select, to_host
 from ..routing import Routing
-from ._base import ExpertPool, take_rows
+from ._base import ExpertPool, host_rows
 
 MAX_FEATURES = 512
 """Above this many features a Newton step costs more than an iterative solver."""
@@ -83,8 +83,7 @@ class GLMPool(ExpertPool):
         mass = to_host(mass).astype(np.float64)
         if not mass.sum() > 0:
             return False
-        x = to_host(X if rows is None else take_rows(X, rows))
-        target = to_host(y if rows is None else take_rows(y, rows))[:, 0]
+        x, target = host_rows(X, rows), host_rows(y, rows)[:, 0]
         learner = self.learners[k]
         start = np.append(self.coef[k, 0], self.intercept[k, 0])
         if np.isnan(start[-1]):

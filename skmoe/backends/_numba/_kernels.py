@@ -25,6 +25,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from ._cache import cached
+
 ANY_ORDER = {"reassoc", "contract", "nsz"}
 
 
@@ -37,10 +39,7 @@ def kernel(function=None, *, any_order=False):
         "error_model": "numpy",
         "fastmath": ANY_ORDER if any_order else False,
     }
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # Numba finds no folder that it may write to
-        return njit(**options)(function)
+    return cached(njit(**options)(function))
 
 
 # --------------------------------------------------------------- exponential
