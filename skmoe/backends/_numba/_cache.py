@@ -65,7 +65,7 @@ def cached(kernel: Any) -> Any:
         kernel._cache = TolerantCache(kernel.py_func)
     except RuntimeError as error:  # Numba finds no folder that it may write to
         beside = os.path.join(os.path.dirname(__file__), "__pycache__")
-        tell(config.CACHE_DIR or beside, error)
+        tell(config.CACHE_DIR or beside, error)  # type: ignore[attr-defined]
     return kernel
 
 
