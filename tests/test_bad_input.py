@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.model_selection import KFold, PredefinedSplit, cross_val_score
+from sklearn.model_selection import KFold, GroupKFold, TimeSeriesSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
@@ -293,7 +293,6 @@ def test_other_columns_at_predict():
             "gate must be ... which has no log_proba, route",
         ),
         ({"gate": SoftmaxGate}, "gate must be ... SoftmaxGate'>, which is a class"),
-        ({"n_experts": 41}, "n_experts=41 needs ... got n_samples=40"),
         ({"expert": "ridge"}, "'expert' ... implementing 'fit' ... Got 'ridge'"),
         (
             {"expert": [Ridge()] * 3},
@@ -337,17 +336,47 @@ def test_parameters_of_one_kind():
         classifier(class_weight={"high": 1, "low": -1}).fit(X, LABELS)
 
 
-def test_rows_without_weight_do_not_count_as_rows():
-    weight = np.zeros(40)
-    weight[:3] = 1.0
-    with pytest.raises(ValueError, match=r"n_experts=4 needs .* got n_samples=3"):
-        regressor(n_experts=4).fit(X, Y, sample_weight=weight)
+# ------------------------------------------------------------------ rows and splits
+def test_one_row_is_not_enough_for_two_experts():
+    alone = np.eye(40)[0]
+    with pytest.raises(ValueError, match=r"n_experts=4 needs .* got n_samples=1\."):
+        regressor(n_experts=4).fit(X, Y, sample_weight=alone)
 
 
-def test_a_splitter_that_leaves_rows_out():
-    half = PredefinedSplit(np.repeat([0, -1], 20))
-    with pytest.raises(ValueError, match=r"(?s)cross_fit=.* leaves 20 rows in no test"):
-        regressor(cross_fit=half).fit(X, Y)
+class Parts:
+    """A splitter of given parts."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def split(self, X, y=None, groups=None):
+        return iter(self.parts)
+
+    def __repr__(self):
+        return "Parts()"
+
+
+ROWS = np.arange(40)
+
+
+@pytest.mark.parametrize(
+    ("splitter", "message"),
+    [
+        (Parts(), "makes no folds"),
+        (Parts((ROWS[:20], ROWS[20:]), (ROWS, [])), "fold 1 has no test rows"),
+        (Parts((ROWS[:0], ROWS)), "fold 0 has no training rows"),
+        (Parts((ROWS[:25], ROWS[20:])), "fold 0 has 5 rows in both its training and"),
+        (Parts((ROWS[:20], ROWS + 20)), "must split 40 rows, .* out of bounds"),
+        (TimeSeriesSplit(50), "cannot split the 40 rows .* folds=51 greater than"),
+        (GroupKFold(3), "cannot split the 40 rows .*'groups' parameter"),
+    ],
+    ids=str,
+)
+def test_what_a_splitter_cannot_split(splitter, message):
+    with pytest.raises(ValueError, match=rf"(?s)^cross_fit={type(splitter).__name__}"):
+        regressor(cross_fit=splitter).fit(X, Y)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        regressor(cross_fit=splitter).fit(X, Y)
 
 
 # -------------------------------------------------------------------- experts

@@ -7,6 +7,7 @@ from ._cross_fit import (
     content_folds,
     fallbacks,
     finished,
+    judges,
 )
 from ._cross_fit_gate import CrossFitGate, for_new_rows
 from ._engine import begin, expect, resume, run, step
@@ -19,7 +20,16 @@ from ._settle import kept, moved, routed, settle
 from ._shared import NO_CORRECTION
 from ._starts import PORTFOLIO, STARTS, initial
 from ._stepwise import Pace, Stream, absorb, open_stream
-from ._train import KINDS, Mixture, Plan, Start, count_runs, finish, train
+from ._train import (
+    KINDS,
+    Mixture,
+    Plan,
+    Start,
+    chosen_on,
+    count_runs,
+    finish,
+    train,
+)
 from ._varying import varying
 
 __all__ = [
@@ -44,6 +54,7 @@ __all__ = [
     "Terms",
     "absorb",
     "begin",
+    "chosen_on",
     "content_folds",
     "count_runs",
     "expect",
@@ -54,6 +65,7 @@ __all__ = [
     "gates_per_output",
     "grow",
     "initial",
+    "judges",
     "kept",
     "most_experts",
     "moved",

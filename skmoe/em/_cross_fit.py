@@ -44,12 +44,15 @@ class CrossFitPool(DerivedPool):
     pool : ExpertPool
         The pool to fit once for each fold; it stays unfitted itself.
     folds : (n_samples,) array of int
-        Fold of each training row.
+        Fold of each training row, from 0 without gaps: its model judges the row.
     final_folds : (n_samples,) array of int or None
         Folds to be fitted once more when EM has ended; None keeps those of EM.
     part_rows : bool
         Whether the folds part any rows that differ, so that only experts of a row or
         two can lie in one.
+    learned : (n_folds, n_samples) array of bool or None
+        Which rows each model learns from; None is all but those of its fold. Rows that
+        are judged by a model that learned from them do not count for noise scales.
     """
 
     def __init__(
@@ -58,26 +61,30 @@ class CrossFitPool(DerivedPool):
         folds: np.ndarray,
         final_folds: np.ndarray | None = None,
         part_rows: bool = True,
+        learned: np.ndarray | None = None,
     ) -> None:
         super().__init__(pool)
         self.pool = pool
         self.folds = folds
         self.final_folds = final_folds
         self.part_rows = part_rows
-        self.rows = [np.flatnonzero(folds == f) for f in range(int(folds.max()) + 1)]
+        in_fold = np.arange(int(folds.max()) + 1)[:, None] == folds
+        self.rows = [np.flatnonzero(rows) for rows in in_fold]
+        self.learned = ~in_fold if learned is None else learned
+        self.blind = ~(self.learned & in_fold).any(axis=0)
 
     def of_rows(self, kept: np.ndarray) -> ExpertPool:
         """Return the unfitted pool for some of the rows, in the folds they are in."""
-        folds = np.unique(self.folds[kept], return_inverse=True)[1]
-        if folds.max(initial=0) == 0:
+        folds, learned = judges(self.folds[kept], self.learned[:, kept])
+        if len(learned) == 1:
             return self.pool
         final = self.final_folds
         if final is not None:
             final = np.unique(final[kept], return_inverse=True)[1]
-        return CrossFitPool(self.pool, folds, final, self.part_rows)
+        return CrossFitPool(self.pool, folds, final, self.part_rows, learned)
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Fit one pool a fold, on the rows of the other folds."""
+        """Fit one pool a fold, on the rows that it learns from."""
         self.pools = [
             copy.copy(self.pool).fit(X, y, self._without(routing, f))
             for f in range(len(self.rows))
@@ -85,7 +92,7 @@ class CrossFitPool(DerivedPool):
         return self
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return a new pool, each fold's pool updated on the other folds."""
+        """Return a new pool, each fold's pool updated on the rows it learns from."""
         other = copy.copy(self)
         other.pools = [
             pool.update(X, y, self._without(routing, f))
@@ -94,7 +101,7 @@ class CrossFitPool(DerivedPool):
         return other
 
     def _without(self, routing: Routing, fold: int) -> Routing:
-        kept = np.asarray(self.folds != fold, dtype=np.float64)
+        kept = self.learned[fold].astype(np.float64)
         return routing.scaled(like(kept, routing.weights))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
@@ -106,6 +113,13 @@ class CrossFitPool(DerivedPool):
             parts.append(pool.evaluate(*own))
         back = like(np.argsort(np.concatenate(self.rows)), routing.indices)
         return xp.take(xp.concat(parts, axis=0), back, axis=0)
+
+    def rescale(self, y: Array, values: Array, routing: Routing) -> Self:
+        """Return a pool whose noise scales are those of rows out of fold."""
+        if self.blind.all():
+            return super().rescale(y, values, routing)
+        counted = like(self.blind.astype(np.float64), routing.weights)
+        return super().rescale(y, values, routing.scaled(counted))
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Raise: new rows have no fold; predict with the pool of `finished`."""
@@ -228,6 +242,20 @@ def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:
 
 
 # ---------------------------------------------------------------------- folds
+def judges(folds: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return folds that have models, and which rows each model learns from.
+
+    Rows whose fold learns from no rows, or from the row itself, and those of no fold,
+    -1, are judged in sample, by a last model of all rows. Folds that are left without
+    rows to judge have no model.
+    """
+    n_folds, n_rows = learned.shape
+    learned = np.concatenate([learned, np.ones((1, n_rows), dtype=bool)])
+    blind = learned.any(axis=1)[folds] & ~learned[folds, np.arange(n_rows)]
+    used, folds = np.unique(np.where(blind, folds, n_folds), return_inverse=True)
+    return folds, learned[used]
+
+
 def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
     """Assign each row to a fold by what it holds.
 

@@ -222,7 +222,7 @@ class Pooled:
 def some(pool: ExpertPool, which: np.ndarray) -> ExpertPool:
     """Return an unfitted pool of some of the learners."""
     if isinstance(pool, CrossFitPool):
-        return CrossFitPool(some(pool.pool, which), pool.folds)
+        return CrossFitPool(some(pool.pool, which), pool.folds, learned=pool.learned)
     few = copy.copy(pool)
     few.learners = [pool.learners[k] for k in which]
     few.likelihood = pool.likelihood.take(which)

@@ -30,7 +30,6 @@ from ._choose import (
     HeldOut,
     Split,
     choose,
-    count_splits,
     hold_out,
     splits,
 )
@@ -174,21 +173,38 @@ class Mixture:
         return all(found.converged for found in self.judged or [self.run])
 
 
-def train(problem: Problem, plans: Sequence[Plan], run_one: Run) -> Mixture:
+def chosen_on(problem: Problem, plans: Sequence[Plan]) -> list[Split]:
+    """Return the splits that plan, gate and strength are chosen on; none if they stand.
+
+    There are none either where rows are too few to hold any out.
+    """
+    if plans[0].choice is not None:
+        return []
+    return splits(problem, rigid=plans[0].pool.slack == 0)
+
+
+def count_runs(plans: Sequence[Plan], parts: Sequence[Split]) -> int:
+    """Return how many runs of EM `train` makes, unless it is stopped."""
+    if not parts:
+        return len(plans[0].starts)
+    return len(parts) * sum(len(plan.starts) for plan in plans) + 1
+
+
+def train(
+    problem: Problem, plans: Sequence[Plan], parts: Sequence[Split], run_one: Run
+) -> Mixture:
     """Train a mixture: that of the best plan.
 
     Parameters
     ----------
     problem : Problem
     plans : sequence of Plan
-        Where there are several, rows held out choose.
+        Where there are several, rows held out choose; without any the first is taken.
+    parts : sequence of Split
+        Of `chosen_on`.
     run_one : callable
         Runs EM from one start, under the eyes of who is watching.
     """
-    parts = []
-    if plans[0].choice is None:
-        rigid = plans[0].pool.slack == 0
-        parts = splits(problem, rigid=rigid)
     if not parts:
         plan = plans[0]
         problem = plan.left_over(problem)
@@ -247,15 +263,6 @@ def run_all(problem: Problem, plan: Plan, run_one: Run) -> list[EMResult]:
         if run_one.stopped:
             break
     return results
-
-
-def count_runs(problem: Problem, plans: Sequence[Plan]) -> int:
-    """Return how many runs of EM there will be, at most."""
-    if plans[0].choice is not None:
-        return len(plans[0].starts)
-    rigid = plans[0].pool.slack == 0
-    n_starts = sum(len(plan.starts) for plan in plans)
-    return count_splits(problem, rigid=rigid) * n_starts + 1
 
 
 def _worth(problem: Problem, result: EMResult, rule: RoutingRule) -> float:

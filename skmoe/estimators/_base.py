@@ -22,6 +22,7 @@ from ..backends import BACKENDS, Array, namespace, one_blas_thread, to_host
 from ..em import (
     Mixture,
     Problem,
+    chosen_on,
     count_runs,
     fallbacks,
     finished,
@@ -174,7 +175,9 @@ class BaseMoE(
         """Return the engine's form of a y given after fit."""
 
     @abstractmethod
-    def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
+    def _pool_options(
+        self, y: Array, weight: np.ndarray, n_experts: int
+    ) -> dict[str, Any]:
         """Return likelihood and classes for `make_pool`."""
 
     @abstractmethod
@@ -226,6 +229,7 @@ class BaseMoE(
         warm = self.warm_start and hasattr(self, "gate_")
         random = check_random_state(self.random_state)
         n_experts = self._n_at_first(weight.shape[0], warm)
+        learners = learners[:n_experts]
         seeds = random.randint(2**31 - 1, size=n_experts + 1 + self.n_init)
 
         if warm:
@@ -257,10 +261,11 @@ class BaseMoE(
         # Small products too: the threads of BLAS would spin between them.
         with one_blas_thread(), self._computing(problem.X_gate, problem.n_experts):
             plans = self._plans(problem, gate, learners, seeds, given)
+            splits = [] if warm else chosen_on(problem, plans)
             runs = Watched(
                 self,
                 problem,
-                count_runs(problem, plans),
+                1 if warm else count_runs(plans, splits),
                 lambda part, state: self._attributes(
                     for_new_rows(part, state.gate, state.resp),
                     finished(part, state),
@@ -271,7 +276,7 @@ class BaseMoE(
             if warm:
                 mixture = self._go_on(problem, plans[0], gate, runs)
             else:
-                mixture = train(problem, plans, runs)
+                mixture = train(problem, plans, splits, runs)
             runs.close()
             models = fallbacks(mixture.run, mixture.own)
             attributes = self._attributes(
@@ -288,6 +293,7 @@ class BaseMoE(
         self.history_ = runs.history
         self._set_record(mixture)
         self._warn_of(mixture)
+        self._warn_of_rows_in_no_fold(mixture)
         self._warn_of_fallbacks(models)
         return self
 

@@ -87,7 +87,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     cross_fit : "auto", None, int or cross-validation splitter, default="auto"
         How experts are judged in the E-step. None judges them on the rows that they
         were fitted on, which flexible learners memorise; a number of folds or a
-        splitter judges each row by models that were blind to its fold. "auto" is
+        splitter judges each row by models that were blind to its fold. The models of a
+        splitter, such as `TimeSeriesSplit`, learn from its training rows. A row in
+        several test folds is judged by the first; a row in none by a model that saw it,
+        it does not count for noise scales, and a warning says so. "auto" is
         None for ridge and logistic experts that are trained together, out of the bag
         for bags and forests, without the row itself for nearest neighbours, and 3
         folds for all others. Unless it is None, the gate's ``alpha="auto"`` and
@@ -481,7 +484,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             )
         return positions
 
-    def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
+    def _pool_options(
+        self, y: Array, weight: np.ndarray, n_experts: int
+    ) -> dict[str, Any]:
         if self._multilabel:
             return {"likelihood": Bernoulli()}
         return {"likelihood": Categorical(), "classes": self.classes_}

@@ -16,7 +16,14 @@ from sklearn.utils.metadata_routing import (
 )
 
 from ..backends import to_host
-from ..em import FINAL_FOLDS, CrossFitGate, CrossFitPool, Problem, content_folds
+from ..em import (
+    FINAL_FOLDS,
+    CrossFitGate,
+    CrossFitPool,
+    Problem,
+    content_folds,
+    judges,
+)
 from ..experts import ExpertPool, left_out
 from ..gates import BaseGate
 from ._reporting import level_of_caller
@@ -103,9 +110,9 @@ class FoldsMixin:
             free = left_out(pool)
             if free is not None:
                 return free
-        final_folds = None
+        final_folds = learned = None
         if self._splits:
-            folds = self._split(problem, groups)
+            folds, learned = self._split(problem, groups)
         else:
             n_folds = AUTO_FOLDS if auto else self.cross_fit
             n_groups = None if groups is None else len(np.unique(groups))
@@ -123,24 +130,61 @@ class FoldsMixin:
         if pool.classes is not None:
             self._warn_of_rare_classes(pool.classes, problem.on_host().y, folds)
         part_rows = groups is None and not self._splits
-        return CrossFitPool(pool, folds, final_folds, part_rows)
+        return CrossFitPool(pool, folds, final_folds, part_rows, learned)
 
-    def _split(self, problem: Problem, groups: np.ndarray | None) -> np.ndarray:
-        """Return the fold that the splitter puts each row in."""
+    def _split(
+        self, problem: Problem, groups: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the fold whose model judges each row, and what each model learns from.
+
+        A row in several test folds is judged by the first of them, a row in none by a
+        model of all rows.
+        """
         host, params = problem.on_host(), {} if groups is None else {"groups": groups}
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).splitter.split
-        folds = np.full(len(host.y), -1)
-        for fold, (_, rows) in enumerate(
-            self.cross_fit.split(host.X_gate, host.y, **params)
-        ):
-            folds[rows] = fold
-        if (folds < 0).any():
+        n_rows = host.y.shape[0]
+        folds, learned = np.full(n_rows, -1), []
+        for fold, parts in enumerate(self._parts(host, params)):
+            train, test = (self._mask(rows, n_rows) for rows in parts)
+            self._check_fold(fold, train, test)
+            folds[test & (folds < 0)] = fold
+            learned.append(train)
+        if not learned:
+            raise ValueError(f"cross_fit={self.cross_fit!r} makes no folds.")
+        return judges(folds, np.stack(learned))
+
+    def _parts(self, host: Problem, params: dict) -> list:
+        """Return what the splitter yields; its own error, with the parameter named."""
+        try:
+            return list(self.cross_fit.split(host.X_gate, host.y, **params))
+        except ValueError as error:
             raise ValueError(
-                f"cross_fit={self.cross_fit!r} leaves {(folds < 0).sum()} rows in no "
-                "test fold; every row must be in one."
-            )
-        return folds
+                f"cross_fit={self.cross_fit!r} cannot split the {host.y.shape[0]} rows "
+                f"of positive weight: {error}"
+            ) from error
+
+    def _mask(self, rows, n_rows: int) -> np.ndarray:
+        """Return the rows that a splitter names, as a mask."""
+        mask = np.zeros(n_rows, dtype=bool)
+        try:
+            mask[rows] = True
+        except IndexError as error:
+            raise ValueError(
+                f"cross_fit={self.cross_fit!r} must split {n_rows} rows, those of "
+                f"positive weight: {error}"
+            ) from error
+        return mask
+
+    def _check_fold(self, fold: int, train: np.ndarray, test: np.ndarray) -> None:
+        """Raise if a fold of a splitter can judge no row out of fold."""
+        both = int((train & test).sum())
+        if train.any() and test.any() and not both:
+            return
+        trouble = f"has {both} rows in both its training and its test part"
+        if not both:
+            trouble = f"has no {'test' if train.any() else 'training'} rows"
+        raise ValueError(f"cross_fit={self.cross_fit!r}: fold {fold} {trouble}.")
 
     def _warn_of_rare_classes(
         self, classes: np.ndarray, y: np.ndarray, folds: np.ndarray

@@ -60,9 +60,12 @@ class PlanningMixin:
 
     def _n_at_first(self, n_rows: int, warm: bool) -> int:
         """Return how many experts there are, or at most, if fit is to choose."""
-        if not self._chooses_number:
+        if self._chooses_number:
+            return self.n_experts_ if warm else most_experts(n_rows)
+        if n_rows >= self._n_asked or not self._names_starts:
             return self._n_asked
-        return self.n_experts_ if warm else most_experts(n_rows)
+        self._warn_of_few_rows(n_rows)
+        return n_rows
 
     def _selected(
         self, problem: Problem, gate, learners: list, seeds: np.ndarray
@@ -102,7 +105,8 @@ class PlanningMixin:
         One, but for shared_expert="auto", and for experts that differ as learners:
         from every start these become another kind of mixture.
         """
-        options = self._pool_options(problem.y, problem.sample_weight)
+        known = problem.y, problem.sample_weight, problem.n_experts
+        options = self._pool_options(*known)
         options |= {"n_features": self.n_features_in_, "n_jobs": self.n_jobs}
         own, rest = np.split(seeds, [problem.n_experts])
         gates = self._cross_fitted_gate(gate, problem).variants()

@@ -98,7 +98,10 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     cross_fit : "auto", None, int or cross-validation splitter, default="auto"
         How experts are judged in the E-step. None judges them on the rows that they
         were fitted on, which flexible learners memorise; a number of folds or a
-        splitter judges each row by models that were blind to its fold. "auto" is
+        splitter judges each row by models that were blind to its fold. The models of a
+        splitter, such as `TimeSeriesSplit`, learn from its training rows. A row in
+        several test folds is judged by the first; a row in none by a model that saw it,
+        it does not count for noise scales, and a warning says so. "auto" is
         None for ridge and logistic experts that are trained together, out of the bag
         for bags and forests, without the row itself for nearest neighbours, and 3
         folds for all others, 5 for the last ``scale_``. `LeaveOneOut` is the closed
@@ -416,11 +419,13 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
             "_pool": pool,
         }
 
-    def _pool_options(self, y: Array, weight: np.ndarray) -> dict[str, Any]:
+    def _pool_options(
+        self, y: Array, weight: np.ndarray, n_experts: int
+    ) -> dict[str, Any]:
         y, weight = to_host(y).astype(np.float64), to_host(weight)
         family = self._family.seen(y, weight, self.scale_prior)
         if isinstance(family, BesideFixed):
-            family = family.of(self._n_asked)
+            family = family.of(n_experts)
         return {"likelihood": family}
 
     def __sklearn_tags__(self):

@@ -18,12 +18,14 @@ IDLE = 0.01
 """Share of an even load below which an expert is said to serve next to no rows."""
 
 
+BETWEEN = ("skmoe.", "sklearn.", "joblib.")
+"""Modules whose lines stand between the user's line and a warning."""
+
+
 def level_of_caller() -> int:
-    """Return the stack level of the line that called fit, for `warnings.warn`."""
+    """Return the stack level of the user's line, for `warnings.warn`."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
-        ("skmoe.", "sklearn.")
-    ):
+    while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(BETWEEN):
         level, frame = level + 1, frame.f_back
     return level
 
@@ -91,21 +93,40 @@ class ReportingMixin:
         )
 
     def _warn_of(self, mixture: Mixture) -> None:
-        stopped = [
-            found
-            for found in mixture.judged or [mixture.run]
-            if not found.converged
-            and found.n_iter >= self.max_iter  # not by a callback
-        ]
-        if not stopped:
+        """Warn of a run that was cut short, unless rows held out judged what it gave."""
+        run = mixture.run
+        by_callback = run.n_iter < self.max_iter
+        if mixture.judged or run.converged or by_callback:
             return
-        gain = stopped[0].passes[-1].gain
+        gain = run.passes[-1].gain
         warnings.warn(
             f"EM stopped after max_iter={self.max_iter} passes while a pass still "
             f"raised the mean log-likelihood bound by {gain:.1e}, more than tol="
             f"{self.tol}. Increase max_iter or tol, or use fewer experts.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=level_of_caller(),
+        )
+
+    def _warn_of_rows_in_no_fold(self, mixture: Mixture) -> None:
+        blind = getattr(mixture.run.pool, "blind", None)
+        if blind is None or blind.all():
+            return
+        warnings.warn(
+            f"cross_fit={self.cross_fit!r} leaves {np.count_nonzero(~blind)} of the "
+            f"{len(blind)} rows in no test fold: they are judged by models that "
+            "learned from them, and do not count for noise scales.",
+            UserWarning,
+            stacklevel=level_of_caller(),
+        )
+
+    def _warn_of_few_rows(self, n_rows: int) -> None:
+        listed = isinstance(self.expert, (list, tuple))
+        whose = f", the first {n_rows} of the list," if listed else ""
+        warnings.warn(
+            f"The {n_rows} rows of positive weight are fewer than n_experts="
+            f"{self._n_asked}, so {n_rows} experts{whose} are fitted.",
+            UserWarning,
+            stacklevel=level_of_caller(),
         )
 
     def _warn_of_fallbacks(self, models: list[str | None]) -> None:

@@ -112,9 +112,9 @@ class CheckedMixin:
             raw, y, weight = take_rows(raw, used), y[used], weight[used]
             X = None if X is None else take_rows(X, used)
         y, weight = self._encode_target(y, weight)
-        if not self._chooses_number and len(weight) < self._n_asked:
+        if not self._chooses_number and len(weight) < min(self._n_asked, 2):
             raise ValueError(
-                f"n_experts={self._n_asked} needs at least as many rows of positive "
+                f"n_experts={self._n_asked} needs at least two rows of positive "
                 f"weight; got n_samples={len(weight)}."
             )
         if X is None:
@@ -208,8 +208,8 @@ class CheckedMixin:
 
     @property
     def _n_known(self) -> int:
-        """How many experts there are: those asked for, or those of the last fit."""
-        return self.n_experts_ if self._chooses_number else self._n_asked
+        """How many experts there are."""
+        return self.n_experts_
 
     def _computing(
         self, X: Array, n_experts: int | None = None
