@@ -19,7 +19,10 @@ from sklearn.model_selection import (
     GroupKFold,
     KFold,
     PredefinedSplit,
+    RepeatedKFold,
+    ShuffleSplit,
     StratifiedGroupKFold,
+    TimeSeriesSplit,
     cross_val_score,
 )
 from sklearn.naive_bayes import GaussianNB
@@ -38,6 +41,7 @@ from skmoe.em import (
     fallbacks,
     finished,
     initial,
+    judges,
     run,
 )
 from skmoe.estimators import _folds
@@ -242,6 +246,83 @@ def test_a_splitter_without_groups_says_that_it_ignores_them():
     model = MoERegressor(TREE, cross_fit=KFold(3), **QUICK)
     with pytest.warns(UserWarning, match="groups parameter is ignored by KFold"):
         model.fit(X, Y, groups=GROUPS)
+
+
+# ---------------------------------------------------- splitters that are no partition
+def test_models_learn_from_the_training_rows_of_a_splitter():
+    model = MoERegressor(TREE, cross_fit=TimeSeriesSplit(3, gap=10), **EASY)
+    with pytest.warns(UserWarning, match="leaves 30 of the 120 rows in no test fold"):
+        model.fit(X, Y)
+    problem, pool = problem_of(), regressors(TREE)
+    crossed = model._cross_fitted(pool, problem)
+    rows = np.arange(N)
+    expected = np.concatenate([np.full(30, 3), np.repeat([0, 1, 2], 30)])
+    np.testing.assert_array_equal(crossed.folds, expected)
+    for fold, end in enumerate([20, 50, 80, 120]):
+        np.testing.assert_array_equal(crossed.learned[fold], rows < end)
+    np.testing.assert_array_equal(crossed.blind, rows >= 30)
+
+
+def test_rows_in_several_test_folds_are_judged_by_the_first():
+    twice = RepeatedKFold(n_splits=3, n_repeats=2, random_state=0)
+    folds = np.full(N, -1)
+    for fold, (_, rows) in enumerate(twice.split(X)):
+        folds[rows[folds[rows] < 0]] = fold
+    assert folds.max() == 2
+    many = MoERegressor(TREE, cross_fit=twice, **EASY).fit(X, Y)
+    one = MoERegressor(TREE, cross_fit=PredefinedSplit(folds), **EASY).fit(X, Y)
+    np.testing.assert_array_equal(many.predict(X), one.predict(X))
+    np.testing.assert_array_equal(many.scale_, one.scale_)
+
+
+def test_rows_judged_in_sample_do_not_count_for_scales():
+    folds = np.where(np.arange(N) < 60, 2, np.arange(N) % 2)
+    learned = folds != np.arange(3)[:, None]
+    learned[2] = True
+    learner = DecisionTreeRegressor(random_state=0)  # remembers its rows
+    pool = CrossFitPool(regressors(learner, 1), folds, learned=learned)
+    everyone = everywhere(n_experts=1)
+    pool = pool.fit(X, Y[:, None], everyone)
+    values = pool.evaluate(X, Y[:, None], everyone)
+    np.testing.assert_allclose(values[:60, 0, 0], Y[:60])
+    scale = pool.rescale(Y[:, None], values, everyone).scale
+    late = everyone.take(np.arange(60, N))
+    expected = pool.likelihood.scales(Y[60:, None], values[60:], late)
+    np.testing.assert_allclose(scale, expected)
+
+
+def test_judges_of_some_of_the_rows():
+    folds, learned = np.array([-1, 0, 0, 1, 1]), np.zeros((2, 5), dtype=bool)
+    learned[0, :1] = learned[1, :3] = True
+    got, rows = judges(folds, learned)
+    np.testing.assert_array_equal(got, [2, 0, 0, 1, 1])
+    np.testing.assert_array_equal(rows, [*learned, np.ones(5, dtype=bool)])
+    # Without row 0 its successor has nothing to learn from.
+    got, rows = judges(got[1:], rows[:, 1:])
+    np.testing.assert_array_equal(got, [1, 1, 0, 0])
+    np.testing.assert_array_equal(rows, [learned[1, 1:], np.ones(4, dtype=bool)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "splitter",
+    [
+        TimeSeriesSplit(4),
+        ShuffleSplit(2, test_size=0.3, random_state=0),
+        RepeatedKFold(n_splits=3, n_repeats=2, random_state=0),
+        PredefinedSplit(np.where(np.arange(N) < 40, -1, np.arange(N) % 2)),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+@pytest.mark.filterwarnings("ignore:(?s).*in no test fold")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+def test_splitters_of_every_kind(splitter):
+    for params in ({}, {"expert": TREE}, {"gate": "tree", "final": "average"}):
+        model = MoERegressor(cross_fit=splitter, **EASY).set_params(**params)
+        assert np.isfinite(model.fit(X, Y).predict_interval(X)).all()
+        assert model.score(X, Y) > 0.5
+    model = MoEClassifier(CLASS_TREE, cross_fit=splitter, **EASY).fit(X, LABELS)
+    assert model.score(X, LABELS) > 0.7
 
 
 # ----------------------------------------------------------- groups, routed as metadata

@@ -251,7 +251,8 @@ def judges(folds: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     n_folds, n_rows = learned.shape
     learned = np.concatenate([learned, np.ones((1, n_rows), dtype=bool)])
-    blind = learned.any(axis=1)[folds] & ~learned[folds, np.arange(n_rows)]
+    fitted = learned.sum(axis=1) > 0
+    blind = fitted[folds] & ~learned[folds, np.arange(n_rows)]
     used, folds = np.unique(np.where(blind, folds, n_folds), return_inverse=True)
     return folds, learned[used]
 

@@ -211,6 +211,7 @@ class RoutedMixin:
             At most ``top_k`` entries a row, the best of the gate's candidates,
             renormalised to sum to one.
         """
+        check_is_fitted(self)
         rule = RoutingRule(self._training_width(), ask_last=self._n_fixed > 0)
         joint = self._log_joint(X, y, rule)
         found = [self._posterior(*each) for each in joint]

@@ -93,7 +93,7 @@ class ReportingMixin:
         )
 
     def _warn_of(self, mixture: Mixture) -> None:
-        """Warn of a run that was cut short, unless rows held out judged what it gave."""
+        """Warn of a run cut short, unless rows held out judged what it gave."""
         run = mixture.run
         by_callback = run.n_iter < self.max_iter
         if mixture.judged or run.converged or by_callback:
