@@ -282,7 +282,87 @@ def test_modes_of_counts():
     np.testing.assert_array_equal(density.modes(mix)[0], [3.0])
 
 
+def large_counts(family, mean, m=3):
+    """Return mixtures of counts from 3 to ten times the mean, with fewer zeros."""
+    rng = np.random.default_rng(0)
+    means = np.column_stack([np.full(4, 3.0), mean * rng.uniform(0.1, 10, (4, m - 1))])
+    scale = rng.uniform(0.01, 3.0, size=(4, m)) if family.has_scale else None
+    weights, experts = rng.dirichlet(np.ones(m), size=4), np.tile(np.arange(m), (4, 1))
+    return PredictiveMixture(weights, experts, means, scale, family, np.zeros(4))
+
+
+def one_less(counts):
+    return np.minimum(counts - 1.0, np.nextafter(counts, -1.0))
+
+
+@pytest.mark.parametrize("mean", [1e5, 1e14, 1e17, 1e299])
+@pytest.mark.parametrize("family", COUNTS, ids=str)
+def test_counts_of_any_size(family, mean):
+    mix, p = large_counts(family, mean), np.array([0.01, 0.3, 0.5, 0.9, 0.999])
+    p = np.tile(p, (4, 1))
+    q = mix.quantile(p)
+    assert np.all(mix.cdf(q) >= p)
+    assert np.all(mix.cdf(one_less(q)) < p)
+    y = drawn(mix)[:, 0]
+    for found in (mix.crps(y), density.mass_above(mix, y), *density.modes(mix)):
+        assert np.all(found >= 0) and np.isfinite(found).all()
+    for coverage in (0.01, 0.999):
+        for i, region in enumerate(density.regions(mix, coverage)):
+            ends = np.column_stack([one_less(region[:, 0]), region[:, 1]])
+            mass = np.diff(one(mix, i).cdf(ends.reshape(1, -1)))[0, ::2].sum()
+            assert coverage - 1e-9 <= mass
+        low = density.shortest(mix, coverage)
+        ends = mix.quantile(np.column_stack([low, np.minimum(low + coverage, 1.0)]))
+        mass = mix.cdf(ends[:, 1:]) - mix.cdf(one_less(ends[:, :1]))
+        assert np.all(mass >= coverage - 1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+def test_counts_of_a_row_far_out(likelihood):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, size=(200, 1))
+    y = rng.poisson(np.exp(1 + 2 * X[:, 0]))
+    model = MoERegressor(n_experts=2, likelihood=likelihood, cross_fit=None, n_init=1)
+    model = model.fit(X, y).conformalize(X, y)
+    far = np.array([[1.0], [100.0], [1e4]])  # e to the 10000 is no number
+    mean = model.predict(far)
+    assert np.isfinite(mean).all()
+    for found in (model.predict_interval(far, 0.9), model.predict_quantiles(far, 0.5)):
+        assert np.isfinite(found).all()
+    assert all(np.isfinite(region).all() for region in model.predict_region(far, 0.9))
+
+
+def test_student_t_of_infinite_freedom_is_normal():
+    y = np.linspace(-4, 4, 9)
+    endless, normal, given = StudentT(np.inf), Gaussian(), (y, 0.5, 2.0)
+    for ask in ("log_density_of", "cdf", "variance"):
+        given = (0.5, 2.0) if ask == "variance" else (y, 0.5, 2.0)
+        found, known = (getattr(f, ask)(*given) for f in (endless, normal))
+        np.testing.assert_allclose(found, known, rtol=1e-12)
+    X = np.linspace(-1, 1, 60)[:, None]
+    model = MoERegressor(n_experts=2, likelihood=endless, n_init=1, random_state=0)
+    assert np.isfinite(model.fit(X, X[:, 0] ** 2).predict(X)).all()
+
+
 # ------------------------------------------------------------------ calibration
+@pytest.mark.parametrize("family", [Poisson(), NegativeBinomial(), Gaussian()], ids=str)
+@pytest.mark.parametrize("mean", [0.05, 0.7, 3.0, 30.0])
+def test_calibrated_quantiles_do_not_cross_and_hold(family, mean):
+    rng = np.random.default_rng(0)
+    n, p = 1000, np.linspace(0.02, 0.98, 49)
+    means = mean * np.exp(rng.normal(size=(2 * n, 1)))
+    ones, experts = np.ones((2 * n, 1)), np.zeros((2 * n, 1), dtype=int)
+    mix = PredictiveMixture(ones, experts, means, ones, family, np.zeros(2 * n))
+    y = rng.poisson(1.3 * means[:, 0]).astype(float)
+    kept, new = Calibration(mix.take(slice(n)), y[:n]), mix.take(slice(n, None))
+    q = new.at_score(np.tile(kept.scores(p), (n, 1)))
+    assert np.all(np.diff(q, axis=1) >= 0)
+    below = np.mean(y[n:, None] < q, axis=0)
+    at_most = np.mean(y[n:, None] <= q, axis=0)
+    assert np.all(below[p < 0.5] <= p[p < 0.5] + 0.05)
+    assert np.all(at_most[p >= 0.5] >= p[p >= 0.5] - 0.05)
+
+
 @pytest.mark.parametrize("family", [*CONTINUOUS, *COUNTS], ids=str)
 def test_normal_scores_go_on_beyond_what_probabilities_can_say(family):
     mix = mixture(family, n=10)
@@ -552,6 +632,8 @@ def test_scorers(data):
         (lambda m, X: m.predict_interval(X, 1.0), "coverage == 1.0, must be < 1"),
         (lambda m, X: m.predict_interval(X, 0), "coverage == 0, must be > 0"),
         (lambda m, X: m.predict_region(X, 2.0), "coverage == 2.0"),
+        (lambda m, X: m.predict_region(X, np.nan), "coverage == nan"),
+        (lambda m, X: m.predict_interval(X, np.nan), "coverage == nan"),
         (lambda m, X: m.predict_interval(X, kind="hdi"), "kind must be one of"),
         (lambda m, X: m.sample_y(X, 0), "n_samples == 0, must be >= 1"),
         (lambda m, X: m.cdf(X, [1.0, 2.0]), "inconsistent numbers of samples"),

@@ -42,7 +42,9 @@ class Calibration:
     def scores(self, p: np.ndarray) -> np.ndarray:
         """Return the normal scores whose y are to stand for quantiles at p.
 
-        They are empirical quantiles of P(Y <= y) [1]_, away from the median.
+        They are empirical quantiles of P(Y <= y) [1]_, away from the median: of
+        P(Y < y) from the median on. Counts have both, so below it a score is at most
+        that of the median, and none falls as p grows.
 
         References
         ----------
@@ -53,9 +55,10 @@ class Calibration:
         n = len(self.y)
         upper = np.append(np.sort(self.below) + TIE, np.inf)
         lower = np.append(np.sort(self.upto), -np.inf)  # at position -1
-        up = np.minimum(_ceil(p * (n + 1)), n + 1) - 1
+        up = np.minimum(_ceil(np.maximum(p, 0.5) * (n + 1)), n + 1) - 1
         down = np.floor(p * (n + 1) + TIE).astype(int) - 1
-        return np.where(p >= 0.5, upper[np.maximum(up, 0)], lower[down])
+        at_least = upper[up]
+        return np.where(p >= 0.5, at_least, np.minimum(lower[down], at_least))
 
     def interval(self, low: np.ndarray, coverage: float, own: np.ndarray) -> np.ndarray:
         """Return the normal scores of the ends of calibrated intervals, (n, 2).

@@ -100,10 +100,11 @@ class DistributionMixin:
         -------
         ndarray of shape (n_samples, n_quantiles) or (n_samples, n_quantiles, n_outputs)
             The y below which the mixture has such a probability, found to 1e-10 of
-            the spread; for counts the smallest y of at least that probability. After
-            ``conformalize`` new rows lie below with a probability of at least p for p
-            of 0.5 and more, of at most p for smaller ones; infinite where the
-            calibration rows are too few to say.
+            the spread; for counts the smallest y of at least that probability, of
+            those that floats hold. After ``conformalize`` y of new rows is at most the
+            quantile with a probability of at least p, for p of 0.5 and more, and less
+            than it with a probability of at most p, for smaller ones; infinite where
+            the calibration rows are too few to say.
 
         Raises
         ------
@@ -406,3 +407,5 @@ def _check_coverage(coverage) -> None:
         max_val=1,
         include_boundaries="neither",
     )
+    if np.isnan(coverage):
+        raise ValueError("coverage == nan, must be > 0 and < 1.")

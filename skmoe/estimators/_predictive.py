@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from scipy import special
 
-from ..likelihoods import Gaussian, Likelihood
+from ..likelihoods import Gaussian, Likelihood, first_count
 
 MAX_STEPS = 200
 """Steps of the search for a quantile, at most; bisection alone needs some 50."""
@@ -275,11 +275,11 @@ def _cdf_at(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
 
 def _first_count(mixture, p, low, high) -> np.ndarray:
     """Return the first count whose cdf reaches p: above low, high at most."""
-    while np.any(high - low > 1.0):
-        middle = np.floor((low + high) / 2)
-        reached = _cdf_at(mixture, middle) >= p
-        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
-    return high
+
+    def reached(rows: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return _cdf_at(mixture.take(rows), y) >= p[rows]
+
+    return first_count(reached, low, high)
 
 
 def _root(mixture, p, low, high) -> np.ndarray:

@@ -45,10 +45,20 @@ TIE = 1e-9
 """Probability that tells a count from the one before."""
 
 
+MOST_COUNTS = 5000
+"""Counts of one row that are looked at one by one; of more, runs of them."""
+
+EXACT = 2.0**53
+"""Beyond it floats leave out whole numbers."""
+
+RUNS = 16
+"""Runs of counts between two quantiles of a component."""
+
+
 def modes(mixture: PredictiveMixture) -> list[np.ndarray]:
     """Return the modes of each row, highest first."""
     if mixture.family.discrete:
-        return [_count_modes(z, at) for z, at in _counts(mixture, 1e-6)]
+        return [_count_modes(*row) for row in _cells(mixture, 1e-6)]
     found: list[np.ndarray] = []
     for rows in _blocks(mixture):
         part = mixture.take(rows)
@@ -67,7 +77,7 @@ def regions(mixture: PredictiveMixture, coverage: float) -> list[np.ndarray]:
         ends = mixture.quantile(np.tile([0.0, 1.0], (len(mixture), 1)))
         return list(ends[:, None, :])
     if mixture.family.discrete:
-        return [_count_region(z, at, coverage) for z, at in _counts(mixture, coverage)]
+        return [_count_region(*row, coverage) for row in _cells(mixture, coverage)]
     found: list[np.ndarray] = []
     for rows in _blocks(mixture):
         found += _Levels(mixture.take(rows), coverage).regions(coverage)
@@ -78,10 +88,12 @@ def mass_above(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
     """Return the probability of a higher density than that at y, (n,)."""
     found = np.empty(len(mixture))
     if mixture.family.discrete:
-        for i, (counts, at) in enumerate(_counts(mixture, ALL)):
+        for i, (counts, at) in enumerate(_cells(mixture, ALL)):
             mass = np.diff(at)
-            own = mass[counts == y[i]]
-            found[i] = mass[mass > own[0]].sum() if own.size else 1.0
+            density = mass / np.diff(counts)
+            own = np.searchsorted(counts, y[i]) - 1
+            known = 0 <= own < len(mass)
+            found[i] = mass[density > density[own]].sum() if known else 1.0
         return found
     for rows in _blocks(mixture):
         part = mixture.take(rows)
@@ -94,8 +106,8 @@ def shortest(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
     """Return the probability below the shortest interval of the coverage, (n,)."""
     found = np.empty(len(mixture))
     if mixture.family.discrete:
-        for i, (_, at) in enumerate(_counts(mixture, coverage)):
-            found[i] = _shortest_count(at, coverage)
+        for i, row in enumerate(_cells(mixture, coverage)):
+            found[i] = _shortest_count(*row, coverage)
         return found
     for rows in _blocks(mixture):
         found[rows] = _shortest(mixture.take(rows), coverage)
@@ -270,39 +282,56 @@ def _modes(mixture, values: np.ndarray, height: np.ndarray) -> list[np.ndarray]:
 
 
 # ------------------------------------------------------------------------ counts
-def _counts(mixture: PredictiveMixture, coverage: float):
-    """Yield the counts of each row, and the cdf at them and at the one before."""
+def _cells(mixture: PredictiveMixture, coverage: float):
+    """Yield the runs of counts of each row: their ends, and the cdf at these.
+
+    A run is of the counts after one end up to the next. Where counts are many, runs
+    divide what lies between quantiles of the components; else each holds one count.
+    """
     tail = BEYOND * (1.0 - coverage)
     ends = mixture.quantile(np.tile([tail, 1.0 - tail], (len(mixture), 1)))
     for i, (low, high) in enumerate(ends):
-        counts = np.arange(low, high + 1.0)
-        at = mixture.take(slice(i, i + 1)).cdf(np.append(low - 1.0, counts)[None, :])
-        yield counts, at[0]
+        row = mixture.take(slice(i, i + 1))
+        few = high - low <= MOST_COUNTS and high < EXACT
+        counts = np.arange(low, high + 1.0) if few else _many(row, low, high, tail)
+        counts = np.append(min(low - 1.0, np.nextafter(low, -1.0)), counts)
+        yield counts, row.cdf(counts[None, :])[0]
+
+
+def _many(row: PredictiveMixture, low: float, high: float, tail: float) -> np.ndarray:
+    """Return counts from low to high, dense where a component has its own."""
+    outermost = special.ndtri(1.0 - tail)
+    levels = special.ndtr(np.linspace(-outermost, outermost, N_LEVELS))
+    known = np.unique(row.component_quantiles(levels[None, :]))
+    share = np.arange(1, RUNS + 1) / RUNS
+    between = known[:-1, None] + np.diff(known)[:, None] * share
+    found = np.concatenate([[low, high], known, np.rint(between).ravel()])
+    return np.unique(np.clip(found, low, high))
 
 
 def _count_region(counts, at, coverage: float) -> np.ndarray:
     mass = np.diff(at)
-    order = np.argsort(-mass, kind="stable")
+    order = np.argsort(-mass / np.diff(counts), kind="stable")
     n_kept = 1 + np.searchsorted(np.cumsum(mass[order]), coverage)
-    kept = np.sort(counts[order[:n_kept]])
-    breaks = np.flatnonzero(np.diff(kept) > 1.0)
-    return np.column_stack(
-        [kept[np.append(0, breaks + 1)], kept[np.append(breaks, -1)]]
-    )
+    kept = np.sort(order[:n_kept])
+    breaks = np.flatnonzero(np.diff(kept) > 1)
+    first, last = kept[np.append(0, breaks + 1)], kept[np.append(breaks, -1)]
+    return np.column_stack([counts[first] + 1.0, counts[last + 1]])
 
 
 def _count_modes(counts, at) -> np.ndarray:
-    mass = np.diff(at)
-    padded = np.concatenate([[-1.0], mass, [-1.0]])
-    peak = (mass >= padded[:-2]) & (mass > padded[2:])
-    return counts[peak][np.argsort(-mass[peak], kind="stable")]
+    density = np.diff(at) / np.diff(counts)
+    padded = np.concatenate([[-1.0], density, [-1.0]])
+    peak = np.flatnonzero((density >= padded[:-2]) & (density > padded[2:]))
+    middle = counts[peak] + np.ceil((counts[peak + 1] - counts[peak]) / 2)
+    return middle[np.argsort(-density[peak], kind="stable")]
 
 
-def _shortest_count(at, coverage: float) -> float:
+def _shortest_count(counts, at, coverage: float) -> float:
     """Return the probability below the shortest run of counts; the fullest of those."""
     last = np.searchsorted(at, at[:-1] + coverage)
     possible = np.flatnonzero(last < len(at))
-    length = last[possible] - possible
+    length = counts[last[possible]] - counts[possible]
     best = possible[length == length.min()]
     found = at[best[np.argmax(at[last[best]] - at[best])]]
     return float(found) + TIE  # the first count beyond

@@ -7,7 +7,7 @@ A family is a small object; see `Likelihood` for its contract. Name one in
 
 from ._base import Likelihood
 from ._categorical import PROBABILITY_FLOOR, Categorical
-from ._counts import NegativeBinomial, Poisson
+from ._counts import NegativeBinomial, Poisson, first_count
 from ._fixed import WithOutliers, ZeroInflated
 from ._labels import Bernoulli
 from ._positive import Beta, Gamma
@@ -39,4 +39,5 @@ __all__ = [
     "StudentT",
     "WithOutliers",
     "ZeroInflated",
+    "first_count",
 ]

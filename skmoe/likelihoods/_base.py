@@ -25,6 +25,10 @@ MEAN_FLOOR = 1e-3
 """Smallest mean of a family of positive means, in units of the mean of y: learners
 that minimise squared errors may answer less than nothing."""
 
+ROOM = 1e-8
+"""Largest mean of such a family, in units of the largest number: exponentials of
+linear models overflow far from the rows that were learned from."""
+
 GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 
 SEARCH_STEPS = 14
@@ -306,9 +310,11 @@ def middle_half(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def positive_mean(family: Likelihood, answers: Array) -> Array:
-    """Return answers raised to the smallest mean."""
+    """Return answers raised to the smallest mean, and lowered to a finite one."""
     xp = namespace(answers)
     low = like(np.asarray(family.low_), answers, answers.dtype)
+    high = xp.finfo(answers.dtype).max * ROOM
+    answers = xp.where(answers < high, answers, high)
     return xp.where(answers > low, answers, low)
 
 

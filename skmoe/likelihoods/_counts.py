@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from scipy import special, stats
+from scipy import special
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import PoissonRegressor
 
 from ..backends import Array
 from ._base import Likelihood, positive_mean, whole
+
+LARGE = 1e15
+"""Means beyond which counts are next to continuous, and so are their probabilities."""
+
+SMALL = 1e-150
+"""Means are no less than that, so that y may be divided by them."""
+
+STIRLING = 1e4
+"""Counts from which on Stirling's series gives log y! to rounding."""
+
+SEARCH_STEPS = 100
+"""Steps of the search for a count, at most: 10 find its magnitude, 53 its digits."""
 
 
 class Poisson(Likelihood):
@@ -52,23 +66,40 @@ class Poisson(Likelihood):
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise."""
-        return special.xlogy(y, mean) - mean - special.gammaln(y + 1.0)
+        exact = special.xlogy(y, mean) - mean - special.gammaln(y + 1.0)
+        return np.where(y < STIRLING, exact, _log_poisson(y, mean))
 
     def cdf(self, y, mean, scale):
         """Return P(Y <= y), elementwise."""
-        return np.where(y < 0, 0.0, special.pdtr(np.maximum(np.floor(y), 0.0), mean))
+        count = np.maximum(np.floor(y), 0.0)
+        exact = special.pdtr(count, np.minimum(mean, LARGE))
+        found = np.where(mean > LARGE, _normal_cdf(count, mean), exact)
+        return np.where(y < 0, 0.0, found)
 
     def quantile(self, p, mean, scale):
         """Return the smallest y with P(Y <= y) >= p, elementwise."""
-        return stats.poisson.ppf(p, mean)
+        scale = 0.0 if scale is None else scale
+        p, mean, scale = np.broadcast_arrays(p, mean, scale)
+        shape, (p, mean, scale) = p.shape, (x.ravel() for x in (p, mean, scale))
+        low, high = _ends(p, mean, self._spread(mean, scale))
+
+        def reached(at: np.ndarray, y: np.ndarray) -> np.ndarray:
+            return self.cdf(y, mean[at], scale[at]) >= p[at]
+
+        found = first_count(reached, low, high)
+        return np.where(p < 1.0, found, np.inf).reshape(shape)
 
     def variance(self, mean, scale):
         """Return the variance, elementwise."""
         return np.asarray(mean)
 
+    def _spread(self, mean, scale):
+        """Return the standard deviation, elementwise, where the variance overflows."""
+        return np.sqrt(mean)
+
     def sample(self, mean, scale, random):
         """Draw y, one for each element."""
-        return random.poisson(mean).astype(np.float64)
+        return _sample_poisson(mean, random)
 
 
 class NegativeBinomial(Poisson):
@@ -91,31 +122,90 @@ class NegativeBinomial(Poisson):
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise."""
-        r = 1.0 / scale
+        r, mean = 1.0 / scale, np.maximum(mean, SMALL)
         return (
-            special.gammaln(y + r)
-            - special.gammaln(r)
-            - special.gammaln(y + 1.0)
+            -special.betaln(y + 1.0, r)
+            - np.log(y + r)
             - r * np.log1p(scale * mean)
-            + special.xlogy(y, scale * mean)
-            - special.xlogy(y, 1.0 + scale * mean)
+            - special.xlog1py(y, r / mean)
         )
 
     def cdf(self, y, mean, scale):
         """Return P(Y <= y), elementwise."""
-        k = np.maximum(np.floor(y), 0.0)
-        known = special.betainc(1.0 / scale, k + 1.0, 1.0 / (1.0 + scale * mean))
-        return np.where(y < 0, 0.0, known)
-
-    def quantile(self, p, mean, scale):
-        """Return the smallest y with P(Y <= y) >= p, elementwise."""
-        return stats.nbinom.ppf(p, 1.0 / scale, 1.0 / (1.0 + scale * mean))
+        r, count = 1.0 / scale, np.maximum(np.floor(y), 0.0)
+        near = np.minimum(mean, LARGE)
+        exact = special.betainc(r, count + 1.0, 1.0 / (1.0 + scale * near))
+        limit = special.gammainc(r, r * ((count + 1.0) / mean))
+        found = np.where(mean > LARGE, limit, exact)
+        return np.where(y < 0, 0.0, found)
 
     def variance(self, mean, scale):
         """Return the variance, elementwise."""
         return mean + scale * mean**2
 
+    def _spread(self, mean, scale):
+        """Return the standard deviation, elementwise, where the variance overflows."""
+        return np.hypot(np.sqrt(mean), np.sqrt(scale) * mean)
+
     def sample(self, mean, scale, random):
         """Draw y, one for each element."""
-        rate = random.gamma(1.0 / scale, scale * mean)
-        return random.poisson(rate).astype(np.float64)
+        return _sample_poisson(random.gamma(1.0 / scale, scale * mean), random)
+
+
+def first_count(reached: Callable, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the first count above low that is reached, for each of n searches.
+
+    ``reached`` is asked with positions among the n, and a count for each. Counts after
+    one that is reached are reached too; where none below ``high`` is, it is that.
+    Beyond 2**53 counts are the whole numbers that floats have.
+    """
+    low, high, at = low.copy(), high.copy(), np.arange(len(low))
+    for _ in range(SEARCH_STEPS):
+        middle = _between(low[at], high[at])
+        undecided = (middle > low[at]) & (middle < high[at])
+        at, middle = at[undecided], middle[undecided]
+        if not at.size:
+            break
+        above = reached(at, middle)
+        high[at[above]], low[at[~above]] = middle[above], middle[~above]
+    return high
+
+
+def _between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the middle count; of ends of other magnitudes, the geometric one."""
+    wide = (high + 1.0) / 4.0 > low + 2.0
+    geometric = np.sqrt(low + 2.0) * np.sqrt(high + 1.0) - 1.0
+    return np.floor(np.where(wide, geometric, low / 2 + high / 2))
+
+
+def _ends(p, mean, spread) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts between which a quantile lies, by Cantelli's inequality."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        low = np.floor(mean - spread * np.sqrt((1.0 - p) / p)) - 1.0
+        high = np.ceil(mean + spread * np.sqrt(p / (1.0 - p))) + 1.0
+    largest = np.finfo(np.float64).max
+    return np.fmax(low, -1.0), np.fmin(high, largest)
+
+
+def _log_poisson(y, mean):
+    """Return log p(y) of a large count, about which all is stable."""
+    y, mean = np.maximum(y, STIRLING), np.maximum(mean, SMALL)
+    off = (y - mean) / mean
+    loss = mean * ((1.0 + off) * np.log1p(off) - off)
+    return -loss - 0.5 * np.log(2.0 * np.pi * y) - 1.0 / (12.0 * y)
+
+
+def _normal_cdf(count, mean):
+    """Return P(Y <= count) of a large mean; between two floats there is no count."""
+    half = np.maximum(np.finfo(np.float64).eps * mean, 1.0) / 2
+    return special.ndtr((count - mean + half) / np.sqrt(np.maximum(mean, LARGE)))
+
+
+def _sample_poisson(mean, random) -> np.ndarray:
+    mean = np.asarray(mean, dtype=np.float64)
+    drawn = random.poisson(np.minimum(mean, LARGE)).astype(np.float64)
+    large = mean > LARGE
+    if large.any():
+        normal = random.normal(size=np.count_nonzero(large))
+        drawn[large] = np.rint(mean[large] + np.sqrt(mean[large]) * normal)
+    return drawn

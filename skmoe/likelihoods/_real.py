@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from scipy import special
 
@@ -16,6 +18,9 @@ ROBUST_STEPS = 50
 
 SCALE_TOL = 1e-6
 """Relative change of a scale at which they end."""
+
+MOST_DF = 1e15
+"""Degrees of freedom from which on Student's t is normal, to rounding."""
 
 NEAR = 1e-3
 """Residuals smaller than this share of the scale count as so large: the weight of a
@@ -99,7 +104,7 @@ class StudentT(Gaussian):
     df : float, default=4.0
         Degrees of freedom, above 0. 4 is the classic robust choice [1]_: efficient
         where noise is normal, and rows beyond some five scales hardly count. The
-        variance is finite above 2.
+        variance is finite above 2. Infinity is normal noise.
 
     References
     ----------
@@ -128,34 +133,38 @@ class StudentT(Gaussian):
 
     def check(self, y: np.ndarray) -> None:
         """Raise ValueError for degrees of freedom that are none."""
-        if not self.df > 0:
+        if not (isinstance(self.df, Real) and self.df > 0):
             raise ValueError(f"df of StudentT must be above 0; got {self.df!r}.")
+
+    @property
+    def _df(self) -> float:
+        """Degrees of freedom, of which more would change nothing."""
+        return min(float(self.df), MOST_DF)
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise."""
-        z, df = (y - mean) / scale, self.df
-        constant = special.gammaln((df + 1) / 2) - special.gammaln(df / 2)
-        constant -= 0.5 * np.log(df * np.pi)
+        z, df = (y - mean) / scale, self._df
+        constant = -special.betaln(df / 2, 0.5) - 0.5 * np.log(df)
         return constant - np.log(scale) - (df + 1) / 2 * np.log1p(z * z / df)
 
     def cdf(self, y, mean, scale):
         """Return P(Y <= y), elementwise."""
-        return special.stdtr(self.df, (y - mean) / scale)
+        return special.stdtr(self._df, (y - mean) / scale)
 
     def quantile(self, p, mean, scale):
         """Return the quantile at p, elementwise."""
-        z = np.where(np.asarray(p) > 0, special.stdtrit(self.df, p), -np.inf)
+        z = np.where(np.asarray(p) > 0, special.stdtrit(self._df, p), -np.inf)
         return mean + scale * z  # scipy's z at p = 0 is +inf
 
     def variance(self, mean, scale):
         """Return the variance, elementwise; infinite for df of 2 and below."""
-        factor = self.df / (self.df - 2) if self.df > 2 else np.inf
+        factor = self._df / (self._df - 2) if self._df > 2 else np.inf
         return np.broadcast_to(factor * scale**2, np.broadcast(mean, scale).shape)
 
     def sample(self, mean, scale, random):
         """Draw y, one for each element."""
         size = np.broadcast(mean, scale).shape
-        return mean + scale * random.standard_t(self.df, size=size)
+        return mean + scale * random.standard_t(self._df, size=size)
 
     log_density = Likelihood.log_density
 
@@ -184,7 +193,7 @@ class StudentT(Gaussian):
     def _precision(self, y, values, scale, routing) -> np.ndarray:
         error = to_host(y)[:, None, :] - to_host(values)
         z = error / scale[to_host(filled(routing.indices))]
-        return (self.df + 1) / (self.df + z * z)
+        return (self._df + 1) / (self._df + z * z)
 
 
 class Laplace(Gaussian):
