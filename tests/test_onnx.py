@@ -5,16 +5,27 @@ import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
+    AdaBoostClassifier,
+    AdaBoostRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    VotingClassifier,
+    VotingRegressor,
 )
+from sklearn.gaussian_process import (
+    GaussianProcessClassifier,
+    GaussianProcessRegressor,
+)
+from sklearn.impute import KNNImputer
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor, MoETransformer
@@ -29,6 +40,7 @@ from skmoe.gates import (
 onnxruntime = pytest.importorskip("onnxruntime")
 skl2onnx = pytest.importorskip("skl2onnx")
 to_onnx = pytest.importorskip("skmoe.onnx").to_onnx
+check_answers = pytest.importorskip("skmoe.onnx._check").check_answers
 
 FAST = {
     "n_experts": 4,
@@ -385,3 +397,74 @@ def test_booleans_are_integers():
     rows = X.astype(np.float32)
     model = MoEClassifier(**FAST).fit(rows, y > 0)
     assert set(run(to_onnx(model, rows), rows)[0]) == {0, 1}
+
+
+SEVERAL = {
+    "neighbours": (KNeighborsRegressor(3), KNeighborsClassifier(3)),
+    "Gaussian processes": (GaussianProcessRegressor(alpha=0.1), None),
+    "support vectors": (SVR(), None),
+    "boosting of trees": (
+        AdaBoostRegressor(n_estimators=3),
+        AdaBoostClassifier(n_estimators=3),
+    ),
+    "votes": (
+        VotingRegressor([("a", Ridge()), ("b", DecisionTreeRegressor(max_depth=2))]),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_learners_with_loops_or_in_float32_only(name, dtype):
+    """Bodies of loops stand in branches; a float64 graph holds float32 parts."""
+    rows = X[:80].astype(dtype)
+    for learner, kind, target in zip(
+        SEVERAL[name], (MoERegressor, MoEClassifier), (y, LABELS), strict=True
+    ):
+        if learner is not None:
+            model = kind(learner, **FAST | {"n_experts": 2}).fit(rows, target[:80])
+            found = run(to_onnx(model, rows), rows)[-1]
+            ask = model.predict if target is y else model.predict_proba
+            want = ask(rows).reshape(found.shape)
+            np.testing.assert_allclose(found, want, atol=1e-4)
+
+
+def test_neighbours_as_a_gate():
+    model = MoERegressor(gate=KNeighborsClassifier(9), **FAST).fit(X, y)
+    check(model, X)
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        VotingClassifier([("a", LogisticRegression())], voting="soft"),
+        GaussianProcessClassifier(),
+        make_pipeline(KNNImputer(), LogisticRegression()),
+    ],
+)
+def test_learners_that_cannot_be_written_are_refused_by_name(learner):
+    model = MoEClassifier(learner, **FAST | {"n_experts": 2}).fit(X, LABELS)
+    name = type(learner).__name__
+    with pytest.raises(TypeError, match=f"(?s){name}.*cannot be exported to ONNX"):
+        to_onnx(model, X)
+
+
+def test_a_graph_that_answers_otherwise_is_refused():
+    """skl2onnx takes rounding for the distance of a row from itself."""
+    learner = KNeighborsRegressor(3, weights="distance")
+    model = MoERegressor(learner, **FAST | {"n_experts": 2}).fit(X, y)
+    with pytest.raises(
+        TypeError, match=r"otherwise than MoERegressor on \d+ of the 240"
+    ):
+        to_onnx(model, X)
+
+
+def test_a_few_rows_that_differ_are_told_of():
+    model = MoERegressor(DecisionTreeRegressor(max_depth=3), **FAST).fit(X, y)
+    graph = to_onnx(model, X)
+    moved = model.predict(X)
+    moved[:5] += 1.0
+    model.predict = lambda rows: moved
+    with pytest.warns(UserWarning, match="on 5 of the 240 rows given, by up to 1"):
+        check_answers(graph, model, X)

@@ -11,6 +11,7 @@ from onnx import helper
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import (
     DoubleTensorType,
+    FloatTensorType,
     Int64TensorType,
     StringTensorType,
 )
@@ -22,6 +23,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
 )
 
+from ._check import loaded
 from ._graph import Graph
 from ._trees import boosted
 
@@ -50,26 +52,13 @@ def answer(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> str:
     if isinstance(estimator, DummyClassifier):
         prior = graph.constant(np.atleast_2d(estimator.class_prior_))
         return graph.node("Expand", prior, rows_by(graph, inputs[0].name, 1))
-    options = {id(estimator): {"zipmap": False}} if is_classifier(estimator) else None
-    kinds = (HistGradientBoostingRegressor, HistGradientBoostingClassifier)
-    try:
-        found = convert_sklearn(
-            estimator,
-            initial_types=[(each.column, each.kind) for each in inputs],
-            target_opset=graph.target_opset,
-            options=options,
-            custom_conversion_functions=dict.fromkeys(kinds, convert_boosted),
-        )
-    except (MissingConverter, MissingShapeCalculator) as error:
-        raise TypeError(
-            f"{estimator!r} cannot be exported to ONNX: skl2onnx has no converter "
-            "for it, or for a part of it. See skl2onnx.update_registered_converter."
-        ) from error
+    found = converted(graph, estimator, inputs)
     graph.opsets |= {(each.domain, each.version) for each in found.opset_import}
     part, prefix = found.graph, graph.new_name("part") + "_"
     # By position: skl2onnx renames an input called as an output is.
     own = [each.name for each in part.input]
-    known = dict(zip(own, (each.name for each in inputs), strict=True))
+    given = [_in_dtype(graph, *pair) for pair in zip(inputs, part.input, strict=True)]
+    known = dict(zip(own, given, strict=True))
     _rename(part, prefix, known)
     wanted = part.output[-1]  # of a classifier, the probabilities
     nodes = needed(part.node, {wanted.name})
@@ -78,6 +67,60 @@ def answer(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> str:
     graph.nodes.extend(nodes)
     # Trees say float32 whatever they read.
     return graph.node("Cast", wanted.name, to=graph.elem_type)
+
+
+def converted(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> onnx.ModelProto:
+    """Return what skl2onnx makes of an estimator, in a form that onnxruntime loads.
+
+    In the graph's dtype, or in float32 where there is nothing else for it.
+    """
+    options = {id(estimator): {"zipmap": False}} if is_classifier(estimator) else None
+    boosting = (HistGradientBoostingRegressor, HistGradientBoostingClassifier)
+    own = [(each.column, each.kind) for each in inputs]
+    single = [(column, _single(kind)) for column, kind in own]
+    for types in [own] if graph.dtype == np.float32 else [own, single]:
+        try:
+            found = convert_sklearn(
+                estimator,
+                initial_types=types,
+                target_opset=graph.target_opset,
+                options=options,
+                custom_conversion_functions=dict.fromkeys(boosting, convert_boosted),
+            )
+            loaded(found)
+        except Exception as error:  # skl2onnx and onnxruntime raise of all kinds
+            reason = reason_of(error)
+            continue
+        if not found.functions:
+            return found
+        reason = (
+            "skl2onnx writes it with functions of its own, which cannot stand in the "
+            "branch of an expert."
+        )
+    raise TypeError(f"{estimator!r} cannot be exported to ONNX: {reason}")
+
+
+def reason_of(error: Exception) -> str:
+    """Say why an estimator cannot be converted."""
+    if isinstance(error, (MissingConverter, MissingShapeCalculator)):
+        return (
+            "skl2onnx has no converter for it, or for a part of it. See "
+            "skl2onnx.update_registered_converter."
+        )
+    return f"skl2onnx or onnxruntime refuses it: {str(error).splitlines()[0]}"
+
+
+def _single(kind: Any) -> Any:
+    """Return skl2onnx's type with float32 in place of float64."""
+    return FloatTensorType(kind.shape) if isinstance(kind, DoubleTensorType) else kind
+
+
+def _in_dtype(graph: Graph, given: Input, wanted: onnx.ValueInfoProto) -> str:
+    """Return a tensor of rows in the dtype that a part reads."""
+    to = wanted.type.tensor_type.elem_type
+    if given.kind.to_onnx_type().tensor_type.elem_type == to:
+        return given.name
+    return graph.node("Cast", given.name, to=to)
 
 
 def rows_by(graph: Graph, X: str, width: int) -> str:
@@ -101,7 +144,8 @@ def _rename(graph: onnx.GraphProto, prefix: str, known: dict[str, str]) -> None:
         node.output[:] = map(new, node.output)
         for attribute in node.attribute:
             _rename(attribute.g, prefix, known)
-    for each in (*graph.initializer, *graph.output):
+    # Of a loop's body, its own inputs too; those of a part are in `known`.
+    for each in (*graph.input, *graph.initializer, *graph.output):
         each.name = new(each.name)
 
 
