@@ -16,8 +16,8 @@ AGREES = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
 answer. Trees compute in float32 in any graph."""
 
 OTHERS = 0.1
-"""Share of rows whose answers may differ by more. Rounding can take a number to the other
-side of a tree's threshold, and a row between two experts to the other expert."""
+"""Share of rows whose answers may differ by more. Rounding can take a number across a
+threshold of a tree, and a row between two experts to the other expert."""
 
 
 def loaded(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
