@@ -347,9 +347,8 @@ def test_parameters_of_a_family_can_be_searched():
 @pytest.mark.parametrize(
     ("likelihood", "y", "message"),
     [
-        ("poisson", [0.5, 1.0, 2.0, 3.0], "whole numbers"),
-        ("poisson", [-1.0, 1.0, 2.0, 3.0], "whole numbers"),
-        ("negative_binomial", [0.5, 1.0, 2.0, 3.0], "whole numbers"),
+        ("poisson", [-1.0, 1.0, 2.0, 3.0], "counts or rates; got -1.0"),
+        ("negative_binomial", [-0.5, 1.0, 2.0, 3.0], "counts or rates; got -0.5"),
         ("gamma", [0.0, 1.0, 2.0, 3.0], "above 0"),
         ("beta", [0.0, 0.1, 0.2, 0.3], "between 0 and 1"),
         (StudentT(df=0), [0.0, 0.1, 0.2, 0.3], "df of StudentT"),
@@ -361,6 +360,37 @@ def test_what_a_family_cannot_have_is_said(likelihood, y, message):
     X = np.arange(4.0).reshape(-1, 1)
     with pytest.raises(ValueError, match=message):
         MoERegressor(n_experts=2, likelihood=likelihood).fit(X, y)
+
+
+def rates(n=1500):
+    """Return X, events, time at risk and the true rate: two regimes."""
+    rng = np.random.default_rng(0)
+    X, years = rng.uniform(-1, 1, (n, 2)), rng.uniform(0.05, 1, n)
+    rate = np.exp(np.where(X[:, 0] > 0, 1 + X[:, 1], 1 - X[:, 1]))
+    return X, rng.poisson(rate * years), years, rate
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+def test_one_expert_of_rates_is_fitted_as_poisson_regression_fits_them(likelihood):
+    X, events, years, _ = rates(300)
+    learner = PoissonRegressor(alpha=1e-3, tol=1e-9)
+    alone = clone(learner).fit(X, events / years, sample_weight=years)
+    model = MoERegressor(learner, n_experts=1, likelihood=likelihood, random_state=0)
+    model.fit(X, events / years, sample_weight=years)
+    assert_allclose(model.predict(X), alone.predict(X), rtol=1e-4)
+    assert np.isfinite(model.score_samples(X, events / years)).all()
+
+
+@pytest.mark.parametrize(
+    "learner", [None, HistGradientBoostingRegressor(max_iter=20, random_state=0)]
+)
+def test_mixture_of_rates_finds_regimes_that_one_learner_cannot(learner):
+    X, events, years, rate = rates()
+    model = MoERegressor(
+        learner, n_experts=2, likelihood="poisson", n_init=1, random_state=0
+    )
+    model.fit(X, events / years, sample_weight=years)
+    assert np.corrcoef(model.predict(X), rate)[0, 1] > 0.8
 
 
 def test_families_that_cannot_be_combined_say_so():

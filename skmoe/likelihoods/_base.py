@@ -318,11 +318,10 @@ def positive_mean(family: Likelihood, answers: Array) -> Array:
     return xp.where(answers > low, answers, low)
 
 
-def whole(y: np.ndarray, name: str) -> None:
-    """Raise ValueError unless targets are counts."""
-    bad = (y < 0) | (y != np.floor(y))
-    if bad.any():
+def not_negative(y: np.ndarray, name: str) -> None:
+    """Raise ValueError unless targets are counts, or rates of counts."""
+    if (y < 0).any():
         raise ValueError(
-            f"likelihood={name!r} needs y of whole numbers from 0 on; got "
-            f"{y[bad].ravel()[0]!r}."
+            f"likelihood={name!r} needs y of 0 or more, counts or rates; got "
+            f"{y[y < 0].ravel()[0]}."
         )

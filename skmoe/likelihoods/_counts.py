@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.linear_model import PoissonRegressor
 
 from ..backends import Array
-from ._base import Likelihood, positive_mean, whole
+from ._base import Likelihood, not_negative, positive_mean
 
 LARGE = 1e15
 """Means beyond which counts are next to continuous, and so are their probabilities."""
@@ -34,6 +34,22 @@ class Poisson(Likelihood):
     with its default loss gets ``loss="poisson"``. Other learners predict the mean by
     squared errors; answers below 0.001 of the mean of y are raised to that.
 
+    Notes
+    -----
+    *Rates.* Any y from 0 on is taken. Where rows were observed for unequal times,
+    let y be the rate, events over time, and ``sample_weight`` the time: experts are
+    fitted as `sklearn.linear_model.PoissonRegressor` fits them, and ``predict`` is
+    the rate. Of fractions the formula above, with :math:`\Gamma(y + 1)` for
+    :math:`y!`, is no density but a quasi-likelihood [1]_: it serves to fit and to
+    compare, while quantiles, intervals and samples are those of counts in one unit of
+    time.
+
+    References
+    ----------
+    .. [1] R. W. M. Wedderburn, "Quasi-likelihood functions, generalized linear
+       models, and the Gauss-Newton method", Biometrika 61 (1974) 439-447.
+       doi:10.1093/biomet/61.3.439
+
     Examples
     --------
     >>> import numpy as np
@@ -53,8 +69,8 @@ class Poisson(Likelihood):
     loss = "poisson"
 
     def check(self, y: np.ndarray) -> None:
-        """Raise ValueError unless targets are counts."""
-        whole(y, "poisson")
+        """Raise ValueError if targets are negative."""
+        not_negative(y, "poisson")
 
     def mean(self, answers: Array) -> Array:
         """Return the means that experts' answers stand for."""
@@ -117,8 +133,8 @@ class NegativeBinomial(Poisson):
     has_scale = True
 
     def check(self, y: np.ndarray) -> None:
-        """Raise ValueError unless targets are counts."""
-        whole(y, "negative_binomial")
+        """Raise ValueError if targets are negative."""
+        not_negative(y, "negative_binomial")
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise."""
