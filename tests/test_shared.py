@@ -221,7 +221,8 @@ def chosen(*tables_and_losses):
     """Return what is chosen of plans of one gate, given as (table, losses)."""
     problem = problem_of(Y)
     split = [Split(problem, problem, np.ones(N, bool))]
-    return choose([[held([t], [loss])] for t, loss in tables_and_losses], split)
+    plans = [[held([t], [loss])] for t, loss in tables_and_losses]
+    return choose(plans, split, [True] * len(plans))
 
 
 def test_sharp_densities_do_not_buy_worse_means():

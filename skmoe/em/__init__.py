@@ -12,6 +12,7 @@ from ._cross_fit import (
 from ._cross_fit_gate import CrossFitGate, for_new_rows
 from ._engine import begin, expect, resume, run, step
 from ._grow import grow, shrink
+from ._panel import Alone, Panel, Voice
 from ._per_output import gates_per_output
 from ._problem import EMResult, PassInfo, Problem, State, Terms
 from ._sample import stacked
@@ -38,12 +39,14 @@ __all__ = [
     "NO_CORRECTION",
     "PORTFOLIO",
     "STARTS",
+    "Alone",
     "Choice",
     "CrossFitGate",
     "CrossFitPool",
     "EMResult",
     "Mixture",
     "Pace",
+    "Panel",
     "PassInfo",
     "Plan",
     "Problem",
@@ -52,6 +55,7 @@ __all__ = [
     "State",
     "Stream",
     "Terms",
+    "Voice",
     "absorb",
     "begin",
     "chosen_on",

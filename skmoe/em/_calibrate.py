@@ -49,7 +49,7 @@ def temperature(
     log_proba, labels, weights = [], [], []
     for found, part in zip(held, parts, strict=True):
         gate, pool = found.mixture(choice)
-        proba = to_host(pool.mix(part.test.X, route(part.test, gate, rule)))
+        proba = to_host(pool.mix(part.test.X, route(part.test.apart, gate, rule)))
         log_proba.append(np.log(np.maximum(proba, TINY)))
         labels.append(to_host(part.test.y))
         weights.append(to_host(part.test.sample_weight))

@@ -83,6 +83,12 @@ class CrossFitGate(BaseGate):
 
         return self._asked(X, ask)[0]
 
+    def vote(self, X: Array, members: Routing) -> Array:
+        """Return what rows say of their group, out of fold."""
+        said = self.log_proba(X)
+        sums = members.weighted_sums(said)
+        return namespace(said).astype(sums[:, :-1] / sums[:, -1:], said.dtype)
+
     def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
         """Return the best experts of the training rows, out of fold."""
         log_best, best = self._asked(X, lambda gate, own, _: gate.best(own, top_k))

@@ -245,10 +245,7 @@ def expect(
 
 def log_joint(problem: Problem, terms: Terms) -> Array:
     """Return log p(k | x) + log p(y | x, k), of a panel that of the whole group."""
-    log_lik = terms.log_lik
-    if problem.panel is not None:
-        log_lik = problem.panel.sums(log_lik)
-    return terms.log_gate + problem.beta * log_lik
+    return terms.log_gate + problem.beta * problem.draws.sums(terms.log_lik)
 
 
 def _expect_rows(

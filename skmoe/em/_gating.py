@@ -21,44 +21,35 @@ def improved_gate(problem: Problem, gate: BaseGate, resp: Routing) -> BaseGate:
 
 
 def targets(problem: Problem, resp: Routing) -> tuple[Array, Routing]:
-    """Return what a gate learns from: each row by its weight, or each group once."""
-    panel = problem.panel
-    if panel is None:
-        return problem.X_gate, resp.scaled(problem.sample_weight)
-    return panel.X, panel.of_groups(resp)
+    """Return what a gate learns from: rows by their weight, a group counting once."""
+    return problem.X_gate, resp.scaled(problem.draw_weight)
 
 
 def log_proba_at(problem: Problem, gate: BaseGate, routing: Routing) -> Array:
     """Return log p(k | x) at the entries of a routing."""
-    panel = problem.panel
-    if panel is None:
-        return gate.log_proba_at(problem.X_gate, routing)
-    return panel.spread(gate.log_proba_at(panel.X, panel.of_groups(routing)))
+    draws = problem.draws
+    gate, X = draws.asked(gate, problem.X_gate)
+    return draws.spread(gate.log_proba_at(X, draws.of_draws(routing)))
 
 
 def log_proba(problem: Problem, gate: BaseGate) -> Array:
     """Return log p(k | x) of all experts."""
-    panel = problem.panel
-    if panel is None:
-        return gate.log_proba(problem.X_gate)
-    return panel.spread(gate.log_proba(panel.X))
+    draws = problem.draws
+    gate, X = draws.asked(gate, problem.X_gate)
+    return draws.spread(gate.log_proba(X))
 
 
 def survey(
     problem: Problem, gate: BaseGate, indices: Array, top_k: int
 ) -> tuple[Array, Array, Array]:
     """Return log p(k | x) at some entries, the best experts, and theirs."""
-    panel = problem.panel
-    if panel is None:
-        return gate.survey(problem.X_gate, indices, top_k)
-    asked = Routing(indices, indices, gate.n_experts_).take(panel.first).indices
-    log_at, best, log_best = gate.survey(panel.X, asked, top_k)
-    return panel.spread(log_at), panel.spread(best), panel.spread(log_best)
+    draws = problem.draws
+    gate, X = draws.asked(gate, problem.X_gate)
+    asked = draws.of_draws(Routing(indices, indices, gate.n_experts_)).indices
+    log_at, best, log_best = gate.survey(X, asked, top_k)
+    return draws.spread(log_at), draws.spread(best), draws.spread(log_best)
 
 
 def route(problem: Problem, gate: BaseGate, rule: RoutingRule) -> Routing:
     """Return where the gate alone sends the rows."""
-    panel = problem.panel
-    if panel is None:
-        return rule.route(gate, problem.X_gate)
-    return panel.spread_routing(rule.route(gate, panel.X))
+    return problem.draws.route(rule, gate, problem.X_gate)

@@ -3,34 +3,91 @@ r"""Panel data: all rows of a group come from one expert.
 A person observed over years, a shop, a patient: a group g is one draw of the expert,
 and its rows are independent given that draw,
 
-    p(y_g | X_g) = Σ_k p(k | x̄_g) Π_{i ∈ g} p_k(y_i | x_i)^{s_i}.
+    p(y_g | X_g) = Σ_k q_gk Π_{i ∈ g} p_k(y_i | x_i)^{s_i},
+    log q_gk = Σ_{i ∈ g} s_i log g_k(x_i) / Σ_{i ∈ g} s_i.
 
-The gate sees the mean features x̄_g of a group and counts it once, however many rows it
-has; of features that are constant in a group that is the concomitant-variable mixture
-of flexmix [1]_. The responsibilities of a group's rows are equal,
+The gate learns from rows, each with the responsibilities of its group, and a group
+counts once, however many rows it has. So it learns what one row says of its group: a
+column that is constant in groups counts whole, one that varies from row to row as far
+as it tells groups apart, and noise not at all. In the E-step the rows of a group vote
+by their mean; q sums to at most one, so what EM raises is a bound. Of features that are
+constant in a group it is the log-likelihood of the concomitant-variable mixture of
+flexmix [1]_. The responsibilities of a group's rows are equal,
 
-    r_gk ∝ exp( log p(k | x̄_g) + Σ_{i ∈ g} s_i log p_k(y_i | x_i) ).
+    r_gk ∝ exp( log q_gk + Σ_{i ∈ g} s_i log p_k(y_i | x_i) ).
+
+Of a new group several rows say more than one: see `Voice`.
 
 References
 ----------
 .. [1] B. Grün and F. Leisch, "FlexMix version 2: finite mixtures with concomitant
    variables and varying and constant parameters", Journal of Statistical Software
    28(4) (2008). doi:10.18637/jss.v028.i04
+.. [2] L. Kish, "Survey sampling", Wiley (1965), section 5.4.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from ..backends import Array, like, namespace
+from ..backends import Array, like, namespace, select, to_host
+from ..experts import MOST
+from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
+
+TINY = np.finfo(np.float64).tiny
+
+
+class Reader(BaseGate):
+    """A gate that finds its answers in X: what has been said of each group."""
+
+    def __init__(self, n_experts_: int) -> None:
+        self.n_experts_ = n_experts_
+
+    def fit(self, X: Array, routing: Routing) -> Reader:
+        """Return self: there is nothing to learn."""
+        return self
+
+    def log_proba(self, X: Array) -> Array:
+        """Return X."""
+        return X
+
+
+class Alone:
+    """Draws of the expert where each row is one, by the contract of `Panel`."""
+
+    def asked(self, gate: BaseGate, X: Array) -> tuple[BaseGate, Array]:
+        """Return the gate to ask, and what it is to be asked about: a row a draw."""
+        return gate, X
+
+    def sums(self, values: Array) -> Array:
+        """Return Σ s v over the draw of each row, of (n_rows, m) values."""
+        return values
+
+    def spread(self, values: Any) -> Any:
+        """Return what is said of each draw, an array or CSR, for each row."""
+        return values
+
+    def spread_routing(self, routing: Routing) -> Routing:
+        """Return the routing of rows that go where their draw goes."""
+        return routing
+
+    def of_draws(self, routing: Routing) -> Routing:
+        """Return the routing of draws whose rows all go one way."""
+        return routing
+
+    def route(self, rule: RoutingRule, gate: BaseGate, X: Array) -> Routing:
+        """Return where a gate sends the rows under a rule."""
+        return self.spread_routing(rule.route(*self.asked(gate, X)))
 
 
 @dataclass(frozen=True, eq=False)
-class Panel:
+class Panel(Alone):
     """Which rows belong together.
 
     Attributes
@@ -39,22 +96,24 @@ class Panel:
         Group of each row, from 0 without gaps.
     first : (n_groups,) array of int
         A row of each group.
-    X : (n_groups, n_features) array or CSR
-        Mean features of each group: what the gate sees.
     members : Routing
         Sends each row to its group, with its sample weight.
     weight : (n_rows,) array
         Weight of all rows of a row's group.
+    voice : Voice or None
+        How much more several rows say than one; None is no more.
     """
 
     group: Array
     first: Array
-    X: Array
     members: Routing
     weight: Array
+    voice: Voice | None = None
 
     @classmethod
-    def of(cls, X: Array, sample_weight: Array, groups: np.ndarray) -> Panel:
+    def of(
+        cls, sample_weight: Array, groups: np.ndarray, voice: Voice | None = None
+    ) -> Panel:
         """Read groups, (n_rows,) of any labels."""
         _, first, group = np.unique(groups, return_index=True, return_inverse=True)
         group, n_groups = like(group, sample_weight), len(first)
@@ -62,8 +121,19 @@ class Panel:
         xp = namespace(sample_weight)
         total = like(members.sum_by_expert(members.weights), sample_weight)
         total = xp.take(total, group)
-        mean = _means(X, members, first)
-        return cls(group, like(first, group), mean, members, total)
+        return cls(group, like(first, group), members, total, voice)
+
+    @cached_property
+    def size(self) -> Array:
+        """Weight of all rows of each group."""
+        return namespace(self.weight).take(self.weight, self.first)
+
+    def asked(self, gate: BaseGate, X: Array) -> tuple[BaseGate, Array]:
+        """Return the gate to ask, and what it is to be asked about: a row a group."""
+        said = gate.vote(X, self.members)
+        if self.voice is not None:
+            said = self.voice.raised(said, self.size)
+        return Reader(gate.n_experts_), said
 
     def sums(self, values: Array) -> Array:
         """Return Σ s v over the group of each row, of (n_rows, m) values."""
@@ -71,15 +141,17 @@ class Panel:
         found = self.members.weighted_sums(values)[:, :-1]
         return xp.astype(self.spread(found), values.dtype)
 
-    def spread(self, values: Array) -> Array:
+    def spread(self, values: Any) -> Any:
         """Return what is said of each group, (n_groups, ...), for each row."""
+        if sparse.issparse(values):
+            return values[to_host(self.group)]
         return namespace(values).take(values, self.group, axis=0)
 
     def spread_routing(self, routing: Routing) -> Routing:
         """Return the routing of rows that go where their group goes."""
         return routing.take(self.group)
 
-    def of_groups(self, routing: Routing) -> Routing:
+    def of_draws(self, routing: Routing) -> Routing:
         """Return the routing of groups whose rows all go one way."""
         return routing.take(self.first)
 
@@ -107,14 +179,74 @@ class Panel:
         return self.spread_routing(Routing(best, kept, routing.n_experts))
 
 
-def _means(X: Array, members: Routing, first: np.ndarray) -> Array:
-    """Return the mean row of each group."""
-    if sparse.issparse(X):
-        weight, group = members.weights[:, 0], members.indices[:, 0]
-        table = sparse.csr_array(
-            (weight, (group, np.arange(len(weight)))), shape=(len(first), len(weight))
+@dataclass(frozen=True, eq=False)
+class Voice:
+    r"""How much more several rows of a group say of its expert than one does.
+
+    Rows that repeat each other, as those of constant features do, say no more than one;
+    rows that are independent given the expert are as many pieces of evidence. Where ι
+    is the correlation of what the gate says of two rows of a group, among groups of one
+    expert, m rows are worth m / (1 + (m - 1) ι) independent ones, the design effect of
+    cluster sampling [2]_. So Bayes' rule is
+
+        log p(k | X_g) = log π_k + m / (1 + (m - 1) ι) (log q_gk - log π_k) + const.
+
+    Attributes
+    ----------
+    correlation : float
+        ι, from 0 to 1.
+    log_share : (n_experts,) array
+        log π_k: the gate's mean probability of each expert; each group counts once.
+    """
+
+    correlation: float
+    log_share: np.ndarray
+
+    @classmethod
+    def of(cls, panel: Panel, gate: BaseGate, X: Array, resp: Routing) -> Voice:
+        """Measure what a fitted gate says of the rows of each expert's groups.
+
+        Of very many experts that would take a table too large; groups then say no more
+        than a row.
+
+        Parameters
+        ----------
+        panel : Panel
+        gate : BaseGate
+            It answers for single rows.
+        X : (n_rows, n_features) array or CSR
+        resp : Routing
+            Responsibilities of the rows.
+        """
+        if gate.n_experts_ > MOST:
+            return cls(1.0, np.zeros(gate.n_experts_))
+        said = to_host(gate.log_proba(X)).astype(np.float64)
+        group, weight = to_host(panel.group), to_host(panel.members.weights)[:, 0]
+        size, rows = np.bincount(group, weight), np.arange(len(group))
+        share = weight / size[group]
+        mean = sparse.csr_array((share, (group, rows)))
+        voted, kinds = mean @ said, mean @ resp.to_csr().toarray()
+        proba = (mean @ np.exp(said)).mean(axis=0)
+
+        inside = _square(said - voted[group], weight, proba)
+        inside /= max(size.sum() - len(size), TINY)
+        center = kinds.T @ voted / np.maximum(kinds.sum(axis=0), TINY)[:, None]
+        apart = sum(
+            _square(voted - center[k], kinds[:, k], proba) for k in range(len(center))
         )
-        scale = sparse.diags_array(1.0 / table.sum(axis=1))
-        return sparse.csr_matrix(scale @ table @ X)
-    sums, xp = members.weighted_sums(X), namespace(X)
-    return xp.astype(sums[:, :-1] / sums[:, -1:], X.dtype)
+        apart /= max(len(size) - len(center), 1)
+        between = max(apart - inside * np.mean(1.0 / size), 0.0)
+        alike = between / (between + inside) if between + inside > 0 else 1.0
+        return cls(float(alike), np.log(np.maximum(proba, TINY)))
+
+    def raised(self, said: Array, size: Array) -> Array:
+        """Return log p(k | X_g), (n_groups, n_experts), of groups of so many rows."""
+        xp, share = namespace(said), like(self.log_share, said, said.dtype)
+        worth = size / (1.0 + (size - 1.0) * self.correlation)
+        worth = xp.astype(worth, said.dtype)[:, None]
+        return select(said).log_softmax(share + worth * (said - share))
+
+
+def _square(off: np.ndarray, weight: np.ndarray, proba: np.ndarray) -> float:
+    """Return the sum of squared deviations, (n, n_experts), of likely experts most."""
+    return float(weight @ (off * off) @ proba)

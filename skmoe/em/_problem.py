@@ -13,7 +13,7 @@ from ..backends import Array, namespace, to_host
 from ..experts import ExpertPool, remembered, take_rows
 from ..gates import BaseGate
 from ..routing import Routing
-from ._panel import Panel
+from ._panel import Alone, Panel
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,9 @@ class Problem:
     shared : Shared or None
         The shared expert whose residuals y is, or to which classifiers are drawn.
     groups : (n_samples,) array or None
-        Rows of a group share one expert, and are held out together; see `_panel`.
+        Rows of a group are held out together.
+    tied : bool
+        Whether rows of a group share one expert; see `_panel`.
     balance : float
         Least load of an expert in the E-step, in units of an even load; see `_balance`.
     capacity : float
@@ -58,15 +60,26 @@ class Problem:
     beta: float = 1.0
     shared: Any = None
     groups: np.ndarray | None = None
+    tied: bool = True
     balance: float = 0.0
     capacity: float = np.inf
 
     @cached_property
     def panel(self) -> Panel | None:
         """The groups, read; None if each row stands for itself."""
-        if self.groups is None:
+        if self.groups is None or not self.tied:
             return None
-        return Panel.of(self.X_gate, self.sample_weight, self.groups)
+        return Panel.of(self.sample_weight, self.groups)
+
+    @property
+    def draws(self) -> Alone:
+        """Which rows draw their expert together."""
+        return Alone() if self.panel is None else self.panel
+
+    @property
+    def apart(self) -> Problem:
+        """The problem in which each row stands for itself, as predict takes it."""
+        return self if self.panel is None else replace(self, tied=False)
 
     @property
     def draw_weight(self) -> Array:

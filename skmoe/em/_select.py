@@ -138,7 +138,7 @@ def select_number(problem: Problem, plan: Plan, *, hold_out: bool) -> Selection:
             return _chosen([seen])
     paths = []
     for part in parts:
-        few = plan.take(problem, part.rows)
+        few = plan.take(part.rows)
         learn, test = few.left_over(part.train), part.test
         if learn.shared is not None:
             test = learn.shared.left_over(test, new=True)

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn.linear_model import LogisticRegression
 
-from ..backends import Array, like, namespace, to_host
+from ..backends import Array, like, namespace
 from ..experts import ExpertPool, make_pool
 from ..gates import BaseGate, RoutingRule
 from ..likelihoods import Likelihood
@@ -97,6 +97,8 @@ class Plan:
         Responsibilities given by the user, for starts of kind "given".
     shared : ExpertPool or None
         The shared expert, unfitted.
+    tied : bool
+        Whether rows of a group share one expert.
     """
 
     gates: Sequence[BaseGate]
@@ -107,22 +109,23 @@ class Plan:
     average: bool = False
     resp: Routing | None = None
     shared: ExpertPool | None = None
+    tied: bool = True
 
     def left_over(self, problem: Problem) -> Problem:
-        """Return what a shared expert, if there is one, leaves over of a problem."""
+        """Return the problem of the plan: what a shared expert, if any, leaves over."""
+        problem = problem if self.tied else problem.apart
         if self.shared is None:
             return problem
         shared = Shared.of(problem, copy.copy(self.shared))
         return shared.left_over(problem, new=False)
 
-    def take(self, problem: Problem, rows: np.ndarray) -> Plan:
-        """Return the plan for some of the rows of a problem."""
-        pool, panel, resp = self.pool, problem.panel, self.resp
+    def take(self, rows: np.ndarray) -> Plan:
+        """Return the plan for some of the rows of its problem."""
+        pool, resp = self.pool, self.resp
         if isinstance(pool, CrossFitPool):
             pool = pool.of_rows(rows)
-        seen = rows if panel is None else rows[to_host(panel.first)]
         gates = [
-            gate.of_rows(seen) if isinstance(gate, CrossFitGate) else gate
+            gate.of_rows(rows) if isinstance(gate, CrossFitGate) else gate
             for gate in self.gates
         ]
         if resp is not None:
@@ -212,7 +215,7 @@ def train(
         return finish(problem, best, plan, plan.choice or Choice())
 
     tried = [_hold_out(problem, parts, plan, run_one) for plan in plans]
-    won, choice = choose(tried, parts)
+    won, choice = choose(tried, parts, [plan.tied for plan in plans])
     plan, held = plans[won], tried[won]
     if problem.y.ndim == 1:
         cooled = temperature(held, parts, choice, plan.rule)
@@ -238,8 +241,8 @@ def _hold_out(
     """Return what the rows held out say of a plan."""
     held = []
     for part in parts:
-        few = plan.take(problem, part.rows)
-        learn, test = few.left_over(part.train), part.test
+        few = plan.take(part.rows)
+        learn, test = few.left_over(part.train), part.test.apart
         if learn.shared is not None:
             test = learn.shared.left_over(test, new=True)
         part = replace(part, train=learn, test=test)

@@ -22,6 +22,7 @@ from ..backends import BACKENDS, Array, namespace, one_blas_thread, to_host
 from ..em import (
     Mixture,
     Problem,
+    Voice,
     chosen_on,
     count_runs,
     fallbacks,
@@ -51,6 +52,9 @@ ON_REQUEST = (
     "shared_expert_",
     "_stream",
     "_early",
+    "tied_",
+    "group_correlation_",
+    "_voice",
 )
 """Attributes that not every fit sets: none may be left of an earlier fit."""
 
@@ -204,9 +208,10 @@ class BaseMoE(
             Row weights; weight 2 is the row twice, weight 0 is no row.
         groups : array-like of shape (n_samples,), default=None
             Group of each row, such as a person measured many times. All rows of a
-            group come from one expert, which the gate chooses by their mean features;
-            they are held out together and share a fold, and a splitter is given the
-            groups. To keep rows in one fold without this, let ``cross_fit`` be a
+            group come from one expert (unless rows held out say otherwise, see
+            ``tied_``), of which the gate learns what a row says. Groups are held out
+            whole, their rows judged one by one, and share a fold; a splitter is given
+            the groups. To keep rows in one fold without this, let ``cross_fit`` be a
             `PredefinedSplit`.
 
         Returns
@@ -283,6 +288,7 @@ class BaseMoE(
                 mixture.gate, mixture.pool, mixture.problem, before
             )
             attributes |= self._diagnosis(mixture)
+            attributes |= self._of_panel(problem, mixture)
             attributes |= self._additions(mixture, before)
 
         if path is not None:
@@ -296,6 +302,18 @@ class BaseMoE(
         self._warn_of_rows_in_no_fold(mixture)
         self._warn_of_fallbacks(models)
         return self
+
+    def _of_panel(self, problem: Problem, mixture: Mixture) -> dict[str, Any]:
+        """Return the attributes of groups, if fit was given any."""
+        if problem.panel is None:
+            return {}
+        view = problem.X_gate, mixture.resp
+        voice = Voice.of(problem.panel, mixture.gate, *view)
+        return {
+            "tied_": mixture.problem.panel is not None,
+            "group_correlation_": voice.correlation,
+            "_voice": voice,
+        }
 
     def _additions(self, mixture: Mixture, before) -> dict[str, Any]:
         """Return the attributes that are made once EM has ended."""

@@ -191,6 +191,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         predict asks, and "top_k_rows", the share of rows of which they have 95 %;
         "experts_per_row", how many predict asks in the mean; with a
         ``capacity_factor`` "rows_moved", how many training rows found an expert full.
+    tied_ : bool
+        After a fit with ``groups``: whether rows of a group share one expert. They do
+        unless rows of groups held out are predicted better, one by one, by a mixture
+        in which each row has its own; then groups change nothing in ``predict``.
+    group_correlation_ : float
+        After a fit with ``groups``: how alike the gate speaks of two rows of a group,
+        among groups of one expert. With 1 the rows of a new group say no more of its
+        expert than one of them, with 0 each is new evidence.
     shared_expert_ : estimator
         The fitted shared expert, if the mixture has one.
     n_iter_ : int
@@ -508,13 +516,15 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         """One over the temperature, which a mixture in training does not have yet."""
         return 1.0 / getattr(self, "temperature_", 1.0)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X, groups=None):
         """Return the probability of each class.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -522,20 +532,22 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             Gate-weighted mean over the ``top_k`` experts of each row, calibrated by
             ``temperature_``. Of several labels the probability that each is 1.
         """
-        proba = self._combine(X)
+        proba = self._combine(X, groups)
         if self._cool == 1.0:
             return proba
         xp = namespace(proba)
         log_proba = xp.log(xp.where(proba > 0, proba, xp.full_like(proba, TINY)))
         return select(proba).softmax(log_proba * self._cool)
 
-    def decision_function(self, X):
+    def decision_function(self, X, groups=None):
         """Return the log odds of the classes.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -543,7 +555,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             Of two classes the log odds of the second one; of more the log probability
             of each less their mean. Of several labels the log odds of each.
         """
-        proba = self.predict_proba(X)
+        proba = self.predict_proba(X, groups)
         xp = namespace(proba)
         logit = xp.log(xp.where(proba > 0, proba, xp.full_like(proba, TINY)))
         if self._multilabel:
@@ -552,7 +564,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             return logit[:, 1] - logit[:, 0]
         return logit - xp.mean(logit, axis=1, keepdims=True)
 
-    def score_samples(self, X, y=None):
+    def score_samples(self, X, y=None, groups=None):
         """Return log p(y | x) of each row, under the routing that predict uses.
 
         Parameters
@@ -562,6 +574,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
             Labels. None stands for the mixture's own prediction, so the answer says
             how sure it is of each row.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -569,8 +583,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             Natural logarithms.
         """
         if self._cool == 1.0:
-            return super().score_samples(X, y)
-        log_proba = self.predict_log_proba(X)
+            return super().score_samples(X, y, groups)
+        log_proba = self.predict_log_proba(X, groups)
         xp = namespace(log_proba)
         if y is None:
             return xp.max(log_proba, axis=1)
@@ -578,29 +592,36 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         check_consistent_length(log_proba, label)
         return xp.take_along_axis(log_proba, label[:, None], axis=1)[:, 0]
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X, groups=None):
         """Return the logarithm of `predict_proba`.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
             Natural logarithms.
         """
-        proba = self.predict_proba(X)
+        proba = self.predict_proba(X, groups)
         return namespace(proba).log(proba)
 
-    def predict(self, X):
+    def predict(self, X, groups=None):
         """Predict the most probable class.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row, new ones as a rule. Rows of a group then go to the same
+            experts, those that they speak for together: the more rows a group has, the
+            surer the gate may be. None takes rows one by one, and so does a mixture
+            whose ``tied_`` is False.
 
         Returns
         -------
@@ -608,7 +629,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             Labels from ``classes_``. Of several labels 1 where one is more probable
             than not, else 0.
         """
-        proba = self.predict_proba(X)
+        proba = self.predict_proba(X, groups)
         if self._multilabel:
             return like(indicator(on_host(proba)), proba)
         labels = self.classes_[np.argmax(on_host(proba), axis=1)]

@@ -30,13 +30,14 @@ class DistributionMixin:
     """
 
     # ------------------------------------------------------------ distributions
-    def _predictive(self, X) -> tuple[list[list[PredictiveMixture]], Any]:
+    def _predictive(self, X, groups=None) -> tuple[list[list[PredictiveMixture]], Any]:
         """Return the distribution of each output, gate by gate, and the dtype."""
         X_gate, X_expert = self._views(X)
-        groups = []
+        outputs = []
         with self._computing(X_gate):
+            draws = self._draws(groups, X_gate)
             for gate, pool in zip(self._gates, self._pools, strict=True):
-                routing = self._rule.route(gate, X_gate)
+                routing = draws.route(self._rule, gate, X_gate)
                 answers = pool.predict(X_expert, routing)
                 means = to_host(pool.likelihood.means(answers, routing))
                 whole = PredictiveMixture(
@@ -47,19 +48,21 @@ class DistributionMixin:
                     family=pool.likelihood,
                     shift=np.zeros(means.shape[::2]),
                 )
-                groups.append([whole.output(j) for j in range(means.shape[2])])
+                outputs.append([whole.output(j) for j in range(means.shape[2])])
             said = self._said(X_expert, routing)
         if not isinstance(said, float):  # of a shared expert
             columns = iter(to_host(said).T.astype(np.float64))
-            groups = [
-                [replace(each, shift=next(columns)) for each in g] for g in groups
+            outputs = [
+                [replace(each, shift=next(columns)) for each in own] for own in outputs
             ]
-        return groups, means.dtype
+        return outputs, means.dtype
 
-    def _each_output(self, X, ask: Callable[[PredictiveMixture, int], np.ndarray]):
+    def _each_output(
+        self, X, groups, ask: Callable[[PredictiveMixture, int], np.ndarray]
+    ):
         """Return what is asked of each output, along the last axis if several."""
-        groups, dtype = self._predictive(X)
-        mixtures = itertools.chain.from_iterable(groups)
+        outputs, dtype = self._predictive(X, groups)
+        mixtures = itertools.chain.from_iterable(outputs)
         found = np.stack([ask(each, j) for j, each in enumerate(mixtures)], axis=-1)
         return self._told(X, found[..., 0] if self._single_output else found, dtype)
 
@@ -82,11 +85,11 @@ class DistributionMixin:
         gate, pool, found = getattr(self, "_calibrated", (None, None, None))
         return found if (gate, pool) == (self.gate_, self._pool) else None
 
-    def _std(self, X):
-        return self._each_output(X, lambda each, _: np.sqrt(each.variance()))
+    def _std(self, X, groups):
+        return self._each_output(X, groups, lambda each, _: np.sqrt(each.variance()))
 
     # ------------------------------------------------------------------- public
-    def predict_quantiles(self, X, quantiles):
+    def predict_quantiles(self, X, quantiles, *, groups=None):
         """Predict quantiles of y.
 
         Parameters
@@ -95,6 +98,8 @@ class DistributionMixin:
             Rows.
         quantiles : array-like of shape (n_quantiles,)
             Probabilities, between 0 and 1, both excluded.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -140,9 +145,9 @@ class DistributionMixin:
                 return mixture.quantile(np.tile(p, (len(mixture), 1)))
             return mixture.at_score(np.tile(kept[j].scores(p), (len(mixture), 1)))
 
-        return self._each_output(X, ask)
+        return self._each_output(X, groups, ask)
 
-    def predict_interval(self, X, coverage=0.9, *, kind="equal_tailed"):
+    def predict_interval(self, X, coverage=0.9, *, kind="equal_tailed", groups=None):
         """Predict an interval that holds y with a given probability.
 
         Parameters
@@ -155,6 +160,8 @@ class DistributionMixin:
             "equal_tailed" leaves the same probability out on both sides;
             "highest_density" is the shortest interval, which takes some ten times as
             long. Where y has several branches, `predict_region` is shorter still.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -198,9 +205,9 @@ class DistributionMixin:
             own = below(kept[j].mixture)
             return mixture.at_score(kept[j].interval(low, coverage, own))
 
-        return self._each_output(X, ask)
+        return self._each_output(X, groups, ask)
 
-    def predict_region(self, X, coverage=0.9):
+    def predict_region(self, X, coverage=0.9, *, groups=None):
         """Predict where the density of y is highest: one or several intervals.
 
         Parameters
@@ -209,6 +216,8 @@ class DistributionMixin:
             Rows.
         coverage : float, default=0.9
             Probability of the region, between 0 and 1, both excluded.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -240,19 +249,21 @@ class DistributionMixin:
                [ 2.,  2.]])
         """
         _check_coverage(coverage)
-        (mixture,), dtype = self._only_output(X, "predict_region")
+        (mixture,), dtype = self._only_output(X, groups, "predict_region")
         kept = self._calibrations
         mass = coverage if kept is None else kept[0].mass(coverage)
         found = density.regions(mixture, mass)
         return [self._told(X, each, dtype) for each in found]
 
-    def modes(self, X):
+    def modes(self, X, *, groups=None):
         """Return the peaks of the density of y.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -265,15 +276,17 @@ class DistributionMixin:
         ValueError
             If y has several outputs.
         """
-        (mixture,), dtype = self._only_output(X, "modes")
+        (mixture,), dtype = self._only_output(X, groups, "modes")
         return [self._told(X, each, dtype) for each in density.modes(mixture)]
 
-    def _only_output(self, X, method: str) -> tuple[list[PredictiveMixture], Any]:
-        groups, dtype = self._predictive(X)
+    def _only_output(
+        self, X, groups, method: str
+    ) -> tuple[list[PredictiveMixture], Any]:
+        outputs, dtype = self._predictive(X, groups)
         self._one_output(method)
-        return groups[0], dtype
+        return outputs[0], dtype
 
-    def sample_y(self, X, n_samples=1, random_state=None):
+    def sample_y(self, X, n_samples=1, random_state=None, *, groups=None):
         """Draw y from the predicted distribution.
 
         Parameters
@@ -284,6 +297,8 @@ class DistributionMixin:
             Draws of each row.
         random_state : int, RandomState or None, default=None
             Seeds the draws.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -293,15 +308,15 @@ class DistributionMixin:
         """
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         random = check_random_state(random_state)
-        groups, dtype = self._predictive(X)
+        outputs, dtype = self._predictive(X, groups)
         drawn = []
-        for group in groups:
-            chosen = group[0].choose(n_samples, random)
-            drawn += [each.sample(chosen, random) for each in group]
+        for own in outputs:
+            chosen = own[0].choose(n_samples, random)
+            drawn += [each.sample(chosen, random) for each in own]
         found = drawn[0] if self._single_output else np.stack(drawn, axis=1)
         return self._told(X, found, dtype)
 
-    def cdf(self, X, y):
+    def cdf(self, X, y, *, groups=None):
         """Return the probability that y is at most as large as given.
 
         Parameters
@@ -310,6 +325,8 @@ class DistributionMixin:
             Rows.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -317,9 +334,11 @@ class DistributionMixin:
             P(Y <= y | x), of each output by itself. Of targets that follow the
             predicted distribution these are uniform (unless they are counts).
         """
-        return self._of_targets(X, y, lambda each, own: each.cdf(own[:, None])[:, 0])
+        return self._of_targets(
+            X, y, groups, lambda each, own: each.cdf(own[:, None])[:, 0]
+        )
 
-    def crps(self, X, y):
+    def crps(self, X, y, *, groups=None):
         r"""Return the continuous ranked probability score of each row; lower is better.
 
         .. math:: \int (P(Y \le z | x) - 1[y \le z])^2 dz
@@ -333,6 +352,8 @@ class DistributionMixin:
             Rows.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -346,16 +367,16 @@ class DistributionMixin:
            prediction, and estimation", JASA 102 (2007) 359-378.
            doi:10.1198/016214506000001437
         """
-        return self._of_targets(X, y, lambda each, own: each.crps(own))
+        return self._of_targets(X, y, groups, lambda each, own: each.crps(own))
 
-    def _of_targets(self, X, y, ask):
+    def _of_targets(self, X, y, groups, ask):
         self._views(X)  # raises where not fitted
         y = np.asarray(self._read_target(given(y, "y")), dtype=np.float64)
         check_consistent_length(X, y)
-        return self._each_output(X, lambda each, j: ask(each, y[:, j]))
+        return self._each_output(X, groups, lambda each, j: ask(each, y[:, j]))
 
     @all_or_nothing
-    def conformalize(self, X, y) -> Self:
+    def conformalize(self, X, y, *, groups=None) -> Self:
         """Calibrate intervals, regions and quantiles on rows that fit did not see.
 
         Split-conformal prediction: for new rows that are exchangeable with these, an
@@ -370,6 +391,8 @@ class DistributionMixin:
             9 for 0.9; with fewer, intervals are infinite.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Their targets.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -389,10 +412,10 @@ class DistributionMixin:
         .. [1] V. Chernozhukov, K. Wüthrich and Y. Zhu, "Distributional conformal
            prediction", PNAS 118 (2021). doi:10.1073/pnas.2107794118
         """
-        groups, _ = self._predictive(X)
+        outputs, _ = self._predictive(X, groups)
         y = np.asarray(self._read_target(given(y, "y")), dtype=np.float64)
         check_consistent_length(X, y)
-        mixtures = itertools.chain.from_iterable(groups)
+        mixtures = itertools.chain.from_iterable(outputs)
         found = [Calibration(each, y[:, j]) for j, each in enumerate(mixtures)]
         self._calibrated = self.gate_, self._pool, found
         return self

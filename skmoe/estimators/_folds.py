@@ -15,7 +15,6 @@ from sklearn.utils.metadata_routing import (
     process_routing,
 )
 
-from ..backends import to_host
 from ..em import (
     FINAL_FOLDS,
     CrossFitGate,
@@ -96,8 +95,6 @@ class FoldsMixin:
         given = isinstance(self.cross_fit, Integral)
         n_folds = self.cross_fit if given else AUTO_FOLDS
         folds = content_folds(problem, n_folds, problem.seed)
-        if problem.panel is not None:
-            folds = folds[to_host(problem.panel.first)]
         return CrossFitGate(gate, folds) if folds.max() > 0 else gate
 
     def _cross_fitted(self, pool: ExpertPool, problem: Problem) -> ExpertPool:

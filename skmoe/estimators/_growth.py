@@ -185,6 +185,6 @@ class GrowthMixin:
         self.experts_ = pool.likelihood.shown(pool.estimators())
         self.n_experts_ = pool.n_experts
         self._pool, self._own_pool = pool, own
-        self._stream = self._early = None  # of other experts
+        self._stream = self._early = self._voice = None  # of other experts
         if pool.scale is not None:
             self.scale_ = pool.scale[:, 0] if self._single_output else pool.scale

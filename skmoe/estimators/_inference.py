@@ -9,7 +9,8 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from ..backends import Array, like, namespace, select
+from ..backends import Array, device_of, like, namespace, select
+from ..em import Alone, Panel, Voice
 from ..experts import ExpertPool, OneOutputPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
@@ -57,20 +58,35 @@ class RoutedMixin:
             parts.split_gate(gate)[1] for gate in getattr(self, "gates_", [self.gate_])
         ]
 
-    def _asked(self, X, ask: Callable[[BaseGate, Array], Any]) -> Any:
+    def _draws(self, groups: Any, X_gate: Array) -> Alone:
+        """Return which of new rows draw their experts together."""
+        xp, n_rows = namespace(X_gate), X_gate.shape[0]
+        groups = self._check_groups(groups, None, n_rows)
+        if groups is None or not getattr(self, "tied_", True):
+            return Alone()
+        ones = xp.ones(n_rows, dtype=X_gate.dtype, device=device_of(X_gate))
+        return Panel.of(ones, groups, self._voice)
+
+    _voice: Voice | None = None
+
+    def _asked(self, X, groups, ask: Callable[[BaseGate, Array], Any]) -> Any:
         """Ask the gate about new rows, or each of the gates for a list."""
         X_gate, _ = self._views(X)
         with self._computing(X_gate):
-            found = [ask(gate, X_gate) for gate in self._gates]
+            draws = self._draws(groups, X_gate)
+            found = [
+                answer(X, draws.spread(ask(*draws.asked(gate, X_gate))))
+                for gate in self._gates
+            ]
         return found if hasattr(self, "gates_") else found[0]
 
-    def _combine(self, X) -> Array:
+    def _combine(self, X, groups=None) -> Array:
         """Return the mixture's mean or class probabilities, (n_samples, q)."""
         X_gate, X_expert = self._views(X)
         with self._computing(X_gate):
-            mixed = []
+            mixed, draws = [], self._draws(groups, X_gate)
             for gate, pool in zip(self._gates, self._pools, strict=True):
-                routing = self._rule.route(gate, X_gate)
+                routing = draws.route(self._rule, gate, X_gate)
                 mixed.append(pool.mix(X_expert, routing))
             xp = namespace(mixed[0])
             mixed = mixed[0] if len(mixed) == 1 else xp.concat(mixed, axis=1)
@@ -91,13 +107,15 @@ class RoutedMixin:
         one = Routing.from_dense(xp.ones_like(weights[:, :1]))
         return self._shared.predict(X_expert, one)[:, 0, :]
 
-    def gate_proba(self, X):
+    def gate_proba(self, X, groups=None):
         """Return the gate's probability of each expert.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -108,32 +126,36 @@ class RoutedMixin:
 
         def ask(gate: BaseGate, X_gate: Array) -> Array:
             log_proba = gate.log_proba(X_gate)
-            return answer(X, namespace(log_proba).exp(log_proba))
+            return namespace(log_proba).exp(log_proba)
 
-        return self._asked(X, ask)
+        return self._asked(X, groups, ask)
 
-    def route(self, X):
+    def route(self, X, groups=None):
         """Return the weights that predict uses.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
         scipy.sparse.csr_array of shape (n_samples, n_experts)
             At most ``top_k`` weights a row, summing to one.
         """
-        return self._asked(X, lambda gate, Z: self._rule.route(gate, Z).to_csr())
+        return self._asked(X, groups, lambda *at: self._rule.route(*at).to_csr())
 
-    def apply(self, X):
+    def apply(self, X, groups=None):
         """Return the experts that serve each row, best first.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -144,34 +166,41 @@ class RoutedMixin:
         def ask(gate: BaseGate, X_gate: Array) -> Array:
             routing = self._rule.route(gate, X_gate)
             if not routing.dense:
-                return answer(X, routing.indices)
-            best = select(routing.weights).top_k(routing.weights, routing.n_experts)
-            return answer(X, best[1])
+                return routing.indices
+            return select(routing.weights).top_k(routing.weights, routing.n_experts)[1]
 
-        return self._asked(X, ask)
+        return self._asked(X, groups, ask)
 
     # -------------------------------------------------------------- likelihood
-    def _log_joint(self, X, y, rule: RoutingRule) -> list[tuple[Array, Routing]]:
-        """Return log p(k | x) p(y | x, k) and its routing, of each gate."""
+    def _terms(
+        self, X, y, groups, rule: RoutingRule
+    ) -> tuple[Alone, list[tuple[Array, Array, Routing]]]:
+        """Return which rows belong together, and what is said of each gate's entries.
+
+        That is log p(k | x) and log p(y | x, k), beside the routing that has them.
+        """
         X_gate, X_expert = self._views(X)
         y = self._read_target(given(y, "y"))
         check_consistent_length(X_expert, y)
         y = like(y, X_gate)
         found = []
         with self._computing(X_gate):
+            draws = self._draws(groups, X_gate)
             for j, (gate, pool) in enumerate(
                 zip(self._gates, self._pools, strict=True)
             ):
-                routing = rule.route(gate, X_gate)
+                asked = draws.asked(gate, X_gate)
+                choice = rule.route(*asked)
+                log_gate = asked[0].log_proba_at(asked[1], choice)
+                log_gate = draws.spread(select(log_gate).log_softmax(log_gate))
+                routing = draws.spread_routing(choice)
                 left = y - self._said(X_expert, routing) if y.ndim == 2 else y
                 left = left[:, j : j + 1] if hasattr(self, "gates_") else left
                 log_lik = pool.log_likelihood(X_expert, left, routing)
-                log_gate = gate.log_proba_at(X_gate, routing)
-                joint = select(log_lik).log_softmax(log_gate) + log_lik
-                found.append((joint, routing))
-        return found
+                found.append((log_gate, log_lik, routing))
+        return draws, found
 
-    def score_samples(self, X, y=None):
+    def score_samples(self, X, y=None, groups=None):
         """Return log p(y | x) of each row, under the routing that predict uses.
 
         Parameters
@@ -181,21 +210,24 @@ class RoutedMixin:
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Targets. None stands for the mixture's own prediction, so the answer says
             how sure it is of each row.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
         ndarray of shape (n_samples,)
             Natural logarithms; densities for a regressor.
         """
-        y = self._own_target(X) if y is None else y
-        found = self._log_joint(X, y, self._rule)
-        return answer(X, sum(select(joint).logsumexp(joint) for joint, _ in found))
+        y = self._own_target(X, groups) if y is None else y
+        _, found = self._terms(X, y, groups, self._rule)
+        joint = (log_gate + log_lik for log_gate, log_lik, _ in found)
+        return answer(X, sum(select(each).logsumexp(each) for each in joint))
 
-    def _own_target(self, X) -> Array:
+    def _own_target(self, X, groups=None) -> Array:
         """Return the prediction as a target that the likelihood takes."""
-        return self.predict(X)
+        return self.predict(X, groups=groups)
 
-    def responsibilities(self, X, y):
+    def responsibilities(self, X, y, groups=None):
         """Return p(k | x, y), the posterior of each expert given the target.
 
         Parameters
@@ -204,6 +236,8 @@ class RoutedMixin:
             Rows.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
 
         Returns
         -------
@@ -213,8 +247,11 @@ class RoutedMixin:
         """
         check_is_fitted(self)
         rule = RoutingRule(self._training_width(), ask_last=self._n_fixed > 0)
-        joint = self._log_joint(X, y, rule)
-        found = [self._posterior(*each) for each in joint]
+        draws, terms = self._terms(X, y, groups, rule)
+        found = [
+            self._posterior(log_gate + draws.sums(log_lik), routing)
+            for log_gate, log_lik, routing in terms
+        ]
         return found if hasattr(self, "gates_") else found[0]
 
     def _posterior(self, joint: Array, routing: Routing) -> sparse.csr_array:

@@ -102,6 +102,16 @@ class PlanningMixin:
     def _plans(self, problem, gate, learners, seeds, given) -> list[Plan]:
         """Return the ways to train that compete on rows held out.
 
+        Of a panel each way twice: groups share an expert, or each row has its own.
+        """
+        plans = self._ways(problem, gate, learners, seeds, given)
+        if problem.panel is None or plans[0].choice is not None:
+            return plans
+        return [replace(plan, tied=tied) for tied in (True, False) for plan in plans]
+
+    def _ways(self, problem, gate, learners, seeds, given) -> list[Plan]:
+        """Return the ways to train with the groups as they are.
+
         One, but for shared_expert="auto", and for experts that differ as learners:
         from every start these become another kind of mixture.
         """
@@ -223,7 +233,7 @@ class PlanningMixin:
 
     def _go_on(self, problem, plan: Plan, gate, runs: Watched) -> Mixture:
         """Train from where the previous fit ended."""
-        problem = plan.left_over(problem)
+        problem = replace(plan, tied=getattr(self, "tied_", True)).left_over(problem)
         state = self._warm_state(problem, gate, plan)
         result = runs(problem, "warm", lambda: state)
         choice = Choice(

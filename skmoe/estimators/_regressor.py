@@ -208,6 +208,14 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         predict asks, and "top_k_rows", the share of rows of which they have 95 %;
         "experts_per_row", how many predict asks in the mean; with a
         ``capacity_factor`` "rows_moved", how many training rows found an expert full.
+    tied_ : bool
+        After a fit with ``groups``: whether rows of a group share one expert. They do
+        unless rows of groups held out are predicted better, one by one, by a mixture
+        in which each row has its own; then groups change nothing in ``predict``.
+    group_correlation_ : float
+        After a fit with ``groups``: how alike the gate speaks of two rows of a group,
+        among groups of one expert. With 1 the rows of a new group say no more of its
+        expert than one of them, with 0 each is new evidence.
     shared_expert_ : estimator
         The fitted shared expert, if the mixture has one.
     n_iter_ : int
@@ -376,9 +384,9 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         self._n_outputs = 1 if self._single_output else y.shape[1]
         return (y[:, None] if self._single_output else y), weight
 
-    def _own_target(self, X) -> Array:
+    def _own_target(self, X, groups=None) -> Array:
         """Return the prediction as a target that the likelihood takes."""
-        y = self.predict(X)
+        y = self.predict(X, groups=groups)
         return namespace(y).round(y) if self.likelihood_.discrete else y
 
     def _read_target(self, y: Any) -> Array:
@@ -486,7 +494,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         self._learn(X, y, sample_weight)
         return self
 
-    def predict(self, X, return_std=False):
+    def predict(self, X, return_std=False, groups=None):
         """Predict the mean of y.
 
         Parameters
@@ -496,6 +504,11 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         return_std : bool, default=False
             Whether to return the standard deviation of y too: that within the experts
             and that between their means.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row, new ones as a rule. Rows of a group then go to the same
+            experts, those that they speak for together: the more rows a group has, the
+            surer the gate may be. None takes rows one by one, and so does a mixture
+            whose ``tied_`` is False.
 
         Returns
         -------
@@ -504,6 +517,6 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         std : ndarray of the same shape
             With ``return_std=True``; infinite where the family has no variance.
         """
-        mean = self._combine(X)
+        mean = self._combine(X, groups)
         mean = mean[:, 0] if self._single_output else mean
-        return (mean, self._std(X)) if return_std else mean
+        return (mean, self._std(X, groups)) if return_std else mean

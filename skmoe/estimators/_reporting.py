@@ -36,7 +36,7 @@ class ReportingMixin:
     def _diagnosis(self, mixture: Mixture) -> dict[str, Any]:
         """Return the attribute that sets bounds side by side."""
         problem, model = mixture.problem, (mixture.gate, mixture.pool)
-        mass, rows, asked = kept(problem, mixture.gate, self._rule)
+        mass, rows, asked = kept(problem.apart, mixture.gate, self._rule)
         diagnostics = {
             "routed_bound": mixture.bound,
             "in_sample_bound": routed(problem, *model, self._rule).bound,
@@ -45,7 +45,7 @@ class ReportingMixin:
             "experts_per_row": asked,
         }
         if self.capacity_factor is not None:
-            diagnostics["rows_moved"] = moved(problem, mixture.gate, self._rule)
+            diagnostics["rows_moved"] = moved(problem.apart, mixture.gate, self._rule)
         return {"diagnostics_": diagnostics}
 
     def _set_record(self, mixture: Mixture) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
@@ -282,6 +284,28 @@ class BaseGate(BaseEstimator, ABC):
             best.append(experts)
             log_best.append(top)
         return xp.concat(found), xp.concat(best), xp.concat(log_best)
+
+    def vote(self, X: Array, members: Routing) -> Array:
+        """Return what rows say of their group: the mean of their log p(k | x).
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        members : Routing
+            Sends each row to its group; weights are what a row counts.
+
+        Returns
+        -------
+        (n_groups, n_experts) array
+            In the dtype of `log_proba`.
+        """
+        ops, parts = select(X), []
+        for rows in ops.row_blocks(X.shape[0], self.n_experts_):
+            said = self.log_proba(ops.block_of(X, rows))
+            parts.append(members.rows(rows).weighted_sums(said))
+        sums = functools.reduce(operator.add, parts)
+        return namespace(said).astype(sums[:, :-1] / sums[:, -1:], said.dtype)
 
     def route(
         self, X: Array, top_k: int | None = None, top_p: float | None = None

@@ -117,6 +117,11 @@ class Routing:
             self.dense,
         )
 
+    def rows(self, rows: slice) -> Routing:
+        """Return the routing of a run of rows."""
+        own = self.indices[rows, :], self.weights[rows, :]
+        return Routing(*own, self.n_experts, self.dense)
+
     # ------------------------------------------------------- expert by expert
     def segment(self, expert: int) -> tuple[Array | None, Array]:
         """Return (rows, weights) of one expert; rows None stands for all rows."""
