@@ -6,12 +6,12 @@ by expectation-maximisation, and predict with the few experts that the gate pick
 
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .estimators import MoEClassifier, MoERegressor, MoETransformer
 
 __all__ = ["MoEClassifier", "MoERegressor", "MoETransformer", "__version__"]
-
-__version__ = "0.1.0.dev0"
 
 
 def __getattr__(name: str) -> Any:

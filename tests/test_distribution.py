@@ -305,7 +305,8 @@ def test_counts_of_any_size(family, mean):
     assert np.all(mix.cdf(one_less(q)) < p)
     y = drawn(mix)[:, 0]
     for found in (mix.crps(y), density.mass_above(mix, y), *density.modes(mix)):
-        assert np.all(found >= 0) and np.isfinite(found).all()
+        assert np.all(found >= 0)
+        assert np.isfinite(found).all()
     for coverage in (0.01, 0.999):
         for i, region in enumerate(density.regions(mix, coverage)):
             ends = np.column_stack([one_less(region[:, 0]), region[:, 1]])

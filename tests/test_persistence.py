@@ -1,19 +1,27 @@
 """Fitted mixtures survive storage: the same bits, in other processes too."""
 
+import importlib
+import json
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
-from skmoe import MoEClassifier, MoERegressor
+import skmoe
+from skmoe import MoEClassifier, MoERegressor, MoETransformer
 from skmoe.gates import SoftmaxGate, TreeGate
+from skmoe.likelihoods import WithOutliers
+from skmoe.packing import pack
+from skmoe.persistence import trusted_types
 
 RANDOM = np.random.RandomState(0)
 X = RANDOM.uniform(-1, 1, (200, 4))
@@ -50,6 +58,7 @@ MODELS = {
         ),
         TREES[1:],
     ),
+    "outliers": (MoERegressor(likelihood=WithOutliers("student_t"), **FAST), []),
     "shared": (
         MoEClassifier(shared_expert=RandomForestClassifier(2, max_depth=3), **FAST),
         TREES[1:],
@@ -100,12 +109,7 @@ def test_skops_gives_the_same_bits(fitted, name, tmp_path):
     skops = pytest.importorskip("skops.io")
     path, model, others = tmp_path / "model.skops", fitted[name], MODELS[name][1]
     skops.dump(model, path)
-    own = [
-        each
-        for each in skops.get_untrusted_types(file=path)
-        if each.startswith("skmoe.")
-    ]
-    loaded = skops.load(path, trusted=own + others)
+    loaded = skops.load(path, trusted=[*trusted_types(), *others])
     for got, want in zip(answers(loaded), answers(model), strict=True):
         np.testing.assert_array_equal(got, want)
 
@@ -116,3 +120,98 @@ def test_skops_refuses_what_is_not_trusted(fitted, tmp_path):
     skops.dump(fitted["ridge"], path)
     with pytest.raises(Exception, match="MoERegressor"):
         skops.load(path)
+
+
+def test_streams_grown_and_calibrated_mixtures_hold_our_types_only(tmp_path):
+    skops = pytest.importorskip("skops.io")
+    path = tmp_path / "model.skops"
+    models = [
+        MoERegressor(**FAST).partial_fit(X, y).partial_fit(X, y),
+        MoEClassifier(**FAST).fit(X, LABELS).partial_fit(X, LABELS),
+        MoERegressor(**FAST).fit(X, y).add_experts(1, X, y),
+        MoERegressor(**FAST).fit(X, y).conformalize(X, y),
+        pack(MoEClassifier(**FAST).fit(X, LABELS)),
+        MoETransformer(MoERegressor(**FAST)).fit(X, y),
+    ]
+    for model in models:
+        skops.dump(model, path)
+        skops.load(path, trusted=trusted_types())
+
+
+def planted(model, path, name):
+    """Write a file that runs a command: a dict whose keys are made by `os.system`.
+
+    ``name`` says where os lies among the attributes of a module of skmoe.
+    """
+    io = pytest.importorskip("skops.io")
+    io.dump(model, path)
+    with zipfile.ZipFile(path) as file:
+        content = {each: file.read(each) for each in file.namelist()}
+    schema = json.loads(content["schema.json"])
+    module, attribute = name.rsplit(".", 1)
+    where = {"__module__": module, "__class__": attribute}
+    builtin = {"__module__": "builtins"}
+    os_module = {**where, "__loader__": "FunctionNode", "__id__": 9_001}
+    system = {
+        **where,
+        "__loader__": "MethodNode",
+        "__id__": 9_002,
+        "content": {"func": "system", "obj": os_module},
+    }
+    keys = {
+        **builtin,
+        "__class__": "list",
+        "__loader__": "ListNode",
+        "content": [system],
+        "__id__": 9_003,
+    }
+    value = {
+        **builtin,
+        "__class__": "str",
+        "__loader__": "JsonNode",
+        "content": '"x"',
+        "is_json": True,
+        "__id__": 9_004,
+    }
+    attributes = schema["content"]
+    attributes["content"]["trap_"] = {
+        **builtin,
+        "__class__": "dict",
+        "__loader__": "DictNode",
+        "key_types": keys,
+        "content": {f"echo > {path.parent / 'ran'}": value},
+        "__id__": 9_005,
+    }
+    attributes["key_types"]["content"].append(
+        {**builtin, "__class__": "str", "__loader__": "TypeNode", "__id__": 9_006}
+    )
+    content["schema.json"] = json.dumps(schema).encode()
+    with zipfile.ZipFile(path, "w") as file:
+        for each, data in content.items():
+            file.writestr(each, data)
+
+
+def test_a_file_that_reaches_for_a_module_is_refused(fitted, tmp_path):
+    skops = pytest.importorskip("skops.io")
+    path, name = tmp_path / "model.skops", "skmoe.backends._threads.os"
+    planted(fitted["ridge"], path, name)
+    with pytest.raises(Exception, match=f"{name}.*system"):
+        skops.load(path, trusted=trusted_types())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_trusted_types_are_classes_of_ours():
+    for name in trusted_types():
+        module, attribute = name.rsplit(".", 1)
+        each = getattr(importlib.import_module(module), attribute)
+        assert isinstance(each, type)
+        assert f"{each.__module__}.{each.__name__}" == name
+
+
+def test_a_file_of_another_version_warns(fitted, monkeypatch):
+    monkeypatch.setattr(skmoe.estimators._base, "__version__", "0.0.7")
+    old = pickle.dumps(fitted["ridge"])
+    monkeypatch.undo()
+    with pytest.warns(InconsistentVersionWarning, match="from version 0.0.7"):
+        loaded = pickle.loads(old)
+    np.testing.assert_array_equal(loaded.predict(X), fitted["ridge"].predict(X))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABCMeta, abstractmethod
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils import check_random_state
 
 from .._sklearn_compat import (
@@ -18,6 +20,7 @@ from .._sklearn_compat import (
     _fit_context,
     with_callbacks,
 )
+from .._version import __version__
 from ..backends import BACKENDS, Array, namespace, one_blas_thread, to_host
 from ..em import (
     Mixture,
@@ -151,6 +154,24 @@ class BaseMoE(
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+
+    # --------------------------------------------------------------- persistence
+    def __getstate__(self):
+        return super().__getstate__() | {"_skmoe_version": __version__}
+
+    def __setstate__(self, state):
+        state = dict(state)
+        version = state.pop("_skmoe_version", "unknown")
+        if version != __version__:
+            warnings.warn(
+                InconsistentVersionWarning(
+                    estimator_name=type(self).__name__,
+                    current_sklearn_version=__version__,
+                    original_sklearn_version=version,
+                ),
+                stacklevel=2,
+            )
+        super().__setstate__(state)
 
     # ------------------------------------------------------- hooks of the kinds
     @abstractmethod
