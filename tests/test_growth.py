@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+)
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.tree import DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
+from skmoe.routing import Routing
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
@@ -172,3 +179,70 @@ def test_learners_keep_their_kind():
     learners = [LogisticRegression(), GaussianNB(), LogisticRegression(C=0.1)]
     model = MoEClassifier(learners, **FEW).fit(X, LABELS).add_experts(1, X, LABELS)
     assert type(model.experts_[3]) in (LogisticRegression, GaussianNB)
+
+
+# ------------------------------------------------------------ new experts without rows
+@pytest.mark.parametrize(("model", "y"), KINDS)
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 2), [5] * 30])
+def test_new_experts_without_rows_are_copies(model, y, rows):
+    model = fitted(model).set_params(top_k=None)
+    before = model.score_samples(X, y)
+    model.add_experts(2, X[rows], y[rows])
+    consistent(model, y)
+    if rows != slice(0, 2):  # all rows alike
+        np.testing.assert_allclose(model.score_samples(X, y), before)
+
+
+@pytest.mark.parametrize("gate", ["softmax", "gaussian", "hierarchical", "constant"])
+@pytest.mark.parametrize("top_k", [2, None])
+def test_many_new_experts_of_few_rows(gate, top_k):
+    options = {**FEW, "cross_fit": None, "gate": gate, "top_k": top_k}
+    model = MoEClassifier(**options).fit(X[:100], LABELS[:100])
+    model.add_experts(20, X[:12], LABELS[:12]).add_experts(2, X[:3], LABELS[:3])
+    consistent(model, LABELS)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_learners_of_too_few_rows_stay_copies():
+    options = {**FEW, "cross_fit": None, "top_k": None}
+    model = MoERegressor(KNeighborsRegressor(3), **options).fit(X, Y)
+    before = model.predict(X)
+    model.add_experts(1, X[:2], Y[:2])
+    np.testing.assert_allclose(model.predict(X), before)
+    assert model.n_experts_ == 4
+    model = MoERegressor(KNeighborsRegressor(3), **FEW).fit(X, Y)
+    consistent(model.add_experts(4, X[:12], Y[:12]), Y)
+
+
+def test_learners_that_fail_for_other_reasons_say_so(monkeypatch):
+    model = fitted(KINDS[1].values[0])
+
+    def broken(*args, **kwargs):
+        raise OSError("no disk")
+
+    monkeypatch.setattr(DecisionTreeRegressor, "fit", broken)
+    with pytest.raises((RuntimeError, OSError), match="no disk"):
+        model.add_experts(1, X, Y)
+    assert model.n_experts_ == 3
+
+
+def test_constant_targets_and_separable_classes():
+    tree = DecisionTreeRegressor(max_depth=2)
+    model = MoERegressor(tree, **FEW).fit(X[:60], np.ones(60))
+    model.add_experts(1, X[:60], np.ones(60))
+    np.testing.assert_allclose(model.predict(X), 1.0)
+    model = MoERegressor(PoissonRegressor(), **FEW, likelihood="poisson")
+    model.fit(X[:60], np.zeros(60) + (X[:60, 0] > 0)).add_experts(2, X[:4], np.ones(4))
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_experts_of_a_joined_pool_can_be_taken_in_any_order():
+    model = MoERegressor(DecisionTreeRegressor(max_depth=3), **FEW, final="average")
+    pool = model.fit(X[:200], Y[:200]).add_experts(2, X[:200], Y[:200])._pool
+    order = np.array([4, 0, 0, 3, 1])
+    everyone = Routing.from_dense(np.ones((9, 5)))
+    taken = pool.take(order)
+    np.testing.assert_array_equal(
+        taken.predict(X[:9], everyone), pool.predict(X[:9], everyone)[:, order]
+    )
+    np.testing.assert_array_equal(taken.scale, pool.scale[order])

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
-from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier, SGDRegressor
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    Ridge,
+    SGDClassifier,
+    SGDRegressor,
+)
 from sklearn.naive_bayes import BernoulliNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -20,7 +26,9 @@ from skmoe.em import Pace, absorb
 from skmoe.em._sample import Sample, stacked
 from skmoe.em._stepwise import Level
 from skmoe.estimators import _streaming
+from skmoe.experts import make_pool
 from skmoe.gates import ConstantGate, GaussianGate, SoftmaxGate
+from skmoe.likelihoods import Gaussian
 from skmoe.routing import Moments, Routing
 
 QUICK = {"n_init": 1, "max_iter": 10, "random_state": 0}
@@ -738,3 +746,132 @@ def test_logistic_experts_of_any_kind():
         X_test, y_test = labels(1000, seed=9)
         gap = fitted.score(X_test, y_test == "a") - model.score(X_test, y_test == "a")
         assert gap < 0.03
+
+
+# --------------------------------------------------------------- rows from elsewhere
+def far(X, y, shift=0.0, scale=1.0):
+    return X * scale + shift, y * scale + shift
+
+
+@pytest.mark.parametrize("gate", ["softmax", "gaussian", "hierarchical", "constant"])
+@pytest.mark.parametrize("elsewhere", [{"shift": 1e6}, {"scale": 1e6}])
+@pytest.mark.parametrize("first", ["fit", "partial_fit"])
+def test_rows_from_elsewhere_leave_no_nan(gate, elsewhere, first):
+    X, y = regimes(360)
+    options = {**LONG, "tol": 1.0}
+    model = MoERegressor(n_experts=3, gate=gate, **options)
+    getattr(model, first)(X[:60], y[:60])
+    for part in (far(X[60:120], y[60:120], **elsewhere), (X[120:240], y[120:240])):
+        model.partial_fit(*part)
+    assert np.isfinite(model.score_samples(X[240:], y[240:])).all()
+    assert np.isfinite(model.scale_).all()
+    assert np.isfinite([model.lower_bound_, model.routed_bound_]).all()
+
+
+def test_classes_of_rows_from_elsewhere_leave_no_nan():
+    X, y = labels(240)
+    model = MoEClassifier(n_experts=3, **LONG).fit(X[:60], y[:60])
+    for part in (X[60:120] * 1e6, X[120:180]):
+        model.partial_fit(part, y[: len(part)])
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("large", [1e155, 1e200, 1e300])
+def test_what_would_not_be_finite_is_not_kept(large):
+    X, y = regimes(120)
+    model = MoERegressor(n_experts=2, cross_fit=None, **QUICK).fit(X[:60], y[:60])
+    model.partial_fit(X[:60], y[:60])
+    before = dict(vars(model))
+    for given in ((X * large, y), (X, y * large)):
+        with pytest.raises(ValueError, match="X"):
+            model.partial_fit(*given)
+        assert vars(model) == before
+
+
+@pytest.mark.parametrize("gate", ["hierarchical", "product", "tree"])
+def test_a_changed_law_is_followed_by_any_gate(gate):
+    X, y = regimes(60)
+    model = MoERegressor(n_experts=3, gate=gate, **QUICK).partial_fit(X, y)
+    for _ in range(3):
+        model.partial_fit(X, y + 1e4)
+    assert np.abs(model.predict(X) - y - 1e4).mean() < 5e3
+
+
+def test_scales_are_those_of_the_rows_where_an_expert_had_next_to_none():
+    X, y = regimes(200)
+    half = np.column_stack([np.ones(200), np.full(200, 1e-13)])
+    pool = make_pool([Ridge(), Ridge()], n_features=3, likelihood=Gaussian())
+    pool = pool.fit(X, y[:, None], Routing.from_dense(half))
+    pool.scale = np.ones((2, 1))
+    known = pool.recall(X, Routing.from_dense(half), half.sum(axis=0))
+    for responsibility in (1e-13, 0.1, 0.5):
+        share = np.full(20, responsibility)
+        routing = Routing.from_dense(np.column_stack([1.0 - share, share]))
+        values = pool.evaluate(X[:20], y[:20, None], routing)
+        batch = X[:20], y[:20, None], values, routing
+        known = known.absorb(*batch, np.array([1.0, 0.5]))
+        assert known.scale.max() < 2 * np.std(y)
+        assert np.abs(known.coef).max() < 2 * np.abs(pool.coef).max()
+        assert np.linalg.eigvalsh(known.moments.scatter).min() > -1e-9
+
+
+@pytest.mark.parametrize("expert", [None, LinearRegression()])
+def test_scales_of_a_default_stream_stay_within_the_rows(expert):
+    rng = np.random.default_rng(1)
+    model = MoERegressor(expert, random_state=1)
+    for _ in range(8):
+        X = rng.uniform(-3, 3, size=(100, 3))
+        y = np.where(X[:, 0] > 0, 2 * X[:, 1], 1 - 2 * X[:, 1])
+        model.partial_fit(X, y + 0.1 * rng.normal(size=100))
+        assert model.scale_.max() < np.std(y)
+    assert np.median(model.predict(X, return_std=True)[1]) < 0.2
+
+
+# ------------------------------------------------------------------- other containers
+def test_arrays_and_sparse_rows_go_together():
+    X, y = regimes(60)
+    rows = sparse.csr_array(X)
+    models = [
+        MoERegressor(n_experts=2, **QUICK)
+        .partial_fit(one[:5], y[:5])
+        .partial_fit(other, y)
+        for one, other in ((X, X), (X, rows), (rows, X))
+    ]
+    for model in models[1:]:
+        np.testing.assert_allclose(model.predict(X), models[0].predict(X), rtol=1e-6)
+
+
+def test_frames_and_arrays_do_not():
+    pandas = pytest.importorskip("pandas")
+    X, y = regimes(60)
+    frame = pandas.DataFrame(X, columns=["a", "b", "c"])
+    model = MoERegressor(n_experts=2, **QUICK).partial_fit(frame[:5], y[:5])
+    with (
+        pytest.warns(UserWarning, match="valid feature names"),
+        pytest.raises(ValueError, match="X was a DataFrame"),
+    ):
+        model.partial_fit(X, y)
+
+
+@pytest.mark.parametrize("types", [("f4", "f8"), ("f8", "f4")])
+def test_learners_go_on_in_their_precision(types):
+    X, y = labels(200)
+    model = MoEClassifier(SGDClassifier(loss="log_loss"), n_experts=2, **QUICK)
+    for dtype in types:
+        model.partial_fit(X.astype(dtype), y, classes=["a", "b", "c"])
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+class Diverging(Counting):
+    def partial_fit(self, X, y, sample_weight=None):
+        self.mean_ = np.nan
+        return self
+
+
+def test_a_learner_that_diverges_is_not_kept():
+    X, y = regimes(200)
+    model = MoERegressor(Diverging(), n_experts=2, **QUICK).fit(X, y)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="predict NaN or infinity"):
+        model.partial_fit(X, y)
+    assert vars(model) == before

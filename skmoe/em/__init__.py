@@ -11,6 +11,7 @@ from ._cross_fit import (
 )
 from ._cross_fit_gate import CrossFitGate, for_new_rows
 from ._engine import begin, expect, resume, run, step
+from ._finite import check_finite
 from ._grow import grow, shrink
 from ._panel import Alone, Panel, Voice
 from ._per_output import gates_per_output
@@ -58,6 +59,7 @@ __all__ = [
     "Voice",
     "absorb",
     "begin",
+    "check_finite",
     "chosen_on",
     "content_folds",
     "count_runs",

@@ -17,7 +17,7 @@ from scipy import sparse
 from sklearn.tree import DecisionTreeRegressor
 
 from ..backends import Array, like, namespace, select, to_host
-from ..experts import ExpertPool, JoinedPool, make_pool
+from ..experts import ExpertPool, JoinedPool, make_pool, shares
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from ._engine import log_joint, resume, run
@@ -40,6 +40,10 @@ def grow(
 ) -> tuple[BaseGate, ExpertPool]:
     """Return the mixture with as many experts as the problem has.
 
+    A new expert is a copy of the one that it was split from where it finds no rows, or
+    too few for its learner: the gate shares the probability out between the two, so
+    the mixture answers as before.
+
     Parameters
     ----------
     problem : Problem
@@ -48,27 +52,59 @@ def grow(
     judged : callable
         Makes of an unfitted pool one that judges the training rows.
     """
-    state = resume(replace(problem, n_experts=pool.n_experts), gate, pool)
-    split, labels = handed_down(problem, state)
-    gate = gate.take(np.concatenate([np.arange(pool.n_experts), split]))
+    n_old = pool.n_experts
+    state = resume(replace(problem, n_experts=n_old), gate, pool)
+    parents, labels = handed_down(problem, state)
+    n_new = max(n_old, int(labels.max()) + 1)
+    if n_new > n_old:
+        smaller = replace(problem, n_experts=n_new)
+        young = parents[: n_new - n_old]
+        try:
+            gate, pool = _trained(smaller, gate, pool, young, labels, judged)
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, ValueError):
+                raise  # the rows are not to blame
+    copies = parents[pool.n_experts - n_old :]
+    everyone = np.append(np.arange(pool.n_experts), copies)
+    return gate.take(everyone), pool.take(everyone)
+
+
+def _trained(
+    problem: Problem,
+    gate: BaseGate,
+    pool: ExpertPool,
+    parents: np.ndarray,
+    labels: np.ndarray,
+    judged: Callable[[ExpertPool], ExpertPool],
+) -> tuple[BaseGate, ExpertPool]:
+    """Return the mixture with new experts that start with the rows of their labels."""
+    old = np.arange(pool.n_experts)
+    gate = gate.take(np.append(old, parents))
     resp = Routing.from_labels(like(labels, problem.sample_weight), problem.n_experts)
     for _ in range(GATE_UPDATES):
         gate = improved_gate(problem, gate, resp)
 
-    learners = [pool.learners[k] for k in split]
-    options = {**pool.options, "seeds": [pool.seeds[k] for k in split]}
+    learners = [pool.learners[k] for k in parents]
+    options = {**pool.options, "seeds": [pool.seeds[k] for k in parents]}
     young = judged(make_pool(learners, n_features=problem.X.shape[1], **options))
     both, mass = JoinedPool(pool, young), resp.scaled(problem.sample_weight)
     both = JoinedPool(pool, young.fit(problem.X, problem.y, both.parts(mass)[1]))
     state = resume(problem, gate, rescaled(problem, both, resp))
     found = run(replace(problem, max_iter=PASSES), state)
     mass = found.resp.scaled(problem.sample_weight)
+    owns = shares(mass)[len(old) :] > 0
+    if not owns.any():
+        return found.gate, pool.take(np.append(old, parents))
     mass = learning_mass(problem, found.pool, mass)
-    return found.gate, found.pool.finished(problem.X, problem.y, mass)
+    pool = found.pool.finished(problem.X, problem.y, mass)
+    new = np.where(owns, len(old) + np.arange(len(parents)), parents)
+    return found.gate, pool.take(np.append(old, new))
 
 
 def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]:
     """Return the experts to split, and the expert that each row is to start with.
+
+    New experts without rows are the last.
 
     Each time the expert is split whose rows lack most log-likelihood against the best
     row, its parts counting alike. A small tree of that score on x cuts its rows into
@@ -99,7 +135,11 @@ def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]
         regions = np.unique(said, return_inverse=True)[1]
         regions += len(children) - regions.max()  # the last is explained best
         labels[rows] = np.append(children, parent)[regions]
-    return np.array(split, dtype=np.intp), labels
+    parents, counted = np.array(split, dtype=np.intp), (weight > 0).astype(np.float64)
+    rows = np.bincount(labels, counted, minlength=problem.n_experts)[n_old:]
+    order = np.argsort(rows == 0, kind="stable")
+    place = np.append(np.arange(n_old), n_old + np.argsort(order))
+    return parents[order], place[labels]
 
 
 def shrink(

@@ -129,11 +129,20 @@ class Sample:
 
 
 def stacked(a: Any, b: Any) -> Any:
-    """Return the rows of two arrays, CSR matrices or data frames of one kind."""
-    if sparse.issparse(a):
-        return sparse.vstack([a, b], format="csr")
-    if hasattr(a, "columns"):
+    """Return the rows of two tables, in the container of the first.
+
+    Arrays and CSR matrices go together; data frames only with their like.
+    """
+    if hasattr(a, "columns") or hasattr(b, "columns"):
+        if type(a) is not type(b):
+            raise ValueError(
+                f"X was a {type(a).__name__} in the first calls and is a "
+                f"{type(b).__name__} now. A stream of data frames needs X of one kind."
+            )
         return sys.modules[type(a).__module__.partition(".")[0]].concat([a, b])
+    if sparse.issparse(a):
+        return sparse.vstack([a, sparse.csr_array(b)], format="csr")
+    b = b.toarray() if sparse.issparse(b) else b
     return namespace(a).concat([a, b])
 
 

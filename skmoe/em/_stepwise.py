@@ -40,11 +40,12 @@ from dataclasses import dataclass, replace
 import joblib
 import numpy as np
 
-from ..backends import filled, like, namespace, select, to_host
+from ..backends import like, namespace, select, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from ._engine import _handed_over, log_joint, resume
+from ._finite import check_finite
 from ._gating import route, targets
 from ._problem import Problem, State
 from ._sample import LARGEST, Sample
@@ -149,7 +150,7 @@ class Level:
         return Level(
             mean=self.mean + gamma * (other.mean - self.mean),
             middle=self.middle + gamma * shift,
-            variance=variance + gamma * (1.0 - gamma) * shift**2,
+            variance=float(variance + gamma * (1.0 - gamma) * np.square(shift)),
         )
 
     def surprise(self, other: Level, n: float) -> float:
@@ -274,7 +275,7 @@ def open_stream(
     level, routed = (Level.of(each, weight) for each in (found.score, found.routed))
     flattery = routed.mean - bound
     level, routed = level.lowered(flattery), routed.lowered(flattery)
-    return Stream(gate, pool, memory, load, level, routed, sample)
+    return _checked(Stream(gate, pool, memory, load, level, routed, sample))
 
 
 def absorb(
@@ -298,6 +299,7 @@ def absorb(
     found = judge(problem, gate, pool, rule)
     level = Level.of(found.score, weight, stream.level)
     routed = Level.of(found.routed, weight, stream.routed)
+    check_finite(level, routed)
     born, resp, surprise = None, found.state.resp, stream.level.surprise(level, n_even)
     if old >= pace.wide * pace.start:
         resp, surprise = found.narrow, stream.routed.surprise(routed, n_even)
@@ -327,7 +329,7 @@ def absorb(
         sample = sample.plus(problem, resp, keep)
         if sample.fresh >= REFIT * min(sample.seen, LARGEST):
             gate, pool, sample = relearned(gate, pool, sample)
-    return Stream(
+    new = Stream(
         gate=gate,
         pool=pool,
         memory=max(memory, n),
@@ -337,6 +339,14 @@ def absorb(
         sample=sample,
         shaken=surprise > SURPRISE and old < max(n, stream.memory / 4),
     )
+    return _checked(new)
+
+
+def _checked(stream: Stream) -> Stream:
+    """Return a stream of which all that it adds up is finite; raise for others."""
+    gate = [stream.gate] if stream.gate.streams else []
+    check_finite(*gate, stream.pool, stream.load, stream.level, stream.routed)
+    return stream
 
 
 def relearned(
@@ -348,11 +358,7 @@ def relearned(
         gate = gate.update(sample.X_gate, mass)
     if not pool.streams.all():
         # Experts that stream know these rows; without a share they stay as they are.
-        xp, streams = namespace(mass.weights), like(pool.streams, mass.indices)
-        flat = xp.reshape(filled(mass.indices), (-1,))
-        known = xp.reshape(xp.take(streams, flat), mass.shape)
-        weights = xp.where(known, xp.zeros_like(mass.weights), mass.weights)
-        pool = pool.update(sample.X, sample.y, mass.with_weights(weights))
+        pool = pool.update(sample.X, sample.y, mass.only(~pool.streams))
     return gate, pool, replace(sample, fresh=0)
 
 
@@ -389,4 +395,7 @@ def _copied(
     copied = copy.copy(pool.take(experts))
     copied.seeds = pool.seeds
     load = load[experts] / np.bincount(experts, minlength=len(load))[experts]
-    return gate.take(experts), copied, load
+    try:
+        return gate.take(experts), copied, load
+    except TypeError:  # of a gate that leaves out none, the copy takes the place
+        return gate, copied, load

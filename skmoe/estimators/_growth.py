@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted, check_scalar
 
 from .._sklearn_compat import _check_sample_weight
 from ..backends import like
-from ..em import Problem, grow, shrink
+from ..em import Problem, check_finite, grow, shrink
 from ..experts import joined
 from ..gates import BaseGate
 from . import _parts as parts
@@ -176,6 +176,7 @@ class GrowthMixin:
         routing = self._rule.route(gate, problem.X_gate)
         load = routing.scaled(problem.sample_weight)
         load = load.sum_by_expert(load.weights)
+        check_finite(pool, load)
         self._set_experts(before, gate, pool, own)
         self.expert_load_ = load / load.sum()
         return self

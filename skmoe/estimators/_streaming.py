@@ -195,7 +195,7 @@ class StreamingMixin:
         vars(self).update({k: v for k, v in vars(young).items() if k not in others})
         self._forget_classes()
         problem = self._batch(early.X, early.y, early.weight)
-        with self._streaming(problem):
+        with self._streaming(problem), np.errstate(over="ignore", invalid="ignore"):
             self._set_stream(self._opened(problem, None))
         if rest is not None and (rest.weight > 0).any():
             self._absorb(self._batch(rest.X, rest.y, rest.weight))
@@ -219,7 +219,7 @@ class StreamingMixin:
     def _absorb(self, problem: Problem) -> bool:
         """Learn from rows once there is a mixture; tell whether they shook it."""
         shaken = False
-        with self._streaming(problem):
+        with self._streaming(problem), np.errstate(over="ignore", invalid="ignore"):
             stream = self._stream or self._opened(problem, self.expert_load_)
             n_rows = problem.sample_weight.shape[0]
             for rows in np.array_split(np.arange(n_rows), -(-n_rows // RUN)):

@@ -1,7 +1,7 @@
 """Experts: the models of p(y | x, k), all of a mixture's in one pool."""
 
 from ._averaged import AveragedClassifier, AveragedRegressor
-from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, take_rows
+from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, shares, take_rows
 from ._estimator_pool import EstimatorPool
 from ._glm_pool import GLMPool
 from ._joined import JoinedPool, joined
@@ -41,6 +41,7 @@ __all__ = [
     "make_pool",
     "register_pool",
     "remembered",
+    "shares",
     "spread",
     "take_rows",
 ]

@@ -46,6 +46,8 @@ class EstimatorPool(ExpertPool):
     ----------
     fitted : list of estimators
         The fitted clones.
+    dtype : dtype or None
+        Of the rows that they were fitted on; None for data frames.
     fallbacks : dict of int to str
         Why experts were fitted on the rows of all although they have rows.
 
@@ -60,6 +62,7 @@ class EstimatorPool(ExpertPool):
     fitted: list[Any]
     fallbacks: dict[int, str] = {}
     n_batches = 0
+    dtype: Any = None
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
@@ -69,6 +72,8 @@ class EstimatorPool(ExpertPool):
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Fit one clone an expert on its share; an empty share means all rows."""
         self.n_outputs = y.shape[1] if self.classes is None else len(self.classes)
+        one = host_rows(X, np.zeros(1, dtype=np.intp))
+        self.dtype = getattr(one, "dtype", None)
         self.fitted = [None] * self.n_experts
         self.fallbacks = {}
         self._fit_experts(X, y, routing)
@@ -238,10 +243,17 @@ class EstimatorPool(ExpertPool):
             if not np.array_equal(expert.classes_, self.classes):
                 # It met fewer classes, and could not be told of more.
                 expert = seeded(clone(self.learners[k]), self.seeds[k])
+        if self.dtype is not None and hasattr(X, "dtype"):
+            X = X.astype(self.dtype)  # learners go on in the precision they began in
         expert = copy.deepcopy(expert)
         with config_context(enable_metadata_routing=False), one_blas_thread():
             try:
-                return expert.partial_fit(X, target, **options)
+                expert = expert.partial_fit(X, target, **options)
+                first = take_rows(X, np.zeros(1, dtype=np.intp))
+                answer = np.asarray(getattr(expert, self._asks(k))(first))
+                if not np.isfinite(answer).all():
+                    raise ValueError("partial_fit made it predict NaN or infinity.")
+                return expert
             except Exception as error:
                 error.add_note(f"Raised by expert {k}, {self.learners[k]!r}.")
                 raise

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backends import Array, namespace
 from ..routing import Routing
-from ._base import DerivedPool, ExpertPool
+from ._base import DerivedPool, ExpertPool, shares
 
 
 def joined(fixed: ExpertPool, young: ExpertPool) -> ExpertPool:
@@ -55,13 +55,18 @@ class JoinedPool(DerivedPool):
 
     def _answers(self, routing: Routing, ask: Any) -> Array:
         first, last = self.parts(routing)
+        if not self.fixed.n_experts:
+            return ask(self.young, last)
+        if not self.young.n_experts:
+            return ask(self.fixed, first)
         old, new = ask(self.fixed, first), ask(self.young, last)
         xp = namespace(old)
         return xp.where((last.indices >= 0)[:, :, None], new, old)
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
         """Return a pool whose last experts are trained on this routing."""
-        young = self.young.update(X, y, self.parts(routing)[1])
+        owned = routing.only(shares(routing) > 0)
+        young = self.young.update(X, y, self.parts(owned)[1])
         return type(self)(self.fixed, young)
 
     def rescale(self, y: Array, values: Array, routing: Routing) -> Self:
@@ -84,10 +89,19 @@ class JoinedPool(DerivedPool):
         )
 
     def take(self, experts: np.ndarray) -> Self:
-        """Return a pool of some of the experts, in the order that they have."""
-        experts, n_old = np.sort(experts), self.fixed.n_experts
-        first, last = experts[experts < n_old], experts[experts >= n_old] - n_old
-        return type(self)(self.fixed.take(first), self.young.take(last))
+        """Return a pool of some of the experts; one may stand several times."""
+        experts, n_old = np.asarray(experts), self.fixed.n_experts
+        young = experts >= n_old
+        back = np.flatnonzero(young[:-1] & ~young[1:]) + 1
+        if back.size:
+            parts = np.split(experts, back[-1:])
+            other = type(self)(*(self.take(part) for part in parts))
+        else:
+            last = self.young.take(experts[young] - n_old)
+            other = type(self)(self.fixed.take(experts[~young]), last)
+        other.scale = None if self.scale is None else self.scale[experts]
+        other.seen = None if self.seen is None else self.seen.take(experts)
+        return other
 
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return the pool that predicts."""

@@ -19,6 +19,9 @@ from ._base import ExpertPool, Seen, shares
 MAX_FEATURES = 4096
 """Above this many features a Gram matrix costs more than an iterative solver."""
 
+ROUNDING = 1e-9
+"""Squared length of a standardised direction that is as good as none."""
+
 SINGULAR = 1e-12
 """Pivots and eigenvalues below this share of the largest are rounding."""
 
@@ -38,10 +41,14 @@ class LinearPool(ExpertPool):
         Of [x, y], of the rows of a stream that are remembered.
     rows : (n_experts,) array
         Weight of all the rows that have a share in them.
+    pull : (n_experts, q, d) array
+        Where the penalty draws coefficients: to zero, but for what an expert knew when
+        its stream began and the remembered rows cannot account for.
     """
 
     moments: Moments | None = None
     rows: np.ndarray
+    pull: np.ndarray
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
@@ -143,7 +150,7 @@ class LinearPool(ExpertPool):
         other.coef, other.intercept = self.coef[experts], self.intercept[experts]
         if self.moments is not None:
             other.moments = self.moments.take(experts)
-            other.rows = self.rows[experts]
+            other.rows, other.pull = self.rows[experts], self.pull[experts]
         return other
 
     # --------------------------------------------------------------- streams
@@ -160,23 +167,29 @@ class LinearPool(ExpertPool):
         """
         other, d = super().recall(X, routing, mass), X.shape[1]
         seen = Moments.of(X, None, routing)
-        xp, ratio = namespace(routing.weights), shares(routing)
-        n = float(to_host(xp.sum(routing.weights)))
         # Few rows do not span the features: pseudo-rows like all rows of the fit do.
-        pseudo = np.full(self.n_experts, (d + 1) * (1.0 - min(1.0, n / mass.sum())))
-        rows = seen.mass * ratio + pseudo
+        pseudo = (d + 1) * (1.0 - np.minimum(1.0, _ratio(seen.mass, mass)))
+        rows = seen.mass * np.maximum(shares(routing), 1.0) + pseudo
         spread = pseudo[:, None, None] * np.diag(self.variance)
         center = np.broadcast_to(self.center, seen.mean.shape)
         seen = seen.plus(Moments(pseudo, center, spread))
-        safe = np.maximum(seen.mass, np.finfo(np.float64).tiny)
-        x, other.rows = seen.times(mass / safe), rows * (mass / safe)
+        factor = _ratio(mass, seen.mass)
+        x, other.rows = seen.times(factor), rows * factor
         alpha = [getattr(learner, "alpha", 0.0) for learner in self.learners]
-        penalty = np.asarray(alpha) * mass / np.maximum(other.rows, 1e-300)
-        coef = np.swapaxes(self.coef, 1, 2)
-        cross = x.scatter @ coef + penalty[:, None, None] * coef
-        explained = self.coef @ (2.0 * cross - x.scatter @ coef)
+        penalty = np.asarray(alpha) * _ratio(x.mass, other.rows)
         noise = np.zeros(self.coef.shape[:2]) if self.scale is None else self.scale
-        diagonal = np.eye(noise.shape[1]) * (mass[:, None] * noise**2)[:, None, :]
+        squares = x.mass[:, None] * noise**2
+        # A penalised expert leaves residuals that X explains, no more than there are.
+        slope = penalty[:, None, None] * self.coef
+        most = np.sqrt(_ratio(squares, _explained(x.scatter, slope)))
+        part = np.minimum(1.0, most)[:, :, None]
+        other.pull = (1.0 - part) * self.coef
+        slope = np.swapaxes(part * slope, 1, 2)
+        coef = np.swapaxes(self.coef, 1, 2)
+        cross = x.scatter @ coef + slope
+        explained = self.coef @ (x.scatter @ coef + slope)
+        explained += np.swapaxes(self.coef @ slope, 1, 2)
+        diagonal = np.eye(noise.shape[1]) * squares[:, None, :]
         mean = np.einsum("kqd,kd->kq", self.coef, x.mean) + self.intercept
         across = np.swapaxes(cross, 1, 2)
         scatter = np.block([[x.scatter, cross], [across, explained + diagonal]])
@@ -198,18 +211,31 @@ class LinearPool(ExpertPool):
         return other
 
     def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
-        """Return a pool fitted to the sums that a batch was added to."""
+        """Return a pool fitted to the sums that a batch was added to.
+
+        An expert that has no row of the batch keeps its coefficients, and so does any
+        in directions of which the rows say nothing.
+        """
         assert self.moments is not None
-        batch, other = Moments.of(X, y, routing), copy.copy(self)
+        batch, other, ratio = (
+            Moments.of(X, y, routing),
+            copy.copy(self),
+            shares(routing),
+        )
         other.moments = known = self.moments.times(keep).plus(batch)
-        other.rows = keep * self.rows + batch.mass * shares(routing)
+        other.rows = keep * self.rows + batch.mass * np.maximum(ratio, 1.0)
+        other.pull = keep[:, None, None] * self.pull
         other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
         d = self.coef.shape[2]
-        for k in np.flatnonzero(batch.mass > 0).tolist():
+        for k in np.flatnonzero((ratio > 0) & (known.mass > 0)).tolist():
+            learner, coef = self.learners[k], self.coef[k]
             factor, S = other.rows[k] / known.mass[k], known.scatter[k]
-            sums = factor * S[:d, :d], factor * S[:d, d:]
-            means = known.mean[k, :d], known.mean[k, d:]
-            other._solve_sums(k, float(other.rows[k]), *sums, *means)
+            drawn = getattr(learner, "alpha", 0.0) * (other.pull[k] - coef)
+            A, B = factor * S[:d, :d], factor * (S[:d, d:] - S[:d, :d] @ coef.T)
+            x_mean, y_mean = known.mean[k, :d], known.mean[k, d:]
+            left = y_mean - coef @ x_mean
+            other._solve_sums(k, float(other.rows[k]), A, B + drawn.T, x_mean, left)
+            other.coef[k] += coef
         return other
 
     def _squares(self, moments: Moments) -> np.ndarray:
@@ -251,6 +277,26 @@ class LinearPool(ExpertPool):
         """Return the number of coefficients and intercepts."""
         intercepts = sum(bool(learner.fit_intercept) for learner in self.learners)
         return self.coef.size + intercepts * self.coef.shape[1]
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return a / b, 0 where b is."""
+    a, b = np.broadcast_arrays(a, b)
+    return np.divide(a, b, out=np.zeros(a.shape), where=b > 0)
+
+
+def _explained(scatter: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    """Return how much X explains of residuals with which it has these cross moments.
+
+    ``scatter`` (n_experts, d, d) are the moments of X, ``cross`` (n_experts, q, d).
+    """
+    scale = np.sqrt(np.einsum("kdd->kd", scatter))
+    scale = np.where(scale > 0, scale, 1.0)
+    unit = scatter / scale[:, :, None] / scale[:, None, :]
+    unit += ROUNDING * np.eye(scatter.shape[1])
+    cross = cross / scale[:, None, :]
+    solved = np.linalg.solve(unit, np.swapaxes(cross, 1, 2))
+    return np.einsum("kqd,kdq->kq", cross, solved)
 
 
 def solve_ridge(A: np.ndarray, B: np.ndarray, alpha: float) -> np.ndarray:

@@ -229,16 +229,16 @@ class LogisticPool(ExpertPool):
         """
         other, row_mass = super().recall(X, routing, mass), routing.row_sums
         n_classes, d = self.coef.shape[1:]
-        n = float(to_host(namespace(row_mass).sum(row_mass)))
-        # Few rows do not span the features: pseudo-rows at the center do.
-        pseudo = (d + 1) * (1.0 - min(1.0, n / mass.sum()))
-        spread = 0.5 * pseudo * (n_classes - 1) / n_classes**2 * np.eye(d + 1)
+        flat = 0.5 * (n_classes - 1) / n_classes**2 * np.eye(d + 1)
         bend = np.zeros((self.n_experts, n_classes, d + 1, d + 1))
         other.rows = np.zeros((2, self.n_experts))
         for k in range(self.n_experts):
             rows, weights, factor = share(routing, k, row_mass)
             own = float(to_host(namespace(weights).sum(weights)))
-            batch = self._bend(k, select(X).take_rows(X, rows), weights) + spread
+            # Few rows do not span the features: pseudo-rows at the center do.
+            pseudo = (d + 1) * (1.0 - min(1.0, own / max(mass[k], TINY)))
+            x = select(X).take_rows(X, rows)
+            batch = self._bend(k, x, weights) + pseudo * flat
             ratio = mass[k] / max(own + pseudo, TINY)
             bend[k] = ratio * batch
             other.rows[:, k] = mass[k], ratio * (factor * own + pseudo)

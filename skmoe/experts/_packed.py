@@ -50,7 +50,9 @@ class PackedPool(DerivedPool):
         self.packed = copy.copy(pool)
         self.packed.coef = (np.rint(unit) if dtype == "int8" else unit).astype(dtype)
         if isinstance(self.packed, LinearPool):
-            self.packed.moments = None  # of streams that go on
+            # What belongs to streams that go on.
+            self.packed.moments = self.packed.seen = None
+            vars(self.packed).pop("pull", None)
 
     def unpacked(self, experts: np.ndarray) -> Any:
         """Return a pool of some of the experts, as it was but for rounding."""

@@ -47,6 +47,7 @@ class Moments:
         """
         xp, ops = namespace(routing.weights), select(X)
         mass = routing.sum_by_expert(routing.weights)
+        mass = np.where(mass < TINY, 0.0, mass)  # means of less have no digits
         d, q = X.shape[1], 0 if Y is None else Y.shape[1]
         mean = np.zeros((routing.n_experts, d + q))
         scatter = np.zeros((routing.n_experts, d + q, d + q))
@@ -70,7 +71,7 @@ class Moments:
     def plus(self, other: Moments) -> Moments:
         """Return the moments of the rows of both."""
         mass = self.mass + other.mass
-        share = other.mass / np.maximum(mass, TINY)
+        share = np.divide(other.mass, mass, out=np.zeros_like(mass), where=mass > 0)
         shift = other.mean - self.mean
         mean = self.mean + share[:, None] * shift
         scatter = self.scatter + other.scatter
@@ -79,8 +80,8 @@ class Moments:
 
     def times(self, factor: np.ndarray) -> Moments:
         """Return the moments with the weights of each expert multiplied."""
-        scatter = self.scatter * factor[:, None, None]
-        return Moments(self.mass * factor, self.mean, scatter)
+        mass, scatter = self.mass * factor, self.scatter * factor[:, None, None]
+        return Moments(np.where(mass < TINY, 0.0, mass), self.mean, scatter)
 
     def take(self, experts: np.ndarray) -> Self:
         """Return the moments of some of the experts."""

@@ -107,6 +107,19 @@ class Routing:
         xp = namespace(self.weights)
         return self.with_weights(self.weights * xp.expand_dims(row_weights, axis=-1))
 
+    def only(self, experts: np.ndarray) -> Routing:
+        """Return the routing in which the weights of other experts are zero.
+
+        Parameters
+        ----------
+        experts : (n_experts,) array of bool
+        """
+        xp, counted = namespace(self.weights), like(experts, self.indices)
+        flat = xp.reshape(filled(self.indices), (-1,))
+        counted = xp.reshape(xp.take(counted, flat), self.shape)
+        zero = xp.zeros_like(self.weights)
+        return self.with_weights(xp.where(counted, self.weights, zero))
+
     def take(self, rows: Array) -> Routing:
         """Return the routing of some of the rows."""
         ops = select(self.weights)
