@@ -18,7 +18,6 @@ from pathlib import Path
 import matplotlib
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
-from sklearn.exceptions import ConvergenceWarning
 
 # Set before skmoe and its learners are loaded: pictures without a screen, and kernels
 # that do not fight over the cores.
@@ -112,7 +111,8 @@ def own_members(app, what, name, obj, skip, options) -> bool | None:
 write_api()
 
 # ------------------------------------------------------------------------ gallery
-warnings.filterwarnings("ignore", category=ConvergenceWarning)
+for category in (UserWarning, RuntimeWarning, FutureWarning):
+    warnings.simplefilter("error", category)  # an example warns of nothing
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",

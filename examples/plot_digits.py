@@ -9,12 +9,10 @@ time on scikit-learn's handwritten digits.
 """
 
 import time
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
@@ -23,9 +21,6 @@ from sklearn.svm import SVC
 
 from skmoe import MoEClassifier
 from skmoe.gates import SoftmaxGate
-
-# Networks of 400 passes are as good as they get, converged or not.
-warnings.simplefilter("ignore", ConvergenceWarning)
 
 X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(

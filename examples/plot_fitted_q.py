@@ -15,20 +15,15 @@ quadratic function.
 """
 
 import time
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.ensemble import ExtraTreesRegressor
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from skmoe import MoERegressor
-
-# A few passes of EM refine the mixture of the last iteration; they need not converge.
-warnings.simplefilter("ignore", ConvergenceWarning)
 
 # %%
 # The car

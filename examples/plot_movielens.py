@@ -24,14 +24,12 @@ those of popularity and of the two means, and draws what the experts are.
 
 import argparse
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 from sklearn.compose import ColumnTransformer
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.metrics import ndcg_score
 from sklearn.pipeline import make_pipeline
@@ -354,6 +352,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # EM may stop before its bound is flat: what counts is the error held out.
-    warnings.simplefilter("ignore", ConvergenceWarning)
     main()

@@ -14,20 +14,16 @@ images to train, 1797 to test, by other writers), else the digits of scikit-lear
 import copy
 import os
 import sys
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
 from skmoe import MoEClassifier
 from skmoe.gates import SoftmaxGate
-
-warnings.simplefilter("ignore", ConvergenceWarning)
 
 
 def digits():

@@ -16,12 +16,10 @@ import os
 import sys
 import time
 import tracemalloc
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -29,9 +27,6 @@ from sklearn.model_selection import train_test_split
 
 from skmoe import MoEClassifier
 from skmoe.gates import SoftmaxGate
-
-# Fifteen passes of EM are enough for these.
-warnings.simplefilter("ignore", ConvergenceWarning)
 
 # %%
 # Texts

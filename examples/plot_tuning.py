@@ -11,12 +11,9 @@ The data are Friedman's first function: five columns that matter, of which two a
 through a sine of their product and one through its square, and five that do not.
 """
 
-import warnings
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from sklearn.datasets import make_friedman1
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -24,9 +21,6 @@ from sklearn.preprocessing import StandardScaler
 
 from skmoe import MoERegressor
 from skmoe.gates import GaussianGate, SoftmaxGate
-
-# Short runs of EM are enough to compare parameters.
-warnings.simplefilter("ignore", ConvergenceWarning)
 
 X, y = make_friedman1(800, noise=1.0, random_state=0)
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)

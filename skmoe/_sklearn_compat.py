@@ -20,6 +20,8 @@ from sklearn.utils._param_validation import (
     InvalidParameterError,
     StrOptions,
 )
+from sklearn.utils._repr_html.estimator import _VisualBlock
+from sklearn.utils._set_output import ADAPTERS_MANAGER
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
@@ -30,6 +32,7 @@ from sklearn.utils.validation import (
 
 __all__ = [
     "CALLBACKS",
+    "CONTAINERS",
     "CallbackSupportMixin",
     "HasMethods",
     "Interval",
@@ -45,6 +48,8 @@ __all__ = [
     "boosted_trees",
     "check_matplotlib_support",
     "check_pandas_support",
+    "frame",
+    "html_block",
     "no_progress",
     "with_callbacks",
 ]
@@ -92,3 +97,28 @@ def boosted_trees(model: Any) -> list[Any]:
     Structured arrays with the fields "is_leaf", "depth" and "count" among others.
     """
     return [tree.nodes for iteration in model._predictors for tree in iteration]
+
+
+CONTAINERS = ("default", *sorted(ADAPTERS_MANAGER.adapters))
+"""What set_output may ask for; "default" is no frame."""
+
+
+def frame(container: str, table: Any, X: Any, columns: list[str]) -> Any:
+    """Return a table in a data frame of some library, with the index of X's rows."""
+    adapter = ADAPTERS_MANAGER.adapters[container]
+    return adapter.create_container(table, X, columns=columns)
+
+
+def html_block(estimator: Any, parts: dict[str, Any]) -> _VisualBlock:
+    """Return how HTML shows an estimator that holds others, by name."""
+    if not parts:
+        name = type(estimator).__name__
+        return _VisualBlock(
+            "single", estimator, names=name, name_details=f"{estimator}"
+        )
+    return _VisualBlock(
+        "parallel",
+        list(parts.values()),
+        names=[f"{name}: {type(part).__name__}" for name, part in parts.items()],
+        name_details=[f"{part}" for part in parts.values()],
+    )

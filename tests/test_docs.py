@@ -33,7 +33,6 @@ WITH_BLOCKS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:EM stopped")
 @pytest.mark.parametrize("path", WITH_BLOCKS, ids=name_of)
 def test_blocks_run(path, tmp_path, monkeypatch):
     text = path.read_text(encoding="utf-8")

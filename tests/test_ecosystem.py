@@ -1,5 +1,6 @@
 """Life among other tools: scikit-learn's, data frames, sparse rows, callbacks."""
 
+import copy
 import pickle
 import warnings
 
@@ -230,8 +231,7 @@ def test_cross_val_score(name):
 
 
 @each_model
-def test_set_output_is_not_there_to_interfere(name):
-    assert not hasattr(MODELS[name][0], "set_output")
+def test_the_configuration_of_outputs_does_not_interfere(name):
     with config_context(transform_output="pandas"):
         framed = fitted(name)
         assert isinstance(framed.predict(X), np.ndarray)
@@ -435,22 +435,117 @@ def test_a_converged_model_stays_where_it_is():
     np.testing.assert_allclose(model.predict(X), before, atol=1e-3)
 
 
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+@pytest.mark.parametrize("method", ["gate_proba", "route", "responsibilities"])
+def test_a_column_for_each_expert_in_frames(container, method):
+    library = pytest.importorskip(container)
+    model = fitted("linear")
+    options = {"y": Y[5:20]} if method == "responsibilities" else {}
+    plain = getattr(model, method)(X[5:20], **options)
+    plain = plain.toarray() if method != "gate_proba" else plain
+    framed = copy.deepcopy(model)
+    assert framed.set_output(transform=container) is framed
+    assert framed.set_output() is framed
+    table = getattr(framed, method)(X[5:20], **options)
+    assert isinstance(table, library.DataFrame)
+    assert list(table.columns) == [f"expert{k}" for k in range(model.n_experts_)]
+    np.testing.assert_array_equal(table, plain)
+    assert_same_bits(framed, model)
+    back = getattr(framed.set_output(transform="default"), method)(X[5:20], **options)
+    assert type(back) is type(getattr(model, method)(X[5:20], **options))
+
+
+def test_frames_keep_the_index_and_clones_the_container():
+    pandas = pytest.importorskip("pandas")
+    rows = pandas.DataFrame(X, index=np.arange(len(X)) * 2, columns=list("abc"))
+    model = MoERegressor(**QUICK).set_output(transform="pandas")
+    table = clone(model).fit(rows, Y).route(rows[3:7])
+    assert table.index.tolist() == [6, 8, 10, 12]
+    with pytest.raises(ValueError, match=r"transform must be one of .* got 'arrow'"):
+        model.set_output(transform="arrow")
+
+
+def test_frames_of_a_gate_for_each_output():
+    pytest.importorskip("pandas")
+    both = np.stack([Y, -Y], axis=1)
+    model = MoERegressor(gate_per_output=True, **QUICK).fit(X, both)
+    tables = model.set_output(transform="pandas").route(X)
+    assert [table.shape for table in tables] == [(len(X), model.n_experts_)] * 2
+
+
+# ------------------------------------------------------------------------- HTML
+def test_html_shows_the_experts_of_a_list():
+    tree = DecisionTreeRegressor()
+    shown = estimator_html_repr(MoERegressor([Ridge(), tree], gate=SoftmaxGate()))
+    for part in ("expert 0: Ridge", "expert 1: DecisionTreeReg", "gate: SoftmaxGate"):
+        assert part in shown
+    assert "expert: Ridge" in estimator_html_repr(MoERegressor(Ridge()))
+    assert "MoEClassifier" in estimator_html_repr(MoEClassifier())
+
+
+# ---------------------------------------------------------------------- warnings
+def test_top_k_above_the_number_of_experts_is_said_once():
+    model = MoERegressor(**{**QUICK, "n_experts": 3, "top_k": 5, "tol": 10.0})
+    with pytest.warns(UserWarning, match="top_k=5 is more than n_experts=3") as heard:
+        model.fit(X, Y)
+    (warning,) = heard
+    assert warning.filename == __file__
+    MoERegressor(**{**QUICK, "n_experts": 1}).fit(X, Y)  # the default says nothing
+
+
+def test_a_stream_says_of_top_k_once():
+    model = MoERegressor(n_experts=2, top_k=3, n_init=1, random_state=0)
+    with pytest.warns(UserWarning, match="top_k=3 is more than n_experts=2"):
+        model.partial_fit(X, Y)
+    assert model.partial_fit(X, Y).n_experts_ == 2
+
+
+def test_warnings_point_to_the_line_of_the_caller():
+    model = MoERegressor(**QUICK, tol=0.0)
+    search = GridSearchCV(model, {"n_experts": [2]}, cv=2)
+    for one in (model, search, make_pipeline(StandardScaler(), model)):
+        with pytest.warns(ConvergenceWarning) as heard:
+            one.fit(X, Y)
+        assert {warning.filename for warning in heard} == {__file__}
+
+
+@pytest.mark.parametrize("moe", [MoERegressor, MoEClassifier])
+def test_max_iter_is_no_fault_where_rows_held_out_decide(moe):
+    model = moe(n_experts=2, n_init=1, max_iter=1, tol=0.0, random_state=0)
+    y = Y if moe is MoERegressor else np.where(np.median(Y) < Y, "a", "b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not model.fit(X, y).converged_
+    with pytest.warns(ConvergenceWarning, match="stopped after max_iter=1 passes"):
+        model.set_params(cross_fit=None).fit(X, y)
+
+
 # ---------------------------------------------------------------------- verbose
-def test_verbose_prints_a_line_a_pass(capsys):
+def test_verbose_prints_a_line_a_start(capsys):
     model = MoERegressor(**{**QUICK, "n_init": 2}, init=["tree", "random"])
     quiet = clone(model).fit(X, Y)
     assert capsys.readouterr().out == ""
     loud = model.set_params(verbose=1).fit(X, Y)
-    *lines, verdict = capsys.readouterr().out.splitlines()
-    assert all(line.startswith("[MoERegressor] start") for line in lines)
+    first, second, verdict = capsys.readouterr().out.splitlines()
+    assert first.startswith("[MoERegressor] start 1 of 2 (tree): bound ")
+    assert second.startswith("[MoERegressor] start 2 of 2 (random): bound ")
+    assert f"bound {loud.lower_bound_:.6f}, passes {loud.n_iter_}" in first + second
     assert "No rows were held out" in verdict
+    assert_same_bits(quiet, loud)
+
+
+def test_verbose_prints_a_line_a_pass(capsys):
+    model = MoERegressor(**{**QUICK, "n_init": 2}, init=["tree", "random"], verbose=2)
+    loud = model.fit(X, Y)
+    *lines, _ = capsys.readouterr().out.splitlines()
     for number, kind in enumerate(["tree", "random"], start=1):
-        own = [line for line in lines if f"start {number} ({kind})" in line]
+        start = f"start {number} of 2 ({kind})"
+        *own, last = [line for line in lines if start in line]
+        assert last.startswith(f"[MoERegressor] {start}: bound ")
         passes = [int(line.split("pass")[1].split()[0]) for line in own]
         assert len(own) in range(1, 9)
         assert passes == list(range(passes[0], passes[0] + len(own)))
     assert f"bound {loud.lower_bounds_[-1]: .6f}" in "\n".join(lines)
-    assert_same_bits(quiet, loud)
 
 
 # -------------------------------------------------------------------- callbacks
@@ -519,7 +614,7 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys):
     params = {**QUICK, "cross_fit": "auto", "n_init": 2, "max_iter": 2}
     expert = Ridge() if kind == "linear" else DecisionTreeRegressor(max_depth=2)
     init = ["kmeans", "random"]
-    model = MoERegressor(expert, init=init, **params, tol=0.0, verbose=1)
+    model = MoERegressor(expert, init=init, **params, tol=0.0, verbose=2)
     model.set_callbacks(recorder).fit(X, Y)
     n_parts = 4 if kind == "linear" else 2
     passes = [2, 2] * n_parts + [PASSES_ON_ALL]

@@ -656,10 +656,28 @@ def test_explanation_of_a_row(regressor):
         size = np.abs(list(terms.values()))[:-1]
         assert (np.diff(size) <= 0).all()
     text = repr(explanation)
-    assert f"expert {experts[0]}, Ridge: gate {proba[experts[0]]:.3f}" in text
-    assert "log odds" in text
+    assert f"expert {experts[0]}, Ridge, weight {explanation.weights[0]:.3f}" in text
+    chosen = f"the gate gives it {proba[experts[0]]:.3f}, log odds of the choice "
+    assert chosen in text
     assert "intercept" in text
     assert max(map(len, text.splitlines())) <= 88
+
+
+def test_tables_of_many_columns_stay_readable():
+    names = [f"a_column_of_a_long_name_{j}" for j in range(20)]
+    display = ExpertSpecializationDisplay(
+        np.ones((8, 20)), column_names=names, kind="features"
+    )
+    wide = display.plot().ax_
+    assert len(wide.texts) == 160
+    assert display.figure_.get_figwidth() > 10
+    labels = [label.get_text() for label in wide.get_xticklabels()]
+    assert labels[-1] == "a_column_of_…ong_name_19"
+    assert len(set(labels)) == 20
+    _, (left, _) = plt.subplots(1, 2)
+    narrow = display.plot(ax=left).ax_
+    assert not narrow.texts  # numbers would lie on one another
+    plt.close("all")
 
 
 def test_background_moves_to_the_intercept(regressor):

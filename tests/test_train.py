@@ -703,8 +703,9 @@ def test_bad_responsibilities(value):
 def starts_in(printed):
     """Return the kinds of starts that verbose tells of."""
     lines = [line for line in printed.splitlines() if "] start" in line]
-    starts = dict.fromkeys(line.split("pass")[0].strip() for line in lines)
-    return [line.split("(")[1].rstrip(")") for line in starts]
+    for number, line in enumerate(lines, start=1):
+        assert f"start {number} of {len(lines)} (" in line
+    return [line.split("(")[1].split(")")[0] for line in lines]
 
 
 @pytest.mark.parametrize("cross_fit", ["auto", None])

@@ -18,6 +18,7 @@ from .._sklearn_compat import (
     Interval,
     StrOptions,
     _fit_context,
+    html_block,
     with_callbacks,
 )
 from .._version import __version__
@@ -173,6 +174,10 @@ class BaseMoE(
             )
         super().__setstate__(state)
 
+    def _sk_visual_block_(self):
+        """Return what HTML shows: the learners and gates that the parameters hold."""
+        return html_block(self, parts.named_parts(self.get_params(deep=False)))
+
     # ------------------------------------------------------- hooks of the kinds
     @abstractmethod
     def _default_expert(self) -> BaseEstimator:
@@ -245,6 +250,8 @@ class BaseMoE(
             self.expert, self._n_asked, self._default_expert(), self._classifies
         )
         self._check_number()
+        if not self._starts_stream:
+            self._warn_of_top_k()
         before, gate = parts.read_gate(self.gate)
         self._check_cross_fit()
         raw, X, y, weight = self._check_training(X, y, sample_weight)

@@ -136,8 +136,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     random_state : int, RandomState or None, default=None
         Seeds starts and experts.
     verbose : int, default=0
-        1 prints a line a pass, and at the end what the mixture brings over one
-        learner.
+        1 prints a line for each start, and at the end what the mixture brings over one
+        learner; 2 prints a line for each pass too.
 
     Attributes
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from .._sklearn_compat import CONTAINERS, frame
 from ..backends import Array, device_of, like, namespace, select
 from ..em import Alone, Panel, Voice
 from ..experts import ExpertPool, OneOutputPool
@@ -23,12 +25,60 @@ def answer(X: Any, found: Array) -> Array:
     return found if namespace(X) is not np else on_host(found)
 
 
+def framed(ask):
+    """Let a method that returns a column for each expert obey `set_output`."""
+
+    @functools.wraps(ask)
+    def ask_framed(self, X, *args, **kwargs):
+        found = ask(self, X, *args, **kwargs)
+        container = getattr(self, "_sklearn_output_config", {}).get("transform")
+        if container in (None, "default"):
+            return found
+        if isinstance(found, list):
+            return [_frame(container, table, X) for table in found]
+        return _frame(container, found, X)
+
+    return ask_framed
+
+
+def _frame(container: str, table: Any, X: Any) -> Any:
+    """Return a data frame with a column for each expert."""
+    table = table.toarray() if sparse.issparse(table) else on_host(table)
+    columns = [f"expert{k}" for k in range(table.shape[1])]
+    return frame(container, table, X, columns)
+
+
 class RoutedMixin:
     """Methods of a fitted mixture, read from ``gate_`` and the pool alone.
 
     The class that mixes this in gives `_check_X`, `_read_target`, `predict`, `top_k`,
     `_experts_read_raw` and `_training_width`.
     """
+
+    def set_output(self, *, transform=None):
+        """Choose the container of `gate_proba`, `route` and `responsibilities`.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            "pandas" and "polars" are data frames with columns "expert0", "expert1", …
+            and, in pandas, the index of X; "default" is what these methods say of
+            themselves. None changes nothing.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        if transform is None:
+            return self
+        if transform not in CONTAINERS:
+            raise ValueError(
+                f"transform must be one of {list(CONTAINERS)} or None; got "
+                f"{transform!r}."
+            )
+        self._sklearn_output_config = {"transform": transform}
+        return self
 
     # ----------------------------------------------------------------- routing
     @property
@@ -107,6 +157,7 @@ class RoutedMixin:
         one = Routing.from_dense(xp.ones_like(weights[:, :1]))
         return self._shared.predict(X_expert, one)[:, 0, :]
 
+    @framed
     def gate_proba(self, X, groups=None):
         """Return the gate's probability of each expert.
 
@@ -130,6 +181,7 @@ class RoutedMixin:
 
         return self._asked(X, groups, ask)
 
+    @framed
     def route(self, X, groups=None):
         """Return the weights that predict uses.
 
@@ -227,6 +279,7 @@ class RoutedMixin:
         """Return the prediction as a target that the likelihood takes."""
         return self.predict(X, groups=groups)
 
+    @framed
     def responsibilities(self, X, y, groups=None):
         """Return p(k | x, y), the posterior of each expert given the target.
 

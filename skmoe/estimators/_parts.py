@@ -67,6 +67,17 @@ def read_experts(
     return [clone(learner) for learner in experts]
 
 
+def named_parts(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the estimators among parameters, and those in lists, by name."""
+    named: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, (list, tuple)):
+            named |= {f"{name} {k}": one for k, one in enumerate(value)}
+        else:
+            named[name] = value
+    return {name: part for name, part in named.items() if hasattr(part, "get_params")}
+
+
 def alike(learners: list[BaseEstimator]) -> bool:
     """Tell whether all learners are the same."""
     return len({joblib.hash(learner) for learner in learners}) == 1

@@ -14,6 +14,9 @@ from ..em import Mixture, kept, moved, routed
 WORTH = 1e-3
 """Nats a row from which a mixture is said to gain over one learner."""
 
+TOP_K = 2
+"""The default `top_k`, which may be more than there are experts."""
+
 IDLE = 0.01
 """Share of an even load below which an expert is said to serve next to no rows."""
 
@@ -115,6 +118,17 @@ class ReportingMixin:
             f"cross_fit={self.cross_fit!r} leaves {np.count_nonzero(~blind)} of the "
             f"{len(blind)} rows in no test fold: they are judged by models that "
             "learned from them, and do not count for noise scales.",
+            UserWarning,
+            stacklevel=level_of_caller(),
+        )
+
+    def _warn_of_top_k(self) -> None:
+        number, top_k = self._n_asked, self.top_k or 0
+        if self._chooses_number or top_k <= max(number, TOP_K):
+            return
+        warnings.warn(
+            f"top_k={top_k} is more than n_experts={number}: all {number} experts "
+            "serve each row, as with top_k=None.",
             UserWarning,
             stacklevel=level_of_caller(),
         )

@@ -85,6 +85,7 @@ class StreamingMixin:
         """Learn from a batch, the first or another one."""
         self._check_can_stream()
         if not hasattr(self, "gate_"):
+            self._warn_of_top_k()
             self._start(self._rows_as_given(X, y, sample_weight))
             return
         shaken = self._absorb(self._batch(X, y, sample_weight))

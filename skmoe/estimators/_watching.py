@@ -19,7 +19,7 @@ class Watched:
     problem : Problem
         Of all rows.
     n_runs : int
-        How many runs there will be, at most.
+        How many runs there will be, unless a callback stops them.
     attributes : callable
         ``attributes(problem, state)`` returns the fitted attributes of a state, for
         callbacks that score it.
@@ -40,7 +40,7 @@ class Watched:
         attributes: Callable[[Problem, State], dict[str, Any]],
     ) -> None:
         self.estimator, self.problem, self.attributes = estimator, problem, attributes
-        self.stopped, self.n_runs = False, 0
+        self.stopped, self.n_runs, self.n_announced = False, 0, n_runs
         self.history: list[dict[str, Any]] = []
         self.root = estimator._init_callback_context(max_subtasks=n_runs)
         self.root.call_on_fit_task_begin(**self._task(problem))
@@ -61,7 +61,7 @@ class Watched:
             task.call_on_fit_task_begin(**self._task(problem))
 
             def close_pass(info: PassInfo, state: State) -> bool:
-                self._print(problem, name, info)
+                self._tell_pass(problem, name, info)
                 return task.call_on_fit_task_end(
                     **self._task(problem),
                     reconstruction_attributes=lambda: self.attributes(problem, state),
@@ -70,6 +70,7 @@ class Watched:
             return close_pass
 
         result = run(problem, make_state(), open_pass)
+        self._tell_run(name, result)
         self.history.append(_told(name, problem, result))
         stop = start.call_on_fit_task_end(**self._task(problem))
         self.stopped = self.stopped or bool(stop)
@@ -79,13 +80,24 @@ class Watched:
         """Tell the callbacks that fit has ended."""
         self.root.call_on_fit_task_end(**self._task(self.problem))
 
-    def _print(self, problem: Problem, name: str, info: PassInfo) -> None:
-        if self.estimator.verbose:
+    def _head(self, name: str) -> str:
+        """Return how a line about the run begins."""
+        which = f"start {self.n_runs} of {self.n_announced} ({name})"
+        return f"[{type(self.estimator).__name__}] {which}"
+
+    def _tell_pass(self, problem: Problem, name: str, info: PassInfo) -> None:
+        if self.estimator.verbose > 1:
             print(
-                f"[{type(self.estimator).__name__}] start {self.n_runs} ({name}) "
-                f"pass {info.n_pass:3d}  bound {info.bound: .6f}  "
+                f"{self._head(name)} pass {info.n_pass:3d}  bound {info.bound: .6f}  "
                 f"gain {info.gain:.1e}  experts updated "
                 f"{info.experts_accepted}/{problem.n_experts}"
+            )
+
+    def _tell_run(self, name: str, result: EMResult) -> None:
+        if self.estimator.verbose:
+            print(
+                f"{self._head(name)}: bound {result.lower_bound:.6f}, passes "
+                f"{result.n_iter}"
             )
 
 

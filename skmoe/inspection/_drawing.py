@@ -11,16 +11,38 @@ from .._sklearn_compat import check_matplotlib_support
 MOST_TICKS = 30
 """Names on an axis of a heat map, at most."""
 
+MOST_LETTERS = 24
+"""Letters of such a name, at most: of a longer one the middle is left out."""
 
-def axes_of(display: Any, ax: Any) -> Any:
-    """Return the axes to draw on, and keep them on the display."""
+CELL, BESIDE = np.array([0.42, 0.24]), np.array([2.2, 1.2])
+"""Width and height, in inches, of a cell that is to be read, and of what stands beside
+all of them."""
+
+SMALLEST, LARGEST = np.array([6.4, 4.8]), np.array([16.0, 12.0])
+"""Sizes of a figure, in inches."""
+
+FITS = np.array([0.32, 0.17])
+"""Width and height, in inches, of the smallest cell that a number is written into."""
+
+
+def axes_of(display: Any, ax: Any, **options: Any) -> Any:
+    """Return the axes to draw on, and keep them on the display.
+
+    Options are of a new figure, if there are no axes yet.
+    """
     check_matplotlib_support(f"{type(display).__name__}.plot")
     import matplotlib.pyplot as plt
 
     if ax is None:
-        _, ax = plt.subplots()
+        _, ax = plt.subplots(**options)
     display.ax_, display.figure_ = ax, ax.figure
     return ax
+
+
+def size_of_table(values: np.ndarray) -> np.ndarray:
+    """Return the size of a figure in which the cells of a table can be read."""
+    n_rows, n_columns = values.shape
+    return np.clip(BESIDE + CELL * (n_columns, n_rows), SMALLEST, LARGEST)
 
 
 def colours_of(n: int) -> np.ndarray:
@@ -46,9 +68,11 @@ def heat_map(
 ) -> tuple[Any, Any]:
     """Draw a table of numbers as colours; return the image and its colour bar.
 
-    Numbers are written into the cells of tables small enough to be read.
+    Numbers are written into cells that have room for them.
     """
     image = ax.imshow(values, aspect="auto", interpolation="nearest", **style)
+    bar = ax.figure.colorbar(image, ax=ax, label=label)
+    columns = [shortened(name) for name in columns]
     for axis, names in ((ax.yaxis, rows), (ax.xaxis, columns)):
         shown = np.arange(0, len(names), 1 + (len(names) - 1) // MOST_TICKS)
         axis.set_ticks(shown, labels=[names[i] for i in shown])
@@ -56,11 +80,27 @@ def heat_map(
         ax.tick_params("x", rotation=45)
         for name in ax.get_xticklabels():
             name.set(ha="right", rotation_mode="anchor")
-    if values.size <= 160:
+    if (cell_of(ax, values) >= FITS).all():
         colours = image.cmap(image.norm(values))[..., :3] @ [0.299, 0.587, 0.114]
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 ink = "black" if colours[i, j] > 0.5 else "white"
                 text = f"{value:z{values_format}}".replace("-", "\N{MINUS SIGN}")
                 ax.text(j, i, text, ha="center", va="center", color=ink, fontsize=8)
-    return image, ax.figure.colorbar(image, ax=ax, label=label)
+    return image, bar
+
+
+def shortened(name: str) -> str:
+    """Return a name without its middle, if it is long."""
+    if len(name) <= MOST_LETTERS:
+        return name
+    half = MOST_LETTERS // 2
+    return f"{name[:half]}…{name[1 - half :]}"
+
+
+def cell_of(ax: Any, values: np.ndarray) -> np.ndarray:
+    """Return width and height of a cell of the table that axes show, in inches."""
+    n_rows, n_columns = values.shape
+    extent = ax.get_window_extent()
+    size = np.array([extent.width / n_columns, extent.height / n_rows])
+    return size / ax.figure.dpi

@@ -64,14 +64,19 @@ class RowExplanation:
         lines = [head]
         for i, expert in enumerate(self.experts):
             sure = "" if self.proba is None else f" ({self.proba[i].max():.0%})"
-            chosen = f"gate {self.gate_proba[i]:.3f}, weight {self.weights[i]:.3f}"
             lines.append(
-                f"  expert {expert}, {self.learners[i]}: {chosen}, says "
-                f"{_shown(self.answers[i])}{sure}"
+                f"  expert {expert}, {self.learners[i]}, weight {self.weights[i]:.3f}: "
+                f"says {_shown(self.answers[i])}{sure}"
             )
-            if self.terms is not None:
-                lines.append(_filled(f"log odds {_sum(self.terms[i])}"))
+            lines.append(_filled(f"the gate {self._chosen(i)}"))
         return "\n".join(lines)
+
+    def _chosen(self, i: int) -> str:
+        """Say how much the gate wants an expert, and why."""
+        wanted = f"gives it {self.gate_proba[i]:.3f}"
+        if self.terms is None:
+            return wanted
+        return f"{wanted}, log odds of the choice {_sum(self.terms[i])}"
 
 
 def explain_row(model, x, *, background=None, output=0):
@@ -112,8 +117,8 @@ def explain_row(model, x, *, background=None, output=0):
     >>> explanation = explain_row(model.fit(X, np.abs(X[:, 0])), [2.0])
     >>> explanation
     The mixture says 1.994.
-      expert 1, Ridge: gate 0.995, weight 1.000, says 1.994
-        log odds +2.61 = x0 +2.61, intercept ...
+      expert 1, Ridge, weight 1.000: says 1.994
+        the gate gives it 0.995, log odds of the choice +2.61 = x0 +2.61, intercept ...
     """
     reading = Reading(model, _one_row(x), output=output)
     routing = reading.routing

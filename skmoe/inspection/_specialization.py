@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.preprocessing import StandardScaler
 
-from ._drawing import axes_of, heat_map
+from ._drawing import axes_of, heat_map, size_of_table
 from ._reading import Reading, numeric_columns
 
 KINDS = ("features", "classes", "score")
@@ -149,7 +149,7 @@ class ExpertSpecializationDisplay:
         self : ExpertSpecializationDisplay
             The display.
         """
-        ax = axes_of(self, ax)
+        ax = axes_of(self, ax, figsize=size_of_table(self.values), layout="constrained")
         looks = getattr(self, f"_looks_of_{self.kind}")()
         axis = looks.pop("axis")
         rows = [f"{k}" for k in range(len(self.values))]
