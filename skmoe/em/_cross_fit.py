@@ -27,7 +27,7 @@ from ..experts._averaged import averaged
 from ..experts._base import shares
 from ..routing import Routing
 from ._problem import EMResult, Problem, State, learning_mass
-from ._starts import complete, numeric, ranks, targets
+from ._starts import complete, numeric, ranks, standard, targets
 
 FINAL_FOLDS = 5
 """Folds of the last noise scales where the number is ours to choose: their models
@@ -280,19 +280,18 @@ def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
     """
     random, one_view = np.random.RandomState(seed), problem.X is problem.X_gate
     problem = complete(problem)
-    X, target = numeric(problem.X_gate), targets(problem)
+    weight, target = problem.sample_weight, targets(problem)
+    X = standard(numeric(problem.X_gate), weight)
     score = X @ random.standard_normal(X.shape[1])
     score = score + target @ random.standard_normal(target.shape[1])
     labels = problem.y if problem.y.ndim == 1 else np.zeros(len(score), dtype=np.intp)
     if problem.groups is not None:
-        folds = _deal_groups(
-            problem.groups, labels, score, problem.sample_weight, n_folds
-        )
+        folds = _deal_groups(problem.groups, labels, score, weight, n_folds)
         return np.unique(folds, return_inverse=True)[1]
     place = ranks(score)
     if not one_view and place.max() + 1 < len(place):
         # The gate may take rows for equal that experts tell apart.
-        seen = numbers(problem.X)
+        seen = standard(numbers(problem.X), weight)
         other = ranks(seen @ random.standard_normal(seen.shape[1]))
         place = place * (other.max() + 1) + other
     folds = np.empty(len(score), dtype=np.intp)

@@ -19,7 +19,7 @@ from sklearn.tree import DecisionTreeRegressor
 from ..backends import Array, like, namespace, select, to_host
 from ..experts import ExpertPool, JoinedPool, make_pool, shares
 from ..gates import BaseGate, RoutingRule
-from ..routing import Routing
+from ..routing import Routing, TreeView
 from ._engine import log_joint, resume, run
 from ._gating import improved_gate
 from ._problem import Problem, State, learning_mass
@@ -123,6 +123,7 @@ def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]
         parts[split[-1]] += 1
 
     X = problem.X_gate if sparse.issparse(problem.X_gate) else to_host(problem.X_gate)
+    seen = TreeView.of(X).rows(X)
     labels, new = own.copy(), n_old + np.arange(len(split))
     for parent in np.unique(split):
         rows, children = np.flatnonzero(own == parent), new[np.asarray(split) == parent]
@@ -130,8 +131,8 @@ def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]
             continue  # too few rows to share: the gate alone splits their probability
         size = {"max_leaf_nodes": len(children) + 1, "min_weight_fraction_leaf": 0.05}
         tree = DecisionTreeRegressor(**size, random_state=0)
-        tree.fit(X[rows], score[rows], sample_weight=weight[rows])
-        said = tree.predict(X[rows])
+        tree.fit(seen[rows], score[rows], sample_weight=weight[rows])
+        said = tree.predict(seen[rows])
         regions = np.unique(said, return_inverse=True)[1]
         regions += len(children) - regions.max()  # the last is explained best
         labels[rows] = np.append(children, parent)[regions]

@@ -38,7 +38,7 @@ import numpy as np
 from ..backends import like, namespace, select, to_host
 from ..experts import DerivedPool, ExpertPool
 from ..gates import BaseGate, RoutingRule
-from ..routing import Routing
+from ..routing import Routing, Standard
 from ._choose import Split, splits
 from ._cross_fit_gate import for_new_rows
 from ._engine import begin, log_joint, resume, step
@@ -192,8 +192,10 @@ def _path(learn: Problem, test: Problem | None, plan: Plan) -> dict[int, Rung]:
     gate, pool = plan.gates[0], plan.pool
     if pool.slack == 0 and not isinstance(pool, DerivedPool):
         return _walk(learn, test, gate, pool)
-    linear = replace(learn, X=linear_view(learn), n_experts=pool.n_experts)
-    seen = None if test is None else replace(test, X=linear_view(test))
+    view = linear_view(learn)
+    unit = Standard.of(view, learn.sample_weight)
+    linear = replace(learn, X=unit.rows(view), n_experts=pool.n_experts)
+    seen = None if test is None else replace(test, X=unit.rows(linear_view(test)))
     regimes = _walk(linear, seen, gate, linear_pool(linear, pool))
     found: dict[int, Rung] = {}
     stalled, best = 0, -np.inf

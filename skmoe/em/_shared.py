@@ -21,7 +21,7 @@ from ._problem import Problem
 FOLDS = 5
 """Folds of the shared expert's predictions for rows that it is fitted on."""
 
-NO_CORRECTION = Ridge(alpha=1e30, fit_intercept=False)
+NO_CORRECTION = Ridge(alpha=1e300, fit_intercept=False)
 """The expert that leaves the shared prediction as it is: its coefficients are zero."""
 
 

@@ -25,14 +25,17 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.tree import DecisionTreeRegressor
 
 from ..backends import select
-from ..experts._linear_pool import solve_ridge
-from ..routing import Routing
+from ..experts._linear_pool import solve_ridge, without_constants
+from ..routing import Routing, Standard, TreeView
 from ._problem import Problem
 
 TREE_MAX_FEATURES = 64
 
 SMOOTHING = 0.1
 """Share of a row's weight that a start by labels spreads over other experts."""
+
+RIDGE = 1e-6
+"""Penalty of that fit, in units of each column's own sum of squares."""
 
 NEXT_TO_NOTHING = 1e-4
 """Of y's deviation: what a linear fit that goes through all rows leaves."""
@@ -102,8 +105,8 @@ def targets(problem: Problem) -> np.ndarray:
     X, whole = problem.X_gate, _spread(y, weight)
     if X.shape[1] <= 1024:
         A, B, x_mean, y_mean = select(X).gram(X, y, weight)
-        ridge = 1e-6 * max(float(np.trace(A)) / max(1, len(A)), 1e-300)
-        beta = solve_ridge(np.asarray(A), np.asarray(B), ridge)
+        A, B = without_constants(A, B, x_mean, float(weight.sum()))
+        beta = solve_ridge(A, B, RIDGE * np.diagonal(A))
         y = y - y_mean - (X @ beta - x_mean @ beta)
     left = _spread(y, weight)
     spread = np.where(left > NEXT_TO_NOTHING * whole, left, whole)
@@ -115,38 +118,35 @@ def _spread(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.sqrt(weight @ (y - weight @ y / weight.sum()) ** 2 / weight.sum())
 
 
-def _standard(X, weight: np.ndarray):
+def standard(X: Any, weight: np.ndarray) -> Any:
     """Return X on the scale of its columns; dense X is centred too."""
-    mean, variance = select(X).weighted_moments(X, weight)
-    scale = np.where(variance > 1e-24, np.sqrt(variance), 1.0)
-    if sparse.issparse(X):
-        return sparse.csr_matrix(X.multiply(1.0 / scale))
-    return (X - mean) / scale
+    return Standard.of(X, weight).rows(X)
 
 
 # -------------------------------------------------------------------- kinds
 def _tree(problem, features, targets, number, random) -> Routing:
     """Leaves of a tree; later starts draw the thresholds at random."""
+    X = standard(features, problem.sample_weight)
     columns = min(features.shape[1], TREE_MAX_FEATURES)
     if features.shape[1] > columns:
-        directions = random.standard_normal((features.shape[1], columns))
-        features = features @ directions
+        features = X @ random.standard_normal((features.shape[1], columns))
     elif sparse.issparse(features):
         features = features.toarray()
+    seen = TreeView.of(features).rows(features)
     y = problem.y if problem.y.ndim == 2 else targets
     tree = DecisionTreeRegressor(
         max_leaf_nodes=problem.n_experts,
         splitter="best" if number == 0 else "random",
         random_state=random.randint(2**31 - 1),
     )
-    tree.fit(features, y, sample_weight=problem.sample_weight)
-    _, labels = np.unique(tree.apply(features), return_inverse=True)
-    return _from_labels(labels, features, problem)
+    tree.fit(seen, y, sample_weight=problem.sample_weight)
+    _, labels = np.unique(tree.apply(seen), return_inverse=True)
+    return _from_labels(labels, X, problem)
 
 
 def _kmeans(problem, features, targets, number, random) -> Routing:
     """k-means on [x, residual]; the residual counts as much as all of x."""
-    X = _standard(features, problem.sample_weight)
+    X = standard(features, problem.sample_weight)
     block = targets * np.sqrt(max(1, X.shape[1]) / targets.shape[1])
     joint = sparse.hstack([X, block], "csr") if sparse.issparse(X) else None
     if joint is None:
@@ -155,7 +155,7 @@ def _kmeans(problem, features, targets, number, random) -> Routing:
 
 
 def _kmeans_x(problem, features, targets, number, random) -> Routing:
-    return _cluster(problem, _standard(features, problem.sample_weight), random)
+    return _cluster(problem, standard(features, problem.sample_weight), random)
 
 
 def _cluster(problem: Problem, points, random: np.random.RandomState) -> Routing:
@@ -183,7 +183,7 @@ def _random(problem, features, targets, number, random) -> Routing:
     Frequency 0 is a slope; a wave of high frequency tells apart rows that lie close,
     as an independent draw for each row would.
     """
-    X = _standard(features, problem.sample_weight)
+    X = standard(features, problem.sample_weight)
     k, d = problem.n_experts, X.shape[1]
     directions = random.standard_normal((d, k)) / np.sqrt(max(1, d))
     along = random.standard_normal((targets.shape[1], k))

@@ -23,7 +23,7 @@ from ..backends import Array, like, namespace
 from ..experts import ExpertPool, make_pool
 from ..gates import BaseGate, RoutingRule
 from ..likelihoods import Likelihood
-from ..routing import Routing
+from ..routing import Routing, Standard
 from ._calibrate import temperature
 from ._choose import (
     Choice,
@@ -327,7 +327,10 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
     memorise rows; of the starts of every kind the best is taken.
     """
     random = np.random.RandomState(start.seed)
-    problem = replace(problem, X=linear_view(problem))
+    X = linear_view(problem)
+    # In units of the columns: the learner's own penalty shall not know others.
+    X = Standard.of(X, problem.sample_weight).rows(X)
+    problem = replace(problem, X=X)
     linear = linear_pool(problem, plan.pool)
     results = []
     for kind in PORTFOLIO:

@@ -7,13 +7,14 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from scipy.linalg import LinAlgError, solve
+from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import GammaRegressor, PoissonRegressor
 
 from ..backends import Array, namespace, select, to_host
-from ..routing import Routing
+from ..routing import Routing, deviations
 from ._base import ExpertPool, host_rows
+from ._linear_pool import solve_ridge
 
 MAX_FEATURES = 512
 """Above this many features a Newton step costs more than an iterative solver."""
@@ -84,8 +85,11 @@ class GLMPool(ExpertPool):
         if not mass.sum() > 0:
             return False
         x, target = host_rows(X, rows), host_rows(y, rows)[:, 0]
-        learner = self.learners[k]
+        learner, center = self.learners[k], np.zeros(x.shape[1])
+        if learner.fit_intercept and not sparse.issparse(x):
+            x, center = centred(x, mass)
         start = np.append(self.coef[k, 0], self.intercept[k, 0])
+        start[-1] += self.coef[k, 0] @ center
         if np.isnan(start[-1]):
             level = max(float(np.average(target, weights=mass)), np.exp(-MOST / 4))
             start[-1] = np.log(level) if learner.fit_intercept else 0.0
@@ -99,7 +103,8 @@ class GLMPool(ExpertPool):
             start=start,
             n_steps=n_steps,
         )
-        self.coef[k, 0], self.intercept[k, 0] = found[:-1], found[-1]
+        self.coef[k, 0] = found[:-1]
+        self.intercept[k, 0] = found[-1] - found[:-1] @ center
         return True
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
@@ -240,8 +245,14 @@ def newton(x, y, weight, *, alpha, intercept, loss, start, n_steps) -> np.ndarra
 
 
 def _direction(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Return Newton's step, by least squares where the Hessian is singular."""
-    try:
-        return -solve(hessian, gradient, assume_a="pos")
-    except LinAlgError:
-        return -np.linalg.lstsq(hessian, gradient, rcond=1e-10)[0]
+    """Return Newton's step, the shortest one where the Hessian is singular."""
+    return -solve_ridge(hessian, gradient[:, None], 0.0)[:, 0]
+
+
+def centred(x: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return dense rows less their weighted mean, and the mean.
+
+    Columns that are constant but for rounding are zero.
+    """
+    mean, variance = select(x).weighted_moments(x, mass)
+    return (x - mean) * (deviations(mean, variance) > 0), mean

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 import numpy as np
 from joblib import Parallel, delayed
-from scipy.linalg import LinAlgError, cholesky, eigh, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import Pipeline
@@ -45,7 +45,13 @@ from ..backends import (
 from ..routing import Routing
 from ._base import ExpertPool, floored, host_rows, take_rows
 from ._estimator_pool import EstimatorPool
-from ._linear_pool import SINGULAR, LinearPool
+from ._linear_pool import (
+    SINGULAR,
+    LinearPool,
+    equilibrated,
+    singular_root,
+    without_constants,
+)
 
 LONE = 1.0 - 1e-6
 """Leverage from which a row counts as the only one that decides some direction of the
@@ -223,6 +229,7 @@ class RidgeFit:
         xp = namespace(weights)
         total = float(to_host(xp.sum(weights, dtype=xp.float64)))
         pull = 1.0 / total
+        A, B = without_constants(A, B, x_mean, total)
         if not learner.fit_intercept:
             A = A + total * np.outer(x_mean, x_mean)
             B = B + total * np.outer(x_mean, y_mean)
@@ -274,18 +281,15 @@ class RidgeFit:
 
 def inverse_root(A: np.ndarray, alpha: float) -> np.ndarray:
     """Return R with R Rᵀ = (A + αI)⁻¹, the pseudo-inverse where that is singular."""
-    P = A + alpha * np.eye(len(A))
-    # The smallest pivot tells a singular matrix before rounding hides it.
-    size = float(np.max(np.abs(np.diag(P)), initial=0.0))
+    S, unit = equilibrated(A, alpha)
     try:
-        U = cholesky(P)
-        if np.min(np.diag(U)) ** 2 > SINGULAR * size:
-            return solve_triangular(U, np.eye(len(P)))
+        U = cholesky(S)
+        # The smallest pivot tells a singular matrix before rounding hides it.
+        if np.min(np.diag(U), initial=1.0) ** 2 > SINGULAR:
+            return unit[:, None] * solve_triangular(U, np.eye(len(S)))
     except LinAlgError:
         pass
-    values, vectors = eigh(P)
-    kept = values > SINGULAR * max(float(values[-1]), 0.0)
-    return vectors[:, kept] / np.sqrt(values[kept])
+    return singular_root(S, unit)
 
 
 def _blocks(

@@ -8,12 +8,12 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, qr
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LinearRegression, Ridge
 
 from ..backends import Array, namespace, select, to_host
-from ..routing import Moments, Routing
+from ..routing import Moments, Routing, deviations, reciprocal
 from ._base import ExpertPool, Seen, shares
 
 MAX_FEATURES = 4096
@@ -23,7 +23,11 @@ ROUNDING = 1e-9
 """Squared length of a standardised direction that is as good as none."""
 
 SINGULAR = 1e-12
-"""Pivots and eigenvalues below this share of the largest are rounding."""
+"""Pivots and eigenvalues below this are rounding, once the diagonal is made of ones."""
+
+STEP = 20
+"""Powers of two that columns are moved by where the least norm is sought: there
+coefficients far apart in size would lose each other's digits."""
 
 
 class LinearPool(ExpertPool):
@@ -32,7 +36,8 @@ class LinearPool(ExpertPool):
     Each expert solves the weighted normal equations of its share,
     ``(Σ w (x-x̄)(x-x̄)ᵀ + αI) β = Σ w (x-x̄)(y-ȳ)``, for all outputs at once. Rows of
     tiny responsibility are kept, unlike for clones: they cost nothing here, and with
-    them the M-step is exact, so EM is monotone. Where the equations are singular the
+    them the M-step is exact, so EM is monotone. Columns may have any units: pivots are
+    judged against the column's own variance. Where the equations are singular the
     answer is the minimum-norm solution, as in `LinearRegression`.
 
     Attributes
@@ -114,6 +119,7 @@ class LinearPool(ExpertPool):
     ) -> None:
         """Solve an expert's normal equations, of rows of so much weight."""
         learner = self.learners[k]
+        A, B = without_constants(A, B, x_mean, total)
         if not learner.fit_intercept:
             A = A + total * np.outer(x_mean, x_mean)
             B = B + total * np.outer(x_mean, y_mean)
@@ -299,19 +305,59 @@ def _explained(scatter: np.ndarray, cross: np.ndarray) -> np.ndarray:
     return np.einsum("kqd,kdq->kq", cross, solved)
 
 
-def solve_ridge(A: np.ndarray, B: np.ndarray, alpha: float) -> np.ndarray:
-    """Solve (A + αI) β = B, by the minimum norm where the matrix is singular."""
-    P = A.copy()
-    P[np.diag_indices_from(P)] += alpha
-    # The smallest pivot tells a singular matrix before rounding hides it.
-    size = float(np.max(np.abs(np.diag(P)), initial=0.0))
+def without_constants(
+    A: np.ndarray, B: np.ndarray, x_mean: np.ndarray, total: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return centred equations in which columns of mere rounding are zero."""
+    varies = deviations(x_mean, np.diagonal(A) / (total or 1.0)) > 0
+    return A * np.outer(varies, varies), B * varies[:, None]
+
+
+def solve_ridge(A: np.ndarray, B: np.ndarray, alpha: float | np.ndarray) -> np.ndarray:
+    """Solve (A + αI) β = B, by the minimum norm where the matrix is singular.
+
+    There may be one α for all columns, or one for each.
+    """
+    S, unit = equilibrated(A, alpha)
     try:
-        factor, lower = cho_factor(P)
-        if np.min(np.diag(factor)) ** 2 > SINGULAR * size:
-            return cho_solve((factor, lower), B)
+        factor, lower = cho_factor(S)
+        # The smallest pivot tells a singular matrix before rounding hides it.
+        if np.min(np.diag(factor), initial=1.0) ** 2 > SINGULAR:
+            return unit[:, None] * cho_solve((factor, lower), unit[:, None] * B)
     except LinAlgError:
         pass
-    values, vectors = eigh(P)
-    cut = SINGULAR * max(float(values[-1]), 0.0)
-    inverse = np.where(values > cut, 1.0 / np.where(values > cut, values, 1.0), 0.0)
-    return vectors @ (inverse[:, None] * (vectors.T @ B))
+    R = singular_root(S, unit)
+    return R @ (R.T @ B)
+
+
+def equilibrated(
+    A: np.ndarray, alpha: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (S, unit), where A + αI = S / (unit unitᵀ) and S has a diagonal of ones.
+
+    The unit of a zero column is 0.
+    """
+    S = A.copy()
+    S[np.diag_indices_from(S)] += alpha
+    unit = reciprocal(np.sqrt(np.maximum(np.diagonal(S), 0.0)))
+    S *= unit[:, None]
+    S *= unit
+    S[np.diag_indices_from(S)] = 1.0
+    return S, unit
+
+
+def singular_root(S: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Return R with R Rᵀ the pseudo-inverse of S / (unit unitᵀ).
+
+    Norms are those of `LinearRegression`, in the units of the columns. Columns whose
+    unit is another order of magnitude than the usual one are moved to it in `STEP`s.
+    """
+    values, vectors = eigh(S)
+    seen = values > SINGULAR * values[-1]
+    power = np.log2(np.where(unit > 0, unit, 1.0))
+    usual = np.median(power[unit > 0])
+    step = np.exp2(STEP * np.rint((power - usual) / STEP))
+    inside = (unit / step)[:, None]
+    R = inside * (vectors[:, seen] / np.sqrt(values[seen]))
+    Q = qr(inside * vectors[:, ~seen], mode="economic")[0]
+    return step[:, None] * (R - Q @ (Q.T @ R))

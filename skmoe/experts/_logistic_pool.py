@@ -11,7 +11,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
 from ..backends import Array, filled, like, namespace, select, to_host
-from ..routing import Moments, Routing
+from ..routing import Moments, Routing, units
 from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
 from ._base import PROBABILITY_FLOOR, ExpertPool, share
 
@@ -121,8 +121,7 @@ class LogisticPool(ExpertPool):
         penalty = (2.0 if met.sum() == 2 else 1.0) / self._strength(k)
         ridge = penalty / host.sum()
         # Scaled so that the Hessian, about var/4 + ridge, has an even diagonal.
-        scale = np.sqrt(self.variance + 4 * ridge)
-        scale[scale < 1e-12] = 1.0
+        scale = np.sqrt(self._unit**2 + 4 * ridge)
         start = softmax_start(sums, d)
         old = known[met]
         start.coef[old] = self.coef[k][known]
@@ -291,9 +290,8 @@ class LogisticPool(ExpertPool):
 
     @property
     def _unit(self) -> np.ndarray:
-        """Deviations of the features, 1 where they are constant."""
-        tiny = self.variance <= 1e-24 * (1.0 + self.center**2)
-        return np.where(tiny, 1.0, np.sqrt(self.variance))
+        """What features are measured in."""
+        return units(self.center, self.variance)
 
     def _meet(self, k: int, labels: np.ndarray) -> None:
         """Add the classes of a batch to those that an expert has met."""

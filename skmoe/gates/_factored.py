@@ -13,10 +13,10 @@ from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, like, select, to_host
-from ..routing import Routing
+from ..routing import Routing, units
 from ..solvers import SoftmaxFit, fit_softmax, softmax_start
 from ._base import BaseGate, SurveyedGate, as_routing
-from ._softmax import ALPHAS, ROUNDING
+from ._softmax import ALPHAS
 
 
 class Part(NamedTuple):
@@ -79,9 +79,7 @@ class FactoredGate(SurveyedGate):
         self.n_features_in_, self.n_experts_ = X.shape[1], routing.n_experts
         moments = select(X).weighted_moments(X, routing.row_sums)
         center, variance = (to_host(a) for a in moments)
-        # A constant column carries nothing; scale 1 leaves its coefficient at 0.
-        constant = variance <= (ROUNDING * center) ** 2
-        self._center, self._scale = center, np.where(constant, 1.0, np.sqrt(variance))
+        self._center, self._scale = center, units(center, variance)
         sums = to_host(routing.weighted_sums(X))
         self._arrange(sums)
         parts = list(self._parts(routing, sums))

@@ -61,9 +61,9 @@ from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, device_of, like, namespace, select, to_host
-from ..routing import Routing, gather
+from ..routing import Routing, deviations, gather, reciprocal
 from ._base import BaseGate, as_routing
-from ._softmax import ROUNDING, SoftmaxGate
+from ._softmax import SoftmaxGate
 
 AUTO = "1/sqrt(d)"
 EXPONENTS = (AUTO, "1/d", 1.0)
@@ -301,8 +301,7 @@ class GaussianGate(BaseGate):
         routing = as_routing(routing)
         moments = select(X).weighted_moments(X, routing.row_sums)
         center, variance = (to_host(a) for a in moments)
-        varies = variance > (ROUNDING * center) ** 2
-        self._scale = np.where(varies, np.sqrt(variance), 0.0)
+        self._scale = deviations(center, variance)
         # The origin is for digits' sake only; without it CSR stays sparse.
         self._center = np.zeros_like(center) if hasattr(X, "tocsr") else center
         self.n_features_in_ = X.shape[1]
@@ -420,14 +419,9 @@ class GaussianGate(BaseGate):
         named["auto"] = named[AUTO]
         return named.get(self.density_exponent) or float(self.density_exponent)
 
-    def _inverse_scale(self) -> np.ndarray:
-        """Return 1 over the pooled deviations, 0 for constant features."""
-        inverse = np.zeros_like(self._scale)
-        return np.divide(1.0, self._scale, out=inverse, where=self._scale > 0)
-
     def _standardised(self, X: Array) -> Array:
         """Return X in pooled deviations; CSR stays CSR if the gate was fitted on it."""
-        inverse = self._inverse_scale()
+        inverse = reciprocal(self._scale)  # of constant features 0
         if hasattr(X, "tocsr"):
             if not self._center.any():
                 return X.multiply(inverse).tocsr()
@@ -611,7 +605,7 @@ class GaussianGate(BaseGate):
             )
         gate = SoftmaxGate()
         coef, bias = self._tied_linear()
-        gate.coef_ = coef * self._inverse_scale()
+        gate.coef_ = coef * reciprocal(self._scale)
         gate.intercept_ = bias - gate.coef_ @ self._center
         gate.n_experts_, gate.n_features_in_ = self.n_experts_, self.n_features_in_
         gate.n_iter_, gate._center = 0, self._center

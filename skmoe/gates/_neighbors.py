@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, select
-from ..routing import Routing
+from ..routing import Routing, deviations, reciprocal
 from ._base import BaseGate, as_routing
 from ._cases import CaseGate, on_host, population
 
@@ -42,7 +42,8 @@ class KNeighborsGate(CaseGate):
                               {\sum_{i \in N(x)} a_i + m}
 
     where :math:`\pi_k` is the expert's share of all rows and m is ``smoothing``.
-    Features are divided by their standard deviations; distances are Euclidean.
+    Features are divided by their standard deviations, so units do not matter; constant
+    features are ignored. Distances are Euclidean.
 
     Weights count as rows do: a row of weight two is the row twice. So N(x) holds the
     nearest rows whose weights sum to ``n_neighbors``; the last one counts with what
@@ -141,22 +142,23 @@ class KNeighborsGate(CaseGate):
         X, targets = on_host(X)[weighted], targets[weighted]
         self.n_features_in_, self.n_experts_ = X.shape[1], targets.shape[1]
         self.share_ = population(targets)
-        first, case = distinct(X)
+        self._inverse = reciprocal(spread(X, targets.sum(axis=1)))
+        Z = self._scaled(X)
+        first, case = distinct(Z)
         ones, rows = np.ones(len(case)), np.arange(len(case))
         of_case = sparse.csr_array((ones, (case, rows)))
         self.table_ = sparse.csr_array(of_case @ targets)
         self._mass = self.table_.sum(axis=1)
-        self._scale = spread(X[first], self._mass)
         few = not sparse.issparse(X) and X.shape[1] <= FEW_FEATURES
         search = NearestNeighbors(algorithm="kd_tree" if few else "brute")
-        self._search = search.fit(self._scaled(X[first]))
+        self._search = search.fit(Z[first])
         return self
 
     def _scaled(self, X: Array) -> Array:
         """Return rows whose features have unit variance."""
         if sparse.issparse(X):
-            return sparse.csr_array(X @ sparse.diags_array(1 / self._scale))
-        return X / self._scale
+            return sparse.csr_array(X @ sparse.diags_array(self._inverse))
+        return X * self._inverse
 
     @property
     def _wanted(self) -> int:
@@ -201,13 +203,12 @@ class KNeighborsGate(CaseGate):
 
 
 def spread(X: Array, mass: np.ndarray) -> np.ndarray:
-    """Return standard deviations, 1 for constants.
+    """Return standard deviations, 0 for constants.
 
     Of seven digits: the last ones depend on the order of sums, and would decide
     between neighbours at the same distance.
     """
-    _, variance = select(X).weighted_moments(X, mass)
-    scale = np.sqrt(np.where(variance > 0, variance, 1.0))
+    scale = deviations(*select(X).weighted_moments(X, mass))
     return scale.astype(np.float32).astype(np.float64)
 
 

@@ -11,15 +11,12 @@ from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, namespace, select, to_host
-from ..routing import Moments, Routing
+from ..routing import Moments, Routing, units
 from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
 from ._base import BaseGate, SurveyedGate, as_routing
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1e2)
 """Penalties that alpha="auto" chooses from; the first serves if nothing is held out."""
-
-ROUNDING = 1e-12
-"""A column that varies by less, relative to its mean, is constant but for rounding."""
 
 
 class SoftmaxGate(SurveyedGate):
@@ -117,10 +114,7 @@ class SoftmaxGate(SurveyedGate):
         routing = as_routing(routing)
         mass = routing.row_sums
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, mass))
-        # A constant column carries nothing; scale 1 leaves its coefficient at 0.
-        constant = variance <= (ROUNDING * center) ** 2
-        scale = np.where(constant, 1.0, np.sqrt(variance))
-        self._center, self._scale = center, scale
+        self._center, self._scale = center, units(center, variance)
         self.n_features_in_ = X.shape[1]
         self.n_experts_ = routing.n_experts
         sums = routing.weighted_sums(X)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
@@ -13,7 +14,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array
-from ..routing import Routing
+from ..routing import Routing, TreeView
 from ._base import BaseGate, as_routing
 from ._cases import CaseGate, on_host, population
 
@@ -67,8 +68,15 @@ class TreeGate(CaseGate):
     Attributes
     ----------
     tree_ : DecisionTreeRegressor or ExtraTreesRegressor
-        The fitted tree or trees. Use their ``apply``: their predictions are not
-        smoothed, and with more than 32 experts are random sums of these.
+        The fitted tree or trees, their thresholds in the units of X. Use their
+        ``apply``: their predictions are not smoothed, and with more than 32 experts are
+        random sums of these.
+    grown_ : DecisionTreeRegressor or ExtraTreesRegressor
+        The same as they were grown, on ``view_.rows(X)``.
+    view_ : TreeView
+        The ``origin`` and ``unit`` of each column in which ``grown_`` sees X, so that
+        neither matters: trees of scikit-learn call values equal that are less than 1e-7
+        apart.
     table_ : csr_array of shape (n_nodes, n_experts)
         Mass of each expert in each node that is a leaf, tree by tree.
     share_ : ndarray of shape (n_experts,)
@@ -163,13 +171,24 @@ class TreeGate(CaseGate):
         resp = sparse.diags_array(1 / mass) @ targets
         self.n_features_in_, self.n_experts_ = X.shape[1], targets.shape[1]
         self.share_ = population(targets)
-        self.tree_ = self._unfitted(mass.sum()).fit(X, sketch(resp), sample_weight=mass)
-        trees = getattr(self.tree_, "estimators_", [self.tree_])
-        self._first_node = np.cumsum([0, *(tree.tree_.node_count for tree in trees)])
+        self.view_ = TreeView.of(X)
+        grown, seen = self._unfitted(mass.sum()), self.view_.rows(X)
+        self.grown_ = grown.fit(seen, sketch(resp), sample_weight=mass)
+        n_nodes = [tree.node_count for tree in each_tree(grown)]
+        self._first_node = np.cumsum([0, *n_nodes])
         leaves = self._leaves(X)
         self.table_ = sparse.csr_array(leaves.T @ targets)
         self._leaf_mass = leaves.T @ mass
         return self
+
+    @property
+    def tree_(self) -> DecisionTreeRegressor | ExtraTreesRegressor:
+        """The fitted tree or trees, their thresholds in the units of X."""
+        found, view = copy.deepcopy(self.grown_), self.view_
+        for tree in each_tree(found):
+            at = np.maximum(tree.feature, 0)  # leaves have none
+            tree.threshold[:] = view.origin[at] + view.unit[at] * tree.threshold
+        return found
 
     def _unfitted(self, total: float) -> DecisionTreeRegressor | ExtraTreesRegressor:
         """Return the tree or forest to be fitted to rows of this weight."""
@@ -188,7 +207,8 @@ class TreeGate(CaseGate):
 
     def _leaves(self, X: Array) -> sparse.csr_array:
         """Return which leaf of each tree holds a row, (n, n_nodes), ones and zeros."""
-        leaf = self.tree_.apply(X).reshape(X.shape[0], -1) + self._first_node[:-1]
+        leaf = self.grown_.apply(self.view_.rows(X)).reshape(X.shape[0], -1)
+        leaf = leaf + self._first_node[:-1]
         ends = np.arange(0, leaf.size + 1, leaf.shape[1])
         shape = X.shape[0], self._first_node[-1]
         return sparse.csr_array((np.ones(leaf.size), leaf.ravel(), ends), shape=shape)
@@ -220,6 +240,11 @@ class TreeGate(CaseGate):
     def n_parameters(self) -> int:
         """Free parameters: n_leaves · (n_experts - 1), over all trees."""
         return int(np.count_nonzero(self._leaf_mass)) * (self.n_experts_ - 1)
+
+
+def each_tree(grown: DecisionTreeRegressor | ExtraTreesRegressor) -> list[Any]:
+    """Return the node tables of a tree, or of each tree of a forest."""
+    return [each.tree_ for each in getattr(grown, "estimators_", [grown])]
 
 
 def sketch(resp: sparse.csr_array) -> np.ndarray:

@@ -173,8 +173,9 @@ def _(gate: GaussianGate, X: Any) -> Cost:
 
 @cost.register
 def _(gate: TreeGate, X: Any) -> Cost:
-    trees = np.ravel(getattr(gate.tree_, "estimators_", gate.tree_))
-    of_trees = [cost(tree, np.asarray(X)) for tree in trees]
+    trees = np.ravel(getattr(gate.grown_, "estimators_", gate.grown_))
+    seen = gate.view_.rows(np.asarray(X))
+    of_trees = [cost(tree, seen) for tree in trees]
     n_splits = sum(tree.tree_.node_count - tree.tree_.n_leaves for tree in trees)
     return Cost(2 * n_splits + gate.table_.nnz, Cost.total(of_trees).multiply_adds)
 

@@ -73,19 +73,22 @@ def _(gate: GaussianGate, x: np.ndarray, names: np.ndarray) -> Reasons:
     # A constant feature has no variance, and says nothing.
     varies = (np.diagonal(covariance, axis1=1, axis2=2) > 0).all(axis=0)
     covariance = covariance[:, varies][:, :, varies]
-    apart, parts = apart[:, varies], np.zeros((n_experts, d))
+    # In units of the features, which may be far apart.
+    unit = np.sqrt(np.diagonal(covariance[0]))
+    covariance = covariance / np.outer(unit, unit)
+    apart, parts = apart[:, varies] / unit, np.zeros((n_experts, d))
     pressed = np.linalg.solve(covariance, apart[:, :, None])[:, :, 0]
     parts[:, varies] = -0.5 * gamma * apart * pressed
-    log_volume = np.linalg.slogdet(covariance)[1]
+    log_volume = np.linalg.slogdet(covariance)[1] + 2.0 * np.log(unit).sum()
     return Reasons(parts, np.log(gate.weights_) - 0.5 * gamma * log_volume)
 
 
 @reasons.register
 def _(gate: TreeGate, x: np.ndarray, names: np.ndarray) -> Reasons:
-    if hasattr(gate.tree_, "estimators_"):
+    if hasattr(gate.grown_, "estimators_"):
         return Reasons()  # the paths of many trees say little
     tree = gate.tree_.tree_
-    path = gate.tree_.decision_path(x[None]).indices
+    path = gate.grown_.decision_path(gate.view_.rows(x[None])).indices
     rules = []
     for node, child in pairwise(path):
         sign = "≤" if child == tree.children_left[node] else ">"

@@ -155,13 +155,15 @@ def _(gate: EstimatorGate, graph: Graph, X: str) -> str:
 
 @gate_logits.register
 def _(gate: TreeGate, graph: Graph, X: str) -> str:
-    trees = getattr(gate.tree_, "estimators_", [gate.tree_])
+    trees = getattr(gate.grown_, "estimators_", [gate.grown_])
     table, first, nodes = gate.table_.toarray(), 0, []
     for tree in (each.tree_ for each in trees):
         own = table[first : first + tree.node_count] + gate.smoothing * gate.share_
         mass = tree.weighted_n_node_samples + gate.smoothing
-        nodes.append(leaves_of(tree, own / mass[:, None]))
+        nodes.append(leaves_of(tree, own / mass[:, None], gate.view_.unit))
         first += tree.node_count
+    if gate.view_.origin.any():
+        X = graph.node("Sub", X, graph.constant(gate.view_.origin))
     if graph.dtype == np.float64:  # trees of scikit-learn round what they read
         X = graph.node("Cast", X, to=TensorProto.FLOAT)
         X = graph.node("Cast", X, to=TensorProto.DOUBLE)

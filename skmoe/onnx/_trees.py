@@ -140,7 +140,7 @@ def _boosted_tree(nodes: np.ndarray, target: int) -> Nodes:
 
 
 # ------------------------------------------------------------------ tree gates
-def leaves_of(tree: Any, table: np.ndarray) -> Nodes:
+def leaves_of(tree: Any, table: np.ndarray, unit: np.ndarray) -> Nodes:
     """Return scikit-learn's tree with what its leaves say of each expert.
 
     Parameters
@@ -148,12 +148,14 @@ def leaves_of(tree: Any, table: np.ndarray) -> Nodes:
     tree : sklearn.tree._tree.Tree
     table : (n_nodes, n_experts) array
         Only the rows of leaves are read.
+    unit : (n_features,) array
+        What thresholds of each feature are multiplied by.
     """
     leaf = tree.children_left < 0
     values = table[leaf]
     return Nodes(
         tree.feature,
-        np.where(leaf, 0.0, tree.threshold),
+        np.where(leaf, 0.0, tree.threshold * unit[np.maximum(tree.feature, 0)]),
         tree.children_left,
         tree.children_right,
         tree.missing_go_to_left,

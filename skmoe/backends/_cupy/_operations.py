@@ -301,10 +301,14 @@ def gram(
         own = part if rows is None else rows[part]
         return xp.concatenate([X[own], Y[own]], axis=1).astype("float64", copy=False)
 
-    total, mean, G = w.sum(), xp.zeros(width), xp.zeros((width, width))
+    total, shift, G = w.sum(), xp.zeros(width), xp.zeros((width, width))
+    origin = xp.zeros(width)
+    if len(w):  # sums about a row say exactly what a constant column holds
+        heaviest = int(w.argmax())
+        origin = block(slice(heaviest, heaviest + 1))[0] * (total > 0)
     for part in _blocks(len(w), width):
-        mean += w[part] @ block(part)
-    mean /= xp.where(total == 0, 1.0, total)
+        shift += w[part] @ (block(part) - origin)
+    mean = origin + shift / xp.where(total == 0, 1.0, total)
     for part in _blocks(len(w), width):
         centred = (block(part) - mean) * xp.sqrt(w[part])[:, None]
         G += centred.T @ centred

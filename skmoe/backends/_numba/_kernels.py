@@ -867,16 +867,16 @@ def segment_sums(rows, first, last, flat, width, order, offsets, out):
 
 # ---------------------------------------------------------- normal equations
 @kernel
-def weighted_sum(first, last, X, Y, rows, weights, out):
-    """Write Σ w [x, y] over some rows, (d + q,)."""
+def weighted_sum(first, last, X, Y, rows, weights, origin, out):
+    """Write Σ w ([x, y] - origin) over some rows, (d + q,)."""
     d = X.shape[1]
     out[:] = 0.0
     for s in range(first, last):
         row, weight = rows[s], weights[s]
         for f in range(d):
-            out[f] += weight * X[row, f]
+            out[f] += weight * (X[row, f] - origin[f])
         for o in range(Y.shape[1]):
-            out[d + o] += weight * Y[row, o]
+            out[d + o] += weight * (Y[row, o] - origin[d + o])
 
 
 @kernel

@@ -471,10 +471,14 @@ def gram(
     X, Y, w = np.ascontiguousarray(X), np.ascontiguousarray(Y), _as(weights, np.float64)
     rows = np.arange(X.shape[0]) if rows is None else _as(rows, np.intp)
     d, width = X.shape[1], X.shape[1] + Y.shape[1]
+    origin, total = np.zeros(width), float(w.sum())
+    if total > 0:  # sums about a row say exactly what a constant column holds
+        heaviest = rows[np.argmax(w)]
+        origin[:d], origin[d:] = X[heaviest], Y[heaviest]
 
     def sums(first: int, last: int) -> np.ndarray:
         out = np.empty(width)
-        kernels.weighted_sum(first, last, X, Y, rows, w, out)
+        kernels.weighted_sum(first, last, X, Y, rows, w, origin, out)
         return out
 
     def scatter(first: int, last: int) -> np.ndarray:
@@ -483,7 +487,7 @@ def gram(
         kernels.scatter(first, last, X, Y, rows, w, mean, size, out)
         return out
 
-    total = float(w.sum()) or 1.0
-    mean = sum(_each(sums, len(rows), 2 * width), np.zeros(width)) / total
+    shift = sum(_each(sums, len(rows), 2 * width), np.zeros(width))
+    mean = origin + shift / (total or 1.0)
     S = sum(_each(scatter, len(rows), width**2, width**2), np.zeros((width, width)))
     return S[:d, :d], S[:d, d:], mean[:d], mean[d:]

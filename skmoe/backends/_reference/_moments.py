@@ -13,32 +13,62 @@ from ._rows import row_blocks, take_rows
 ENTRIES = 2**16
 """Entries of CSR whose moments are taken at a time."""
 
+FAR = 1e-6
+"""Variance over squared mean from which a column of CSR is centred before squares are
+taken: their difference would lose digits."""
+
 
 def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
     """Return the weighted mean and variance of each column, in float64.
 
     Variances are taken about the mean in a second pass, so large offsets do not
-    cancel. ``X`` may be CSR; it is not densified.
+    cancel, and that of a constant column is 0. ``X`` may be CSR; it is not densified.
     """
     xp = namespace(X, weights)
     w = xp.astype(weights, xp.float64)
     total = xp.sum(w)
     if hasattr(X, "tocsr"):
-        mean = (X.T @ w) / total
-        squares, present = np.zeros_like(mean), np.zeros_like(mean)
-        for columns, values, mass in _entry_blocks(X, w):
-            squares += _sums(columns, mass * (values - mean[columns]) ** 2, len(mean))
-            present += _sums(columns, mass, len(mean))
-        absent = np.maximum(total - present, 0.0)
-        return mean, (squares + absent * mean**2) / total
-    mean = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
-    var = xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
+        return _moments_of_entries(X, w, total)
+    origin = heaviest(X, w)
+    shift, var = xp.zeros_like(origin), xp.zeros_like(origin)
     for rows in row_blocks(*X.shape):
-        mean = mean + w[rows] @ xp.astype(X[rows, :], xp.float64)
-    mean = mean / total
+        shift = shift + w[rows] @ (xp.astype(X[rows, :], xp.float64) - origin)
+    mean = origin + shift / total
     for rows in row_blocks(*X.shape):
         var = var + w[rows] @ (xp.astype(X[rows, :], xp.float64) - mean) ** 2
     return mean, var / total
+
+
+def heaviest(X: Array, w: Array) -> Array:
+    """Return the row of the largest weight in float64; zeros if none has a weight.
+
+    Sums about it say exactly what a constant column holds.
+    """
+    xp = namespace(X, w)
+    if not X.shape[0]:
+        return xp.zeros(X.shape[1], dtype=xp.float64, device=device_of(w))
+    first = xp.reshape(xp.argmax(w), (1,))
+    row = xp.astype(xp.take(X, first, axis=0)[0, :], xp.float64)
+    return xp.where(xp.max(w) > 0, row, xp.zeros_like(row))
+
+
+def _moments_of_entries(X: Array, w: Array, total: Array) -> tuple[Array, Array]:
+    """Return the mean and variance of the columns of CSR.
+
+    The second pass also finds what rounding took from the mean.
+    """
+    mean = (X.T @ w) / total
+    squares, drift, present, count = (np.zeros_like(mean) for _ in range(4))
+    for columns, values, mass in _entry_blocks(X, w):
+        apart = values - mean[columns]
+        squares += _sums(columns, mass * apart**2, len(mean))
+        drift += _sums(columns, mass * apart, len(mean))
+        present += _sums(columns, mass, len(mean))
+        count += _sums(columns, None, len(mean))
+    absent = np.where(count < X.shape[0], np.maximum(total - present, 0.0), 0.0)
+    drift = (drift - absent * mean) / total
+    squares = (squares + absent * mean**2) / total
+    return mean + drift, np.maximum(squares - drift**2, 0.0)
 
 
 def _entry_blocks(X: Array, w: Array) -> Iterator[tuple[Array, Array, Array]]:
@@ -54,7 +84,7 @@ def _entry_blocks(X: Array, w: Array) -> Iterator[tuple[Array, Array, Array]]:
         yield X.indices[entries], X.data[entries].astype(np.float64), mass
 
 
-def _sums(columns: Array, values: Array, n_columns: int) -> Array:
+def _sums(columns: Array, values: Array | None, n_columns: int) -> Array:
     return np.bincount(columns, values, minlength=n_columns)
 
 
@@ -122,23 +152,39 @@ def gram(
     total = xp.where(total == 0, 1.0, total)
     y = xp.astype(Y, xp.float64)
     y_mean = (w @ y) / total
-    wy = xp.expand_dims(w, axis=-1) * (y - y_mean)
     if hasattr(X, "tocsr"):
-        x_mean = (X.T @ w) / total
-        A = (X.multiply(w[:, None]).T @ X).toarray() - total * xp.linalg.outer(
-            x_mean, x_mean
-        )
-        B = X.T @ wy - xp.linalg.outer(x_mean, xp.sum(wy, axis=0))
-        return A, B, x_mean, y_mean
-    d = X.shape[1]
+        return _gram_of_entries(X, y, w, total, y_mean)
+    wy = xp.expand_dims(w, axis=-1) * (y - y_mean)
+    d, origin = X.shape[1], heaviest(X, w)
     x_mean = xp.zeros(d, dtype=xp.float64, device=device_of(w))
     for rows in row_blocks(*X.shape):
-        x_mean = x_mean + w[rows] @ xp.astype(X[rows, :], xp.float64)
-    x_mean = x_mean / total
+        x_mean = x_mean + w[rows] @ (xp.astype(X[rows, :], xp.float64) - origin)
+    x_mean = origin + x_mean / total
     A = xp.zeros((d, d), dtype=xp.float64, device=device_of(w))
     B = xp.zeros((d, y.shape[1]), dtype=xp.float64, device=device_of(w))
     for rows in row_blocks(*X.shape):
         centred = xp.astype(X[rows, :], xp.float64) - x_mean
         A = A + (centred * xp.expand_dims(w[rows], axis=-1)).T @ centred
         B = B + centred.T @ wy[rows, :]
+    return A, B, x_mean, y_mean
+
+
+def _gram_of_entries(
+    X: Array, y: Array, w: Array, total: Array, y_mean: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return the normal equations of CSR.
+
+    Columns far from zero hardly have zeros; they are centred in a dense copy.
+    """
+    x_mean = (X.T @ w) / total
+    wy = w[:, None] * (y - y_mean)
+    A = (X.multiply(w[:, None]).T @ X).toarray() - total * np.outer(x_mean, x_mean)
+    B = X.T @ wy - np.outer(x_mean, wy.sum(axis=0))
+    far = np.flatnonzero(np.diagonal(A) < FAR * total * x_mean**2)
+    if len(far):
+        block = X[:, far].toarray()
+        A_far, B[far], x_mean[far], _ = gram(block, y, w)
+        cross = X.T @ (w[:, None] * (block - x_mean[far]))
+        A[:, far], A[far] = cross, cross.T
+        A[np.ix_(far, far)] = A_far
     return A, B, x_mean, y_mean
