@@ -15,7 +15,6 @@ from sklearn.preprocessing import StandardScaler
 from skmoe import MoERegressor
 from skmoe.estimators import _regions as density
 from skmoe.estimators._conformal import Calibration
-from skmoe.estimators._predictive import PredictiveMixture
 from skmoe.likelihoods import (
     Beta,
     Gamma,
@@ -23,6 +22,7 @@ from skmoe.likelihoods import (
     Laplace,
     NegativeBinomial,
     Poisson,
+    PredictiveMixture,
     StudentT,
     WithOutliers,
     ZeroInflated,

@@ -19,6 +19,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 from skmoe import MoERegressor
 from skmoe.experts import EstimatorPool, GLMPool, make_pool
+from skmoe.gates import ConstantGate, RoutingRule
 from skmoe.likelihoods import (
     FAMILIES,
     Beta,
@@ -275,6 +276,71 @@ def test_student_t_is_not_pulled_by_outliers():
         )
         errors[name] = np.median(np.abs(model.fit(X, y).predict(X) - mean))
     assert 3 * errors["student_t"] < errors["gaussian"]
+
+
+def typed_wrong(n=400):
+    """Return rows of a line, of which one in twenty is some hundred too high."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, (n, 2))
+    y = 3 * X[:, 1] + 0.2 * rng.normal(size=n)
+    wrong = rng.choice(n, n // 20, replace=False)
+    y[wrong] = rng.uniform(100, 200, size=len(wrong))
+    return X, y
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "code"),
+    [
+        ("student_t", False),
+        ("student_t", True),
+        ("laplace", True),
+        (WithOutliers(), False),
+        (WithOutliers("student_t"), True),
+    ],
+    ids=str,
+)
+def test_predict_leaves_out_what_is_plainly_wrong(likelihood, code):
+    X, y = typed_wrong()
+    y = np.where((y > 50) & code, 999.0, y)  # or one number stands for all of them
+    model = MoERegressor(n_experts=3, likelihood=likelihood, n_init=1, random_state=0)
+    model = model.fit(X[:200], y[:200])
+    assert np.abs(model.predict(X) - 3 * X[:, 1]).max() < 1.0
+    mean, std = model.predict(X, return_std=True)  # of which the deviation is told
+    np.testing.assert_array_equal(mean, model.predict(X))
+    assert np.all(std > 0)
+
+
+@pytest.mark.parametrize("likelihood", ["student_t", "laplace"])
+@pytest.mark.parametrize("several", [False, True])
+def test_robust_predict_is_the_median(likelihood, several):
+    X, mean, rng = two_regimes(200)
+    y = mean + rng.standard_t(3, size=len(mean))
+    y = np.column_stack([y, -y]) if several else y
+    model = MoERegressor(
+        n_experts=3, top_k=None, likelihood=likelihood, n_init=1, random_state=0
+    ).fit(X, y)
+    median = model.predict_quantiles(X, [0.5])[:, 0]
+    np.testing.assert_allclose(model.predict(X), median, atol=1e-8)
+
+
+def test_with_outliers_predict_is_the_mean_of_those_that_learn():
+    X, y = typed_wrong()
+    model = MoERegressor(
+        n_experts=3, likelihood=WithOutliers(), n_init=1, random_state=0
+    ).fit(X, y)
+    weights = model.route(X).toarray()[:, :2]
+    weights /= weights.sum(axis=1, keepdims=True)
+    answers = np.column_stack([expert.predict(X) for expert in model.experts_[:2]])
+    np.testing.assert_allclose(model.predict(X), np.sum(weights * answers, axis=1))
+
+
+@pytest.mark.parametrize("asked", [{"top_k": 1}, {"top_k": 2, "top_p": 0.5}])
+def test_every_row_asks_an_expert_that_learns(asked):
+    X = np.zeros((3, 1))
+    shares = Routing.from_dense(np.tile([0.1, 0.2, 0.05, 0.65], (3, 1)))
+    gate = ConstantGate().fit(X, shares)  # the fixed expert is the best one
+    found = RoutingRule(**asked, ask_last=True).route(gate, X).to_csr().toarray()
+    np.testing.assert_allclose(found, np.tile([0, 4, 0, 13], (3, 1)) / 17)
 
 
 def test_uniform_expert_takes_outliers():

@@ -230,6 +230,14 @@ def test_positive_means_are_cut_off_as_predict_does():
     check(model, X)
 
 
+@pytest.mark.parametrize("likelihood", ["student_t", "laplace"])
+def test_a_centre_that_is_no_mean_is_refused(likelihood):
+    model = MoERegressor(likelihood=likelihood, **FAST).fit(X, y)
+    with pytest.raises(TypeError, match=likelihood):
+        to_onnx(model, X)
+    check(model.set_params(top_k=1), X)
+
+
 def test_calibrated_probabilities():
     model = MoEClassifier(**FAST).fit(X, LABELS)
     model.temperature_ = 1.0

@@ -254,7 +254,8 @@ def _blind(problem: Problem, pool: ExpertPool, state: State) -> float:
 def loss(problem: Problem, state: State) -> float:
     """Return how wrong the point prediction of a routed state is.
 
-    Regression: mean squared error. Classification: share of the rows whose label has
+    Regression: mean squared error; mean absolute error for families whose centre is not
+    the mean. Classification: share of the rows whose label has
     less than half of the probability, which for two classes is the error rate.
     """
     terms, weight = state.terms, problem.sample_weight
@@ -264,9 +265,11 @@ def loss(problem: Problem, state: State) -> float:
         wrong = xp.sum(gate * xp.exp(terms.log_lik), axis=1) < 0.5
         error = xp.astype(wrong, weight.dtype)
     else:
-        means = state.pool.likelihood.means(terms.values, state.resp)
-        mean = xp.sum(gate[:, :, None] * means, axis=1)
-        error = xp.sum((problem.y - mean) ** 2, axis=1)
+        family, choice = state.pool.likelihood, state.resp.with_weights(gate)
+        means = family.means(terms.values, choice)
+        scale = state.pool.scale_at(problem.X, choice)
+        error = problem.y - family.centre(means, scale, choice)
+        error = xp.sum(xp.abs(error) if family.centred else error**2, axis=1)
     return float(to_host(xp.sum(weight * error) / xp.sum(weight)))
 
 

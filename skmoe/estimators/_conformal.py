@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 from scipy import special
 
+from ..likelihoods import PredictiveMixture
 from . import _regions as density
-from ._predictive import PredictiveMixture
 
 TIE = 1e-9
 """What is added to a score, so that rows as bad as the worst one allowed are in."""

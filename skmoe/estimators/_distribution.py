@@ -13,10 +13,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_scalar
 
 from ..backends import filled, like, namespace, to_host
+from ..likelihoods import PredictiveMixture
 from . import _regions as density
 from ._all_or_nothing import all_or_nothing
 from ._conformal import Calibration
-from ._predictive import PredictiveMixture
 from ._validation import given
 
 KINDS = ("equal_tailed", "highest_density")

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from scipy import special
 
-from ._predictive import PredictiveMixture
+from ..likelihoods import PredictiveMixture
 
 N_LEVELS = 49
 """Quantiles of each component at which its density is known first."""

@@ -495,7 +495,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         return self
 
     def predict(self, X, return_std=False, groups=None):
-        """Predict the mean of y.
+        """Predict the mean of y, or a centre that outliers do not move.
 
         Parameters
         ----------
@@ -513,9 +513,13 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         Returns
         -------
         mean : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Gate-weighted mean over the ``top_k`` experts of each row.
+            Gate-weighted mean over the ``top_k`` experts of each row. With
+            ``likelihood="student_t"`` or "laplace" it is the median of the mixture,
+            that of ``predict_quantiles(X, [0.5])`` before ``conformalize``;
+            `WithOutliers` leaves its fixed expert out.
         std : ndarray of the same shape
-            With ``return_std=True``; infinite where the family has no variance.
+            With ``return_std=True``, of all of the distribution, outliers included;
+            infinite where the family has no variance.
         """
         mean = self._combine(X, groups)
         mean = mean[:, 0] if self._single_output else mean

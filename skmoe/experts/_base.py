@@ -165,10 +165,12 @@ class ExpertPool(ABC):
         return self.scale[to_host(filled(routing.indices))]
 
     def mix(self, X: Array, routing: Routing) -> Array:
-        """Return the weighted sum of each row's means, (n, q)."""
-        if self.likelihood.plain:
+        """Return the weighted mean of each row, or what else is its centre, (n, q)."""
+        family = self.likelihood
+        if family.plain and not family.centred:
             return self._mix(X, routing)
-        return routing.combine(self.likelihood.means(self.predict(X, routing), routing))
+        means = family.means(self.predict(X, routing), routing)
+        return family.centre(means, self.scale_at(X, routing), routing)
 
     def _mix(self, X: Array, routing: Routing) -> Array:
         """Return the weighted sum of each row's answers; a pool may fuse the two."""

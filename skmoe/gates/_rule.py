@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Array, like, namespace, select
+from ..backends import Array, like, namespace, select, to_host
 from ..routing import Routing, within_capacity
 
 
@@ -26,8 +26,8 @@ class RoutingRule:
         Rows that an expert takes of a batch, at most, in units of an even share; see
         `within_capacity`.
     ask_last : bool, default=False
-        Ask the last expert too, by every row: one that is fixed costs nothing, and
-        what the others leave unexplained is its business.
+        Every row asks the last expert beside ``top_k`` of the others: one that is fixed
+        costs nothing, and what the others leave unexplained is its business.
     """
 
     top_k: int | None = None
@@ -66,8 +66,11 @@ class RoutingRule:
         Routing
             Best expert first.
         """
-        routing = gate.route(X, self.top_k, self.top_p)
-        if self.ask_last and not self.asks_all(routing.n_experts):
+        top_k = self.top_k
+        if top_k is not None and self.ask_last:
+            top_k += 1
+        routing = gate.route(X, top_k, self.top_p)
+        if self.ask_last and not routing.dense:
             routing = with_last(gate, X, routing)
         if self.capacity_factor is None or self.asks_all(routing.n_experts):
             return routing
@@ -83,14 +86,25 @@ class RoutingRule:
 
 
 def with_last(gate: Any, X: Array, routing: Routing) -> Routing:
-    """Return the routing that asks the last expert too, where it does not yet."""
-    xp, last = namespace(routing.weights), routing.n_experts - 1
-    there = xp.any(routing.indices == last, axis=1)
-    more = xp.where(there, -xp.ones_like(there, dtype=routing.indices.dtype), last)
-    indices = xp.concat([routing.indices, more[:, None]], axis=1)
-    zero = xp.zeros_like(routing.weights[:, :1])
-    asked = Routing(
-        indices, xp.concat([routing.weights, zero], axis=1), routing.n_experts
+    """Return the routing that asks the last expert too, and at least one other.
+
+    Where the last is not asked yet it takes the place of the worst.
+    """
+    xp, last, indices = (
+        namespace(routing.weights),
+        routing.n_experts - 1,
+        routing.indices,
     )
-    weights, _ = select(zero).normalise(gate.log_proba_at(X, asked))
+    alone = xp.all((indices < 0) | (indices == last), axis=1)
+    if to_host(xp.any(alone)):
+        _, best = gate.best(X, 2)
+        other = xp.where(best[:, 0] == last, best[:, 1], best[:, 0])
+        first = xp.where(alone, other, indices[:, 0])
+        indices = xp.concat([first[:, None], indices[:, 1:]], axis=1)
+    there = xp.any(indices == last, axis=1)
+    end = xp.where(there, indices[:, -1], xp.full_like(indices[:, -1], last))
+    indices = xp.concat([indices[:, :-1], end[:, None]], axis=1)
+    asked = Routing(indices, routing.weights, routing.n_experts)
+    log_proba = gate.log_proba_at(X, asked)
+    weights, _ = select(log_proba).normalise(log_proba)
     return asked.with_weights(weights)

@@ -7,9 +7,10 @@ A family is a small object; see `Likelihood` for its contract. Name one in
 
 from ._base import Likelihood
 from ._categorical import PROBABILITY_FLOOR, Categorical
-from ._counts import NegativeBinomial, Poisson, first_count
+from ._counts import NegativeBinomial, Poisson
 from ._fixed import WithOutliers, ZeroInflated
 from ._labels import Bernoulli
+from ._mixture import PredictiveMixture
 from ._positive import Beta, Gamma
 from ._real import Gaussian, Laplace, StudentT
 
@@ -36,8 +37,8 @@ __all__ = [
     "Likelihood",
     "NegativeBinomial",
     "Poisson",
+    "PredictiveMixture",
     "StudentT",
     "WithOutliers",
     "ZeroInflated",
-    "first_count",
 ]

@@ -69,6 +69,11 @@ class Likelihood(BaseEstimator, ABC):
         Whether the answers of experts are means as they are.
     robust : bool
         Whether `row_weights` has a say in how experts are fitted.
+    centred : bool
+        Whether `centre`, which predict answers, is another point than the mean: one
+        that outliers do not move. It is judged by absolute errors.
+    normal : bool
+        Whether each expert's y are normal.
     n_fixed : int
         How many of the experts, the last ones, learn nothing.
     loss : str or None
@@ -78,6 +83,8 @@ class Likelihood(BaseEstimator, ABC):
     any_real: bool = True
     plain: bool = True
     robust: bool = False
+    centred: bool = False
+    normal: bool = False
     discrete: bool = False
     has_scale: bool = True
     loss: str | None = None
@@ -200,6 +207,20 @@ class Likelihood(BaseEstimator, ABC):
     def means(self, answers: Array, routing: Routing) -> Array:
         """Return the means that answers at the entries of a routing stand for."""
         return self.mean(answers)
+
+    def centre(self, means: Array, scale: np.ndarray | None, routing: Routing) -> Array:
+        """Return the point that predict answers for each row: the mean, (n, q).
+
+        Parameters
+        ----------
+        means : (n, m, q) array
+            Means at the entries of the routing.
+        scale : (n, m, q) array or None
+            Scales at these.
+        routing : Routing
+            The weights of the experts, which sum to one in each row.
+        """
+        return routing.combine(means)
 
     def log_density(
         self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing

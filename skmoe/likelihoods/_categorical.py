@@ -20,6 +20,7 @@ class Categorical:
     has_scale = False
     plain = True
     robust = False
+    centred = False
     n_fixed = 0
 
     def take(self, experts: np.ndarray) -> Self:
@@ -33,6 +34,10 @@ class Categorical:
     def means(self, answers: Array, routing: Routing) -> Array:
         """Return the class probabilities that experts answer."""
         return answers
+
+    def centre(self, means: Array, scale: Any, routing: Routing) -> Array:
+        """Return the class probabilities of each row."""
+        return routing.combine(means)
 
     def row_weights(self, *entries: Any) -> None:
         """Return None: all rows count alike."""

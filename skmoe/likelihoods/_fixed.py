@@ -212,6 +212,15 @@ class BesideFixed(Likelihood):
         expert = to_host(filled(routing.indices))
         return like(self.each("mean", expert, to_host(answers)), answers, answers.dtype)
 
+    @property
+    def centred(self) -> bool:  # type: ignore[override]
+        """Whether predict answers a point that outliers do not move."""
+        return self._named().centred
+
+    def centre(self, means: Array, scale: np.ndarray | None, routing: Routing) -> Array:
+        """Return the point that predict answers for each row, (n, q)."""
+        return type(self.base_).centre(self, means, scale, routing)
+
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray | None:
         """Return the scales: those of the experts that learn, from their rows alone."""
         xp, weights = namespace(routing.weights), routing.weights
@@ -273,7 +282,8 @@ class WithOutliers(BesideFixed):
 
     The last of the ``n_experts`` gives every y between the ends of the training
     targets the same density [1]_: rows that no expert explains are its own, and do
-    not pull the others. It fits where outliers are frequent; against a few heavy
+    not pull the others. ``predict`` leaves that expert out: it answers what the others
+    say, by their gate weights. It fits where outliers are frequent; against a few heavy
     tails `StudentT` is simpler.
 
     Parameters
@@ -290,6 +300,23 @@ class WithOutliers(BesideFixed):
 
     def __init__(self, family: Any = "gaussian") -> None:
         self.family = family
+
+    centred = True
+
+    def centre(self, means: Array, scale: np.ndarray | None, routing: Routing) -> Array:
+        """Return what the experts that learn say of each row, (n, q)."""
+        return self.base_.centre(means, scale, self._without_fixed(routing))
+
+    def _without_fixed(self, routing: Routing) -> Routing:
+        indices, weights = to_host(routing.indices), to_host(routing.weights)
+        learns = (indices >= 0) & ~self.is_fixed_[to_host(filled(routing.indices))]
+        # Where the gate is sure of the fixed expert, the others count alike.
+        own = np.where(learns, weights, 0.0)
+        sure = (own.sum(axis=1) <= 0) & learns.any(axis=1)
+        own = np.where(sure[:, None], learns, own)
+        total = own.sum(axis=1, keepdims=True)
+        own = np.where(total > 0, own / np.where(total > 0, total, 1.0), weights)
+        return routing.with_weights(like(own, routing.weights, routing.weights.dtype))
 
     def _fixed(self, y: np.ndarray) -> Likelihood:
         low, high = y.min(axis=0), y.max(axis=0)

@@ -10,6 +10,7 @@ from scipy import special
 from ..backends import Array, filled, like, namespace, select, to_host
 from ..routing import Routing
 from ._base import Likelihood
+from ._mixture import median
 
 LOG_2PI = float(np.log(2.0 * np.pi))
 
@@ -46,6 +47,7 @@ class Gaussian(Likelihood):
     """
 
     loss = "squared_error"
+    normal = True
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise."""
@@ -89,7 +91,22 @@ class Gaussian(Likelihood):
         return np.where(rows > 0, (sums + self.prior_ * pooled) / safe, pooled)
 
 
-class StudentT(Gaussian):
+class _Robust(Gaussian):
+    """Noise with heavy tails. Predict answers the median: in a mean, an expert that
+    stands for outliers counts by how far out it lies."""
+
+    robust = True
+    centred = True
+    normal = False
+
+    log_density = Likelihood.log_density
+
+    def centre(self, means: Array, scale: np.ndarray | None, routing: Routing) -> Array:
+        """Return the median of each row, (n, q)."""
+        return median(self, means, scale, routing)
+
+
+class StudentT(_Robust):
     r"""Student's t: normal noise with heavy tails, so outliers do not pull an expert.
 
     It is a normal whose precision varies from row to row; the E-step takes the mean
@@ -97,7 +114,8 @@ class StudentT(Gaussian):
 
     .. math:: w_{ik} = \frac{\nu + 1}{\nu + (y_i - \mu_{ik})^2 / \sigma_k^2}
 
-    and experts are fitted with weights :math:`r_{ik} w_{ik}`.
+    and experts are fitted with weights :math:`r_{ik} w_{ik}`. ``predict`` answers the
+    median of the mixture, which outliers do not move.
 
     Parameters
     ----------
@@ -126,7 +144,6 @@ class StudentT(Gaussian):
     """
 
     loss = None
-    robust = True
 
     def __init__(self, df: float = 4.0) -> None:
         self.df = df
@@ -166,8 +183,6 @@ class StudentT(Gaussian):
         size = np.broadcast(mean, scale).shape
         return mean + scale * random.standard_t(self._df, size=size)
 
-    log_density = Likelihood.log_density
-
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the scale of each expert and output, (K, q), by fixed-point steps."""
         # A third of the spread: from above, outliers are part of the noise for long.
@@ -196,14 +211,14 @@ class StudentT(Gaussian):
         return (self._df + 1) / (self._df + z * z)
 
 
-class Laplace(Gaussian):
+class Laplace(_Robust):
     r"""Laplace noise: absolute errors instead of squared ones.
 
     An expert that minimises squared errors is fitted with weights
     :math:`r_{ik} b_k / |y_i - \mu_{ik}|` [1]_, which leads it to the median; one with
     ``loss="absolute_error"`` or ``criterion="absolute_error"`` finds it by itself.
     The scale b is the mean absolute error; the standard deviation is
-    :math:`\sqrt 2 b`.
+    :math:`\sqrt 2 b`. ``predict`` answers the median of the mixture.
 
     References
     ----------
@@ -212,7 +227,6 @@ class Laplace(Gaussian):
     """
 
     loss = "absolute_error"
-    robust = True
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise."""
@@ -238,8 +252,6 @@ class Laplace(Gaussian):
     def sample(self, mean, scale, random):
         """Draw y, one for each element."""
         return random.laplace(mean, scale)
-
-    log_density = Likelihood.log_density
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the mean absolute error of each expert and output, (K, q)."""

@@ -98,6 +98,12 @@ def answers_of(model: Any) -> Answers:
     if hasattr(model, "classes_"):
         return Answers(n, model.classes_)
     family = model.likelihood_
+    if family.centred and model.n_experts_ > 1 and model.top_k != 1:
+        raise TypeError(
+            f"likelihood={model.likelihood!r} cannot be exported to ONNX: predict "
+            "answers another point than the mean of the experts. With top_k=1, one "
+            "expert answers."
+        )
     probe = np.outer([-LARGE, -1.0, 0.0, 0.25, 0.5, 0.75, 1.0, LARGE], np.ones(n))
     found = family.mean(probe)
     low, high = found[0], found[-1]

@@ -9,7 +9,10 @@ from typing import Self
 import numpy as np
 from scipy import special
 
-from ..likelihoods import Gaussian, Likelihood, first_count
+from ..backends import Array, filled, like, to_host
+from ..routing import Routing
+from ._base import Likelihood
+from ._counts import first_count
 
 MAX_STEPS = 200
 """Steps of the search for a quantile, at most; bisection alone needs some 50."""
@@ -177,6 +180,22 @@ class PredictiveMixture:
         found[rows] = search(plain.take(rows), p[rows], low[rows], high[rows])
         return found + self.shift
 
+    def median(self) -> np.ndarray:
+        """Return the median of each row, of components symmetric about their means.
+
+        Most rows have one component that counts: the search starts at its mean.
+        """
+        counted = self.weights > 0
+        low = np.min(self.means, axis=1, where=counted, initial=np.inf)
+        high = np.max(self.means, axis=1, where=counted, initial=-np.inf)
+        heaviest = np.argmax(self.weights, axis=1)[:, None]
+        found = np.take_along_axis(self.means, heaviest, axis=1)[:, 0]
+        rows = np.flatnonzero(low < high)
+        plain = replace(self, shift=np.zeros(len(self))).take(rows)
+        half = np.full(len(rows), 0.5)
+        found[rows] = _root(plain, half, low[rows], high[rows], found[rows])
+        return found + self.shift
+
     # ---------------------------------------------------------- normal scores
     def score(self, y: np.ndarray) -> np.ndarray:
         """Return the normal scores of P(Y <= y | x) at (n,) values.
@@ -252,7 +271,7 @@ class PredictiveMixture:
            2925-2942. doi:10.1256/qj.05.235
         """
         found = np.empty(len(self))
-        if type(self.family) is Gaussian:
+        if self.family.normal:
             for rows in self.blocks(4 * self.weights.shape[1] ** 2):
                 found[rows] = _crps_normal(self.take(rows), y[rows])
             return found
@@ -269,6 +288,22 @@ class PredictiveMixture:
         return found
 
 
+def median(
+    family: Likelihood, means: Array, scale: np.ndarray | None, routing: Routing
+) -> Array:
+    """Return the medians of mixtures at the entries of a routing, (n, q).
+
+    Parameters are those of `Likelihood.centre`.
+    """
+    host, expert = to_host(means).astype(np.float64), to_host(filled(routing.indices))
+    weights = to_host(routing.weights).astype(np.float64)
+    whole = PredictiveMixture(
+        weights, expert, host, scale, family, np.zeros(host.shape[::2])
+    )
+    found = [whole.output(j).median() for j in range(host.shape[2])]
+    return like(np.stack(found, axis=1), means, means.dtype)
+
+
 def _cdf_at(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
     return mixture.cdf(y[:, None])[:, 0]
 
@@ -282,14 +317,15 @@ def _first_count(mixture, p, low, high) -> np.ndarray:
     return first_count(reached, low, high)
 
 
-def _root(mixture, p, low, high) -> np.ndarray:
+def _root(mixture, p, low, high, start=None) -> np.ndarray:
     """Return where the cdf is p, between low and high.
 
     Newton's steps where they stay in the bracket and at least halve the step before
     the last, else bisection.
     """
     low, high = low.copy(), high.copy()
-    y, rows = (low + high) / 2, np.arange(len(p))
+    y = (low + high) / 2 if start is None else start.copy()
+    rows = np.arange(len(p))
     width = high - low
     before, last = width.copy(), width.copy()
     for _ in range(MAX_STEPS):
