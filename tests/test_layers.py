@@ -9,6 +9,7 @@ import skmoe
 
 ROOT = Path(skmoe.__file__).parent
 FLOORS = {
+    "_caller": -1,
     "backends": 0,
     "_learners": 0,
     "_sklearn_compat": 0,

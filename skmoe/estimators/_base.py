@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils import check_random_state
 
+from .._caller import level_of_caller
 from .._sklearn_compat import (
     CallbackSupportMixin,
     HasMethods,
@@ -170,7 +171,7 @@ class BaseMoE(
                     current_sklearn_version=__version__,
                     original_sklearn_version=version,
                 ),
-                stacklevel=2,
+                stacklevel=level_of_caller(),
             )
         super().__setstate__(state)
 

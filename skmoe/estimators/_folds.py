@@ -15,6 +15,7 @@ from sklearn.utils.metadata_routing import (
     process_routing,
 )
 
+from .._caller import level_of_caller
 from ..em import (
     FINAL_FOLDS,
     CrossFitGate,
@@ -25,7 +26,6 @@ from ..em import (
 )
 from ..experts import ExpertPool, left_out
 from ..gates import BaseGate
-from ._reporting import level_of_caller
 from ._validation import given
 
 AUTO_FOLDS = 3

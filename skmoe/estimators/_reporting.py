@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
+from .._caller import level_of_caller
 from ..em import Mixture, kept, moved, routed
 
 WORTH = 1e-3
@@ -19,18 +19,6 @@ TOP_K = 2
 
 IDLE = 0.01
 """Share of an even load below which an expert is said to serve next to no rows."""
-
-
-BETWEEN = ("skmoe.", "sklearn.", "joblib.")
-"""Modules whose lines stand between the user's line and a warning."""
-
-
-def level_of_caller() -> int:
-    """Return the stack level of the user's line, for `warnings.warn`."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(BETWEEN):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 class ReportingMixin:

@@ -11,6 +11,8 @@ import onnxruntime
 from scipy import sparse
 from sklearn.base import is_classifier
 
+from .._caller import level_of_caller
+
 AGREES = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
 """Largest difference of an answer that counts as rounding, in units of the largest
 answer. Trees compute in float32 in any graph."""
@@ -63,7 +65,7 @@ def check_answers(proto: onnx.ModelProto, model: Any, X: Any) -> None:
         f"{said} Rounding can do that, next to a threshold of a tree or between two "
         "experts that the gate likes alike.",
         UserWarning,
-        stacklevel=3,
+        stacklevel=level_of_caller(),
     )
 
 

@@ -16,6 +16,8 @@ from numba import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.serialize import dumps
 
+from ..._caller import level_of_caller
+
 _told: list[str] = []
 """The folder that the user was told of, once in a process."""
 
@@ -80,5 +82,5 @@ def tell(folder: str, error: Exception) -> None:
         "takes some seconds in each process. Make room in the folder or empty it, or "
         "let the environment variable NUMBA_CACHE_DIR name one that can be written.",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=level_of_caller(),
     )

@@ -1,0 +1,16 @@
+"""Where a warning points to: the line of the user."""
+
+from __future__ import annotations
+
+import sys
+
+BETWEEN = ("skmoe.", "sklearn.", "joblib.", "skops.", "numba.")
+"""Modules whose lines stand between the user's line and a warning."""
+
+
+def level_of_caller() -> int:
+    """Return the stack level of the user's line, for `warnings.warn`."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(BETWEEN):
+        level, frame = level + 1, frame.f_back
+    return level
