@@ -788,6 +788,17 @@ def test_what_would_not_be_finite_is_not_kept(large):
         assert vars(model) == before
 
 
+def test_learners_that_see_a_sample_again_are_not_kept_either(monkeypatch):
+    monkeypatch.setattr(_streaming, "ENOUGH", 50)
+    X, y = regimes(120)
+    learners = [Ridge(), DecisionTreeRegressor(max_depth=2)]
+    model = MoERegressor(learners, **LONG, tol=1.0).fit(X[:60], y[:60])
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match=r"infinity|finite|infs"):
+        model.partial_fit(X[60:] * 1e160, y[60:])
+    assert vars(model) == before
+
+
 @pytest.mark.parametrize("gate", ["hierarchical", "product", "tree"])
 def test_a_changed_law_is_followed_by_any_gate(gate):
     X, y = regimes(60)
@@ -872,6 +883,6 @@ def test_a_learner_that_diverges_is_not_kept():
     X, y = regimes(200)
     model = MoERegressor(Diverging(), n_experts=2, **QUICK).fit(X, y)
     before = dict(vars(model))
-    with pytest.raises(ValueError, match="predict NaN or infinity"):
+    with pytest.raises(ValueError, match="predicted NaN or infinity"):
         model.partial_fit(X, y)
     assert vars(model) == before

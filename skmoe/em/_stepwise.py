@@ -275,7 +275,7 @@ def open_stream(
     level, routed = (Level.of(each, weight) for each in (found.score, found.routed))
     flattery = routed.mean - bound
     level, routed = level.lowered(flattery), routed.lowered(flattery)
-    return _checked(Stream(gate, pool, memory, load, level, routed, sample))
+    return _checked(Stream(gate, pool, memory, load, level, routed, sample), problem)
 
 
 def absorb(
@@ -339,11 +339,18 @@ def absorb(
         sample=sample,
         shaken=surprise > SURPRISE and old < max(n, stream.memory / 4),
     )
-    return _checked(new)
+    return _checked(new, problem)
 
 
-def _checked(stream: Stream) -> Stream:
+def _checked(stream: Stream, problem: Problem) -> Stream:
     """Return a stream of which all that it adds up is finite; raise for others."""
+    first = like(np.zeros(1, dtype=np.intp), problem.sample_weight)
+    one = problem.take(first)
+    ones = np.ones((1, stream.pool.n_experts))
+    everyone = Routing.from_dense(
+        like(ones, one.sample_weight, one.sample_weight.dtype)
+    )
+    stream.pool.predict(one.X, everyone)  # learners may have diverged, and raise
     gate = [stream.gate] if stream.gate.streams else []
     check_finite(*gate, stream.pool, stream.load, stream.level, stream.routed)
     return stream
