@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import integrate, sparse, stats
 from sklearn.base import clone
+from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import (
     GammaRegressor,
@@ -161,7 +162,7 @@ def test_glm_pool_reads_csr_as_it_reads_dense_rows(learner, container):
         )
 
 
-SPARSE = [*sorted(FAMILIES), ZeroInflated(), WithOutliers()]
+SPARSE = [*sorted(FAMILIES), ZeroInflated(), ZeroInflated("gamma"), WithOutliers()]
 
 
 @pytest.mark.parametrize("likelihood", SPARSE, ids=str)
@@ -426,6 +427,83 @@ def test_what_a_family_cannot_have_is_said(likelihood, y, message):
     X = np.arange(4.0).reshape(-1, 1)
     with pytest.raises(ValueError, match=message):
         MoERegressor(n_experts=2, likelihood=likelihood).fit(X, y)
+
+
+class Positive(DecisionTreeRegressor):
+    """A learner of positive targets alone; no ValueError, which might be caught."""
+
+    def fit(self, X, y, sample_weight=None):
+        assert (y > 0).all(), "a zero reached the learner"
+        return super().fit(X, y, sample_weight)
+
+
+class PositiveMean(DummyRegressor):
+    """The same without weights: rows are drawn."""
+
+    def fit(self, X, y):
+        assert (y > 0).all(), "a zero reached the learner"
+        return super().fit(X, y)
+
+
+def amounts(n=120):
+    """Return X, amounts that are zero half of the time, and where that is so."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, (n, 2))
+    y = np.exp(1 + 0.5 * X[:, 1]) * rng.gamma(3, 1 / 3, n)
+    dry = rng.random(n) < np.where(X[:, 0] > 0, 0.9, 0.1)
+    return X, np.where(dry, 0.0, y)
+
+
+HALF = np.full((120, 3), 1 / 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cross_fit": None},
+        {"cross_fit": None, "n_experts": 7},
+        {"cross_fit": 2, "final": "average"},
+        {"cross_fit": None, "init": HALF},
+        {"cross_fit": None, "init": "uniform"},
+        {"init": "single"},
+        {"cross_fit": None, "balance": 1.0},
+        {"cross_fit": None, "gate": "tree"},
+        {"expert": PositiveMean()},
+        {"expert": make_pipeline(StandardScaler(), Positive(max_depth=2))},
+        {"expert": [PositiveMean(), GammaRegressor(), Positive(max_depth=2)]},
+    ],
+    ids=str,
+)
+def test_zeros_never_reach_learners_of_positive_amounts(options):
+    X, y = amounts()
+    quick = {"n_experts": 3, "n_init": 1, "tol": 10.0, "random_state": 0}
+    expert = Positive(max_depth=2, random_state=0)
+    model = MoERegressor(**{"expert": expert, **quick, **options})
+    model.set_params(likelihood=ZeroInflated("gamma")).fit(X, y)
+    assert np.isfinite(model.score_samples(X, y)).all()
+    share = model.gate_proba(X)[:, -1]
+    assert share[X[:, 0] > 0].mean() > share[X[:, 0] < 0].mean()
+
+
+def test_fixed_expert_takes_nothing_from_those_that_learn():
+    X, y = amounts()
+    options = {"cross_fit": None, "n_init": 1, "random_state": 0}
+    model = MoERegressor(n_experts=2, likelihood=ZeroInflated("gamma"), **options)
+    model.fit(X, y)
+    wet = y > 0
+    alone = GammaRegressor(tol=1e-9).fit(X[wet], y[wet])
+    assert_allclose(model.experts_[0].predict(X), alone.predict(X), rtol=1e-3)
+
+
+def test_zeros_alone_teach_nothing():
+    X, y = amounts()
+    model = MoERegressor(n_experts=2, likelihood=ZeroInflated("gamma"))
+    with pytest.raises(ValueError, match="needs rows of y above 0"):
+        model.fit(X, 0 * y)
+    model.set_params(likelihood=ZeroInflated("gaussian"), shared_expert=Ridge())
+    with pytest.raises(ValueError, match="cannot have a shared_expert"):
+        model.fit(X, y)
 
 
 def rates(n=1500):

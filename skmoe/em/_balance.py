@@ -84,5 +84,7 @@ def balanced(
         b = new
     moved = shifted(log_joint, support.indices, b)
     weights, norm = ops.normalise(moved)
-    paid = xp.sum(xp.where(weights > 0, weights * (moved - log_joint), 0.0), axis=1)
+    moved = xp.where(weights > 0, moved, 0.0)
+    known = xp.where(weights > 0, log_joint, 0.0)
+    paid = xp.sum(weights * (moved - known), axis=1)
     return support.with_weights(weights), norm - paid, b

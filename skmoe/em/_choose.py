@@ -277,9 +277,9 @@ def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
     """Return the held-out log-likelihood of the best learner alone."""
     train, test = split.train, split.test
     everyone = pooled.everyone(train)
-    whole = everyone.with_weights(
-        namespace(everyone.weights).ones_like(everyone.weights)
-    )
+    xp = namespace(everyone.weights)
+    counted = xp.astype(everyone.weights > 0, everyone.weights.dtype)
+    whole = everyone.with_weights(counted)
     judge = rescaled(train, pooled.pool, whole)
     alone = copy.copy(new.pool)
     alone.scale = judge.scale

@@ -196,12 +196,20 @@ def survey(
     shift = 1 + draw.randint(max(1, n_experts - 1), size=n_experts)
     partner = like((np.arange(n_experts) + shift) % n_experts, resp.indices)
     explored = xp.take(partner, resp.indices[:, 0])[:, None]
+    explored = xp.concat([explored, _fixed(problem, state.pool)], axis=1)
     asked = xp.concat([resp.indices, explored], axis=1)
     log_asked, best, log_best = gating.survey(problem, gate, asked, problem.width)
     more = xp.concat([best, explored], axis=1)
     extra = select(more).novel(resp.indices, more)
     log_more = xp.concat([log_best, log_asked[:, m:]], axis=1)
     return log_asked[:, :m], Routing(extra, log_more, n_experts)
+
+
+def _fixed(problem: Problem, pool: ExpertPool) -> Array:
+    """Return the fixed experts for each row, (n, n_fixed): all rows may ask them."""
+    fixed = np.flatnonzero(pool.likelihood.fixed(pool.n_experts))
+    n_rows = problem.sample_weight.shape[0]
+    return like(np.tile(fixed, (n_rows, 1)), problem.sample_weight)
 
 
 def evaluate(problem: Problem, pool: ExpertPool, routing: Routing) -> Terms:
@@ -290,6 +298,7 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
     """
     if problem.panel is not None:
         start = problem.panel.agreed(start, problem.width)
+    start = possible(problem, pool, start)
     X, y, mass = problem.X, problem.y, start.scaled(problem.sample_weight)
     gate = fit_gate(problem, gate, start)
     pool = copy.copy(pool).fit(X, y, mass)
@@ -326,7 +335,17 @@ def revived(problem: Problem, state: State) -> State:
     new[order[share]] = dead[0]
     if problem.panel is not None:
         new = new[to_host(problem.panel.first)][to_host(problem.panel.group)]
-    return replace(state, resp=_handed_over(state.resp, like(new, state.resp.indices)))
+    resp = _handed_over(state.resp, like(new, state.resp.indices))
+    return replace(state, resp=possible(problem, state.pool, resp))
+
+
+def possible(problem: Problem, pool: ExpertPool, resp: Routing) -> Routing:
+    """Give the rows that only a fixed expert can have to it alone."""
+    beyond = pool.likelihood.beyond(problem.y)
+    fixed = np.flatnonzero(pool.likelihood.fixed(pool.n_experts))
+    if beyond is None or not fixed.size:
+        return resp
+    return _handed_over(resp, like(np.where(beyond, fixed[0], -1), resp.indices))
 
 
 def _handed_over(resp: Routing, new: Array) -> Routing:
@@ -346,12 +365,15 @@ def _handed_over(resp: Routing, new: Array) -> Routing:
 
 def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:
     """Return the state of a model that is already fitted."""
-    weight = problem.sample_weight
     if problem.dense:
         support = Routing.from_dense(log_proba(problem, gate))
     else:
-        nothing = like(np.empty((weight.shape[0], 0), dtype=np.intp), weight)
-        _, best, log_best = gating.survey(problem, gate, nothing, problem.width)
+        asked = _fixed(problem, pool)
+        log_asked, best, log_best = gating.survey(problem, gate, asked, problem.width)
+        if asked.shape[1]:
+            concat = namespace(best).concat
+            best = concat([asked, select(best).novel(asked, best)], axis=1)
+            log_best = concat([log_asked, log_best], axis=1)
         support = Routing(best, log_best, problem.n_experts)
     terms = evaluate(problem, pool, support)
     return expect(problem, gate, pool, [(support, terms)])

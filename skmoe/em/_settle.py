@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 import joblib
 import numpy as np
 
-from ..backends import namespace, to_host
+from ..backends import like, namespace, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
@@ -180,7 +180,7 @@ class Pooled:
         keys = [joblib.hash(learner) for learner in pool.learners]
         _, first, learner_of = np.unique(keys, return_index=True, return_inverse=True)
         few = some(pool, first)
-        everyone = all_rows(problem, len(first))
+        everyone = learnable_rows(problem, few)
         few.fit(problem.X, problem.y, everyone)
         if few.likelihood.robust:
             few = reweighted(problem, few, everyone)
@@ -188,13 +188,15 @@ class Pooled:
 
     def everyone(self, problem: Problem) -> Routing:
         """Return the routing that gives each learner all rows, alike."""
-        return all_rows(problem, self.pool.n_experts)
+        return learnable_rows(problem, self.pool)
 
     def best(self, problem: Problem) -> int:
         """Return which learner alone, with one noise scale, suits the rows best."""
         mass = self.everyone(problem)
         judge = rescaled(problem, self.pool, mass)
         log_lik = judge.log_likelihood(problem.X, problem.y, mass)
+        xp, counted = namespace(log_lik), mass.weights > 0
+        log_lik = xp.where(counted, log_lik, xp.zeros_like(log_lik))
         return int(np.argmax(mass.sum_by_expert(mass.weights * log_lik)))
 
     def only(self, learner: int) -> Pooled:
@@ -217,6 +219,17 @@ class Pooled:
         done = self.pool.finished(problem.X, problem.y, mass)
         used, learner_of = np.unique(self.learner_of, return_inverse=True)
         return Pooled(done.take(used), learner_of)
+
+
+def learnable_rows(problem: Problem, pool: ExpertPool) -> Routing:
+    """Return the routing that gives each learner all rows that it may have, alike."""
+    everyone, beyond = (
+        all_rows(problem, pool.n_experts),
+        pool.likelihood.beyond(problem.y),
+    )
+    if beyond is None:
+        return everyone
+    return everyone.scaled(like(np.where(beyond, 0.0, 1.0), everyone.weights))
 
 
 def some(pool: ExpertPool, which: np.ndarray) -> ExpertPool:

@@ -327,7 +327,8 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     def _adapted(self, learners: list[BaseEstimator]) -> list[BaseEstimator]:
         """Return learners with the family's loss, and one beside a fixed expert."""
         family = self._family
-        if self.shared_expert is not None and not family.any_real:
+        over = family.any_real and family.has_residuals
+        if self.shared_expert is not None and not over:
             raise ValueError(
                 f"likelihood={self.likelihood!r} cannot have a shared_expert, whose "
                 "residuals may be any real numbers. Set shared_expert=None."

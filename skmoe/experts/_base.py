@@ -151,6 +151,23 @@ class ExpertPool(ABC):
         """
         return self.update(X, y, Routing.mean(routings))
 
+    def taught(self, routing: Routing) -> Routing:
+        """Return the routing without the weights of experts that learn nothing."""
+        fixed = self.likelihood.fixed(self.n_experts)
+        if not fixed.any():
+            return routing
+        theirs = like(fixed[to_host(filled(routing.indices))], routing.weights)
+        weights = routing.weights
+        return routing.with_weights(
+            namespace(weights).where(theirs, 0.0 * weights, weights)
+        )
+
+    def learnable(self, routing: Routing) -> Array:
+        """Return the weight of each row that some expert learns from, else 0."""
+        xp, row_mass = namespace(routing.weights), routing.row_sums
+        some = self.taught(routing).row_sums > 0
+        return xp.where(some, row_mass, 0.0 * row_mass)
+
     def log_density(self, y: Array, values: Array, routing: Routing) -> Array:
         """Return log p(y | x, k) at each entry from `evaluate`'s values, (n, m).
 
@@ -393,10 +410,11 @@ def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array,
     return found, mass, float(factor)
 
 
-def shares(routing: Routing) -> np.ndarray:
+def shares(routing: Routing, row_mass: Array | None = None) -> np.ndarray:
     """Return `share`'s factor of each expert, 0 for one that has no rows."""
     xp = namespace(routing.weights)
-    total = xp.expand_dims(routing.row_sums, axis=-1)
+    row_mass = routing.row_sums if row_mass is None else row_mass
+    total = xp.expand_dims(row_mass, axis=-1)
     kept = routing.weights > MIN_RESPONSIBILITY * total
     mass = routing.sum_by_expert(xp.where(kept, routing.weights, 0.0))
     rows = routing.sum_by_expert(xp.where(kept, total, 0.0))

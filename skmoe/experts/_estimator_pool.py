@@ -9,7 +9,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn import config_context  # type: ignore[attr-defined]
 from sklearn.base import BaseEstimator, clone, is_classifier
-from sklearn.dummy import DummyClassifier
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline
 
@@ -88,26 +88,30 @@ class EstimatorPool(ExpertPool):
 
     def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
         """Fit each expert on its share; on all rows where that does not go."""
-        row_mass = routing.row_sums
+        row_mass, own = routing.row_sums, self.taught(routing)
         target = to_host(y) if self.classes is None else self.classes[to_host(y)]
         if target.ndim == 2 and target.shape[1] == 1:
             target = target[:, 0]
         shares = {}
         for k in range(self.n_experts):
-            rows, mass, factor = share(routing, k, row_mass)
+            rows, mass, factor = share(own, k, row_mass)
             if rows.shape[0]:
                 shares[k] = to_host(rows), to_host(mass * factor)
         fitted = self._fit_each(X, target, shares)
         failed = {k: e for k, e in fitted.items() if isinstance(e, RuntimeError)}
 
-        row_mass = to_host(row_mass)
+        row_mass = to_host(self.learnable(routing))
         everyone = np.flatnonzero(row_mass > 0)
         lost = [
             k
             for k in range(self.n_experts)
             if k in failed or (k not in shares and self.fitted[k] is None)
         ]
-        pooled = dict.fromkeys(lost, (everyone, row_mass[everyone]))
+        fixed = self.likelihood.fixed(self.n_experts)
+        idle = [k for k in lost if fixed[k] or not everyone.size]
+        fitted |= dict.fromkeys(idle, _nothing(target))
+        learn = [k for k in lost if k not in idle]
+        pooled = dict.fromkeys(learn, (everyone, row_mass[everyone]))
         for k, expert in self._fit_each(X, target, pooled).items():
             if isinstance(expert, RuntimeError):  # the rows are not to blame
                 raise failed.get(k, expert)
@@ -310,6 +314,12 @@ def _fit_expert(
             return failure
 
 
+def _nothing(target: np.ndarray) -> DummyRegressor:
+    """Return the expert that has no rows to learn from: it says 0."""
+    zero = np.zeros_like(target[:1], dtype=np.float64)
+    return DummyRegressor(strategy="constant", constant=zero[0]).fit(zero, zero)
+
+
 def _count_parameters(expert: Any) -> int:
     if isinstance(expert, MultilabelExpert):
         expert = expert.estimator_
@@ -317,7 +327,7 @@ def _count_parameters(expert: Any) -> int:
         expert = expert.steps[-1][1]
     if isinstance(expert, MultiOutputClassifier):
         return sum(_count_parameters(of_label) for of_label in expert.estimators_)
-    if expert is None or isinstance(expert, DummyClassifier):
+    if expert is None or isinstance(expert, (DummyClassifier, DummyRegressor)):
         return 0  # a constant
     if hasattr(expert, "coef_"):
         free = np.size(expert.coef_)

@@ -57,9 +57,10 @@ class GLMPool(ExpertPool):
             )
         shape = (self.n_experts, 1, X.shape[1])
         self.coef, self.intercept = np.zeros(shape), np.full(shape[:2], np.nan)
-        pooled = Routing.from_dense(routing.row_sums[:, None])
+        pooled = Routing.from_dense(self.learnable(routing)[:, None])
         for k in self._solve(X, y, routing, FIT_STEPS):
             self._solve_expert(k, X, y, *pooled.segment(0), FIT_STEPS)
+        self.intercept[np.isnan(self.intercept)] = -MOST / 4  # there are no rows
         return self
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
@@ -73,7 +74,7 @@ class GLMPool(ExpertPool):
         """Fit the experts that have rows; return those that have none."""
         return [
             k
-            for k, rows, mass in routing.segments()
+            for k, rows, mass in self.taught(routing).segments()
             if not self._solve_expert(k, X, y, rows, mass, n_steps)
         ]
 

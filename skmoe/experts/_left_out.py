@@ -348,6 +348,9 @@ class LeftOutPool(EstimatorPool):
     def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
         self.left = dict(self.left)  # what this pool is a copy of keeps its own
         super()._fit_experts(X, y, routing)
+        none = np.empty(0, dtype=np.intp)
+        for k in range(self.n_experts):
+            self.left.setdefault(k, OwnRows(none, np.empty((0, self.n_outputs))))
 
     def _fit_each(
         self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]

@@ -71,9 +71,10 @@ class LinearPool(ExpertPool):
         self.coef, self.intercept = np.zeros(shape), np.zeros(shape[:2])
         moments = select(X).weighted_moments(X, routing.row_sums)
         self.center, self.variance = (to_host(each) for each in moments)
-        pooled = Routing.from_dense(routing.row_sums[:, None])
+        pooled = Routing.from_dense(self.learnable(routing)[:, None])
         for k in self._solve(X, y, routing):
-            self._solve_expert(k, X, y, *pooled.segment(0))
+            if pooled.load()[0] > 0:
+                self._solve_expert(k, X, y, *pooled.segment(0))
         return self
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
@@ -96,8 +97,9 @@ class LinearPool(ExpertPool):
 
     def _solve(self, X: Array, y: Array, routing: Routing) -> list[int]:
         """Fit the experts that have rows; return those that have none."""
-        factors = shares(routing)
-        for k, rows, mass in routing.segments():
+        own = self.taught(routing)
+        factors = shares(own, routing.row_sums)
+        for k, rows, mass in own.segments():
             if factors[k] > 0:
                 self._solve_expert(k, X, y, rows, mass * float(factors[k]))
         return [k for k in range(self.n_experts) if factors[k] == 0]

@@ -61,6 +61,9 @@ class Likelihood(BaseEstimator, ABC):
     any_real : bool
         Whether y and the mean may be any real numbers, so that residuals can be
         learned too.
+    has_residuals : bool
+        Whether what a prediction leaves over of y scatters as y does; not so if single
+        values of y have a meaning.
     discrete : bool
         Whether y are whole numbers.
     has_scale : bool
@@ -81,6 +84,7 @@ class Likelihood(BaseEstimator, ABC):
     """
 
     any_real: bool = True
+    has_residuals: bool = True
     plain: bool = True
     robust: bool = False
     centred: bool = False
@@ -194,6 +198,14 @@ class Likelihood(BaseEstimator, ABC):
     def take(self, experts: np.ndarray) -> Likelihood:
         """Return the family of some of the experts."""
         return self
+
+    def fixed(self, n_experts: int) -> np.ndarray:
+        """Return which of the experts learn nothing, (n_experts,) array of bool."""
+        return np.zeros(n_experts, dtype=bool)
+
+    def beyond(self, y: Array) -> np.ndarray | None:
+        """Return the rows that no expert that learns can have, bool; None is none."""
+        return None
 
     # --------------------------------------------------- entries of a routing
     def each(self, what: str, expert: np.ndarray, *values: Any) -> np.ndarray:

@@ -27,6 +27,14 @@ class Categorical:
         """Return the family of some of the experts."""
         return self
 
+    def fixed(self, n_experts: int) -> np.ndarray:
+        """Return which of the experts learn nothing: none."""
+        return np.zeros(n_experts, dtype=bool)
+
+    def beyond(self, y: Array) -> None:
+        """Return the rows that no expert that learns can have: None, there are none."""
+        return None
+
     def shown(self, experts: list[Any]) -> list[Any]:
         """Return fitted experts as users see them."""
         return experts

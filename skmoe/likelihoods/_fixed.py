@@ -137,6 +137,10 @@ class BesideFixed(Likelihood):
         other.is_fixed_ = self.is_fixed_[experts]
         return other
 
+    def fixed(self, n_experts: int) -> np.ndarray:
+        """Return which of the experts learn nothing, (n_experts,) array of bool."""
+        return self.is_fixed_
+
     def one_output(self, output: slice) -> Self:
         """Return the family of one of several outputs."""
         other = copy.copy(self)
@@ -201,10 +205,11 @@ class BesideFixed(Likelihood):
     # ------------------------------------------------------------- entries
     def each(self, what: str, expert: np.ndarray, *values: Any) -> np.ndarray:
         """Return one of the functions at entries that belong to experts."""
-        known = getattr(self.base_, what)(*values)
         fixed = self.is_fixed_[expert]
         if not fixed.any():
-            return known
+            return getattr(self.base_, what)(*values)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of fixed entries
+            known = getattr(self.base_, what)(*values)
         return np.where(fixed[..., None], getattr(self.fixed_, what)(*values), known)
 
     def means(self, answers: Array, routing: Routing) -> Array:
@@ -238,10 +243,11 @@ class BesideFixed(Likelihood):
 
 
 class ZeroInflated(BesideFixed):
-    """Counts with more zeros than their family has.
+    """Counts or amounts with more zeros than their family has.
 
     The last of the ``n_experts`` says that y is 0, and nothing else; the gate knows
-    where [1]_.
+    where [1]_. Where the family has no zeros, as "gamma" and "beta", rows of zeros are
+    the last expert's for certain, and other learners never see them.
 
     Parameters
     ----------
@@ -266,6 +272,8 @@ class ZeroInflated(BesideFixed):
     0.3
     """
 
+    has_residuals = False
+
     def __init__(self, family: Any = "poisson") -> None:
         self.family = family
 
@@ -273,7 +281,25 @@ class ZeroInflated(BesideFixed):
         """Raise ValueError if the family cannot have these targets."""
         self._named().check(y[y != 0])
 
+    def beyond(self, y: Array) -> np.ndarray | None:
+        """Return the rows that no expert that learns can have, bool; None is none.
+
+        Those of zeros, if the family has none: they are the fixed expert's, and never
+        reach another learner.
+        """
+        try:
+            self._named().check(np.zeros(1))
+        except ValueError:
+            return (to_host(y) == 0).any(axis=1)
+        return None
+
     def _fixed(self, y: np.ndarray) -> Likelihood:
+        beyond = self.beyond(y)
+        if beyond is not None and beyond.all():
+            raise ValueError(
+                f"likelihood={self!r} needs rows of y above 0 to learn from; in each "
+                "row y is 0."
+            )
         return _Zero()
 
 
