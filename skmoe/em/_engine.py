@@ -310,10 +310,16 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
     states = [resume(replace(wide, beta=ANNEALING[0]), gate, pool)]
     for beta in ANNEALING:
         annealed = replace(wide, beta=beta)
-        states.append(step(annealed, revived(annealed, states.pop()))[0])
+        states.append(step(annealed, _alive(annealed, states.pop()))[0])
     state = states.pop()
     kept = [(state.resp, state.terms)]
     return expect(problem, state.gate, state.pool, kept, offsets=state.offsets)
+
+
+def _alive(problem: Problem, state: State) -> State:
+    """Return a state in which each expert has rows, and only such as it may have."""
+    state = revived(problem, state)
+    return replace(state, resp=possible(problem, state.pool, state.resp))
 
 
 def revived(problem: Problem, state: State) -> State:
@@ -335,8 +341,7 @@ def revived(problem: Problem, state: State) -> State:
     new[order[share]] = dead[0]
     if problem.panel is not None:
         new = new[to_host(problem.panel.first)][to_host(problem.panel.group)]
-    resp = _handed_over(state.resp, like(new, state.resp.indices))
-    return replace(state, resp=possible(problem, state.pool, resp))
+    return replace(state, resp=_handed_over(state.resp, like(new, state.resp.indices)))
 
 
 def possible(problem: Problem, pool: ExpertPool, resp: Routing) -> Routing:
