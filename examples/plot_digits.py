@@ -59,7 +59,7 @@ def mixture(n_experts):
 
 
 def network(*layers):
-    return MLPClassifier(layers, max_iter=400, random_state=0)
+    return MLPClassifier(layers, max_iter=2000, random_state=0)
 
 
 kinds = {

@@ -94,6 +94,7 @@ mixture = MoERegressor(
     cross_fit=None,
     n_init=1,
     max_iter=5,
+    tol=0.1,  # of each fit a few passes refine the mixture of the one before
     warm_start=True,
     random_state=0,
 )

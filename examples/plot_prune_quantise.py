@@ -49,7 +49,7 @@ print(f"{len(X_train)} + {len(X_test)} images")
 # pay less may simply take a smaller one.
 
 dense = {
-    width: MLPClassifier((width,), max_iter=200, random_state=0).fit(X_train, y_train)
+    width: MLPClassifier((width,), max_iter=2000, random_state=0).fit(X_train, y_train)
     for width in (8, 16, 32, 64, 128, 256)
 }
 

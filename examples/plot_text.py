@@ -108,7 +108,7 @@ for name, n_experts, X_train, X_test, y_train, y_test, kinds in tables():  # noq
         random_state=0,
     )
     # What is loaded on first use is not counted.
-    clone(mixture).set_params(max_iter=1, cross_fit=None).fit(X_train, y_train)
+    clone(mixture).set_params(max_iter=1, tol=1.0, cross_fit=None).fit(X_train, y_train)
     for label, model in ("logistic regression", learner), ("mixture", mixture):
         started = time.perf_counter()
         _, in_fit = peak(lambda: model.fit(X_train, y_train), X_train)  # noqa: B023
