@@ -16,6 +16,21 @@ MIN_RESPONSIBILITY = 1e-3
 To many learners a row of weight zero is still a row (bin edges, leaf counts)."""
 
 
+FAR = 5.0
+"""How far the mean weight may be from 1, either way, for weights to count rows. Weights
+that count are whole numbers mostly below this, or shares of a row that are no less."""
+
+
+def weight_unit(weights: np.ndarray) -> float:
+    """Return what stands for one row in weights: 1, or their mean if that is far off.
+
+    Weights that sum to one, or to a population, count in other units than rows.
+    """
+    largest = float(np.max(weights, initial=0.0))
+    mean = largest * float(np.mean(weights / largest)) if largest > 0 else 1.0
+    return 1.0 if 1 / FAR <= mean <= FAR else mean
+
+
 def weight_parameter(learner: BaseEstimator, method: str = "fit") -> str | None:
     """Return the name under which the learner's fit takes sample weights."""
     if method != "fit":
@@ -44,8 +59,10 @@ def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
     """Return rows drawn in proportion to their weights, None for each row once.
 
     Systematic resampling: as many rows in all as the weights sum to, rounded, and row
-    i is drawn floor or ceil of its share of them.
+    i is drawn floor or ceil of its share of them; weights are read in units of
+    `weight_unit`.
     """
+    weights = weights / weight_unit(weights)
     if np.allclose(weights, 1.0):
         return None
     draws = max(1, round(float(weights.sum())))

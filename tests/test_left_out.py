@@ -169,6 +169,40 @@ def test_a_row_of_weight_two_is_two_rows_left_out_together(X, Y):
         assert_allclose(found[i], expected[0], rtol=1e-9)
 
 
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("learner", [Ridge(), KNeighborsRegressor(3)], ids=str)
+def test_equal_rows_are_left_out_together(learner, form, X, Y):
+    counts = np.random.default_rng(4).integers(1, 4, size=N)
+    again = np.repeat(np.arange(N), counts)
+    again = np.random.default_rng(5).permutation(again)
+    rows, y, every = form(X[again]), Y[again][:, :1], everywhere(1, len(again))
+    pool = left_out(regression(learner, n_experts=1)).fit(rows, y, every)
+    found = pool.evaluate(rows, y, every)[:, 0, 0]
+    for i in range(0, len(again), 7):
+        others = again[again != again[i]]
+        fit = clone(learner).fit(X[others], Y[others, 0])
+        assert_allclose(found[i], fit.predict(X[again[[i]]])[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("forest", [RandomForestRegressor, BaggingRegressor])
+def test_members_that_met_a_copy_do_not_judge_the_row(forest, X, Y):
+    again = np.repeat(np.arange(N), 2)
+    rows, y, every = X[again], Y[again][:, :1], everywhere(1, 2 * N)
+    learner = forest(n_estimators=30, random_state=0)
+    pool = left_out(regression(learner, n_experts=1)).fit(rows, y, every)
+    found = pool.evaluate(rows, y, every)[:, 0, 0]
+    expert = pool.fitted[0]
+    bags = [np.unique(again[bag]) for bag in expert.estimators_samples_]
+    for i in range(0, 2 * N, 7):
+        blind = [
+            member.predict(rows[[i]])[0]
+            for member, bag in zip(expert.estimators_, bags, strict=True)
+            if again[i] not in bag
+        ]
+        expected = np.mean(blind) if blind else expert.predict(rows[[i]])[0]
+        assert_allclose(found[i], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("learner", REGRESSORS, ids=str)
 @pytest.mark.parametrize("form", [sparse.csr_array, sparse.csr_matrix])
 def test_csr_equals_dense(learner, form, X, Y, routing):

@@ -341,17 +341,7 @@ def revived(problem: Problem, state: State) -> State:
     new[order[share]] = dead[0]
     if problem.panel is not None:
         new = new[to_host(problem.panel.first)][to_host(problem.panel.group)]
-    resp = _handed_over(state.resp, like(new, state.resp.indices))
-    return replace(state, resp=possible(problem, state.pool, resp))
-
-
-def possible(problem: Problem, pool: ExpertPool, resp: Routing) -> Routing:
-    """Give the rows that only a fixed expert can have to it alone."""
-    beyond = pool.likelihood.beyond(problem.y)
-    fixed = np.flatnonzero(pool.likelihood.fixed(pool.n_experts))
-    if beyond is None or not fixed.size:
-        return resp
-    return _handed_over(resp, like(np.where(beyond, fixed[0], -1), resp.indices))
+    return replace(state, resp=_handed_over(state.resp, like(new, state.resp.indices)))
 
 
 def possible(problem: Problem, pool: ExpertPool, resp: Routing) -> Routing:

@@ -157,6 +157,7 @@ class GrowthMixin:
             dtype=np.float64,
             ensure_non_negative=True,
         )
+        weight = weight / self._weight_unit
         dtype = X_gate.dtype if y.dtype.kind == "f" else None
         y, weight = like(y, X_gate, dtype), like(weight, X_gate, X_gate.dtype)
         problem = Problem(

@@ -118,6 +118,8 @@ class PlanningMixin:
         known = problem.y, problem.sample_weight, problem.n_experts
         options = self._pool_options(*known)
         options |= {"n_features": self.n_features_in_, "n_jobs": self.n_jobs}
+        # A penalty is the user's, and weighs against the weights that came with it.
+        options["weight_unit"] = 1.0 if self.expert is None else self._weight_unit
         own, rest = np.split(seeds, [problem.n_experts])
         gates = self._cross_fitted_gate(gate, problem).variants()
         holds_out = self._holds_out(problem.n_experts)
@@ -284,6 +286,6 @@ class PlanningMixin:
                 "warm_start=False to start afresh."
             )
         warm = copy.copy(old)
-        for name in ("learners", "likelihood", "seeds", "n_jobs"):
+        for name in ("learners", "likelihood", "seeds", "n_jobs", "weight_unit"):
             setattr(warm, name, getattr(pool, name))
         return warm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_array, check_consistent_length
 
+from .._learners import weight_unit
 from .._sklearn_compat import (
     _check_feature_names,
     _check_n_features,
@@ -60,7 +62,12 @@ serve tomorrow are not only those that it serves today."""
 
 
 class CheckedMixin:
-    """Validation of X, y and weights, by what the gate and the experts can take."""
+    """Validation of X, y and weights, by what the gate and the experts can take.
+
+    Private attribute: ``_weight_unit`` is the sample weight that counts as one row.
+    """
+
+    _weight_unit = 1.0
 
     # -------------------------------------------------------------- validation
     @property
@@ -111,6 +118,7 @@ class CheckedMixin:
         if len(used) < len(weight):
             raw, y, weight = take_rows(raw, used), y[used], weight[used]
             X = None if X is None else take_rows(X, used)
+        weight = self._in_rows(weight)
         y, weight = self._encode_target(y, weight)
         if not self._chooses_number and len(weight) < min(self._n_asked, 2):
             raise ValueError(
@@ -122,6 +130,22 @@ class CheckedMixin:
         # Targets are in the precision of X, and all arrays where X is.
         y = like(y, X, X.dtype if y.dtype.kind == "f" else None)
         return raw, X, y, like(weight, X)
+
+    def _in_rows(self, weight: np.ndarray) -> np.ndarray:
+        """Return row weights in units of rows; warn if they came in others."""
+        self._weight_unit = weight_unit(weight)
+        if self._weight_unit == 1.0:
+            return weight
+        warnings.warn(
+            f"sample_weight sums to {weight.sum():.6g} for {len(weight)} rows. Weights "
+            "count rows: weight 2 is the row twice. These are taken in units of their "
+            "mean; but learners that you passed as experts get them as they are, and "
+            "their penalties, such as alpha of Ridge, weigh against them. To let a row "
+            "count as one throughout, pass sample_weight / sample_weight.mean().",
+            UserWarning,
+            stacklevel=2,
+        )
+        return weight / self._weight_unit
 
     def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
         """Return (X as given, X as a float array or CSR if a part reads it)."""

@@ -56,6 +56,9 @@ class ExpertPool(ABC):
         One seed an expert, used wherever it draws at random.
     n_jobs : int or None
         Jobs of joblib.
+    weight_unit : float
+        Sample weight, as the user gave it, of what counts as one row here. Learners
+        are fitted with the user's weights, so that penalties keep their meaning.
 
     Attributes
     ----------
@@ -67,6 +70,7 @@ class ExpertPool(ABC):
     """
 
     slack: float = 0.0
+    weight_unit: float = 1.0
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class ExpertPool(ABC):
         classes: np.ndarray | None = None,
         seeds: Sequence[int] = (),
         n_jobs: int | None = None,
+        weight_unit: float = 1.0,
     ) -> None:
         self.learners = list(estimators)
         self.n_experts = len(self.learners)
@@ -83,13 +88,14 @@ class ExpertPool(ABC):
         self.classes = classes
         self.seeds = list(seeds) or [0] * self.n_experts
         self.n_jobs = n_jobs
+        self.weight_unit = weight_unit
         self.scale: np.ndarray | None = None
         self.seen: Seen | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """What a pool of the same learners is made with, but for the learners."""
-        names = ("likelihood", "classes", "seeds", "n_jobs")
+        names = ("likelihood", "classes", "seeds", "n_jobs", "weight_unit")
         return {name: getattr(self, name) for name in names}
 
     # --------------------------------------------------------- to be written

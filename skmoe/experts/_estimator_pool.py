@@ -135,6 +135,7 @@ class EstimatorPool(ExpertPool):
                 self.seeds[k],
                 self.classes is not None,
                 self._asks(k),
+                self.weight_unit,
             )
             for k, (rows, weights) in shares.items()
         )
@@ -227,12 +228,13 @@ class EstimatorPool(ExpertPool):
         for k in np.flatnonzero(self.streams).tolist():
             rows, mass, _ = share(routing, k, row_mass)
             rows, mass = to_host(rows), to_host(mass)
+            given: np.ndarray | None = self.weight_unit * mass
             if weight_parameter(self.learners[k], "partial_fit") is None:
                 random = np.random.RandomState((self.seeds[k] + self.n_batches) % 2**32)
                 counts = np.floor(mass + random.uniform(size=len(mass)))
-                rows, mass = np.repeat(rows, counts.astype(np.intp)), None
+                rows, given = np.repeat(rows, counts.astype(np.intp)), None
             if len(rows):
-                seen = host_rows(X, rows), target[rows], mass
+                seen = host_rows(X, rows), target[rows], given
                 other.fitted[k] = self._taught(k, *seen)
         return other
 
@@ -275,6 +277,7 @@ def _fit_expert(
     seed: int,
     classify: bool,
     asks: str,
+    weight_unit: float,
 ) -> Any:
     """Fit one clone; runs in a worker process when n_jobs asks for it.
 
@@ -298,7 +301,7 @@ def _fit_expert(
             if weight_name is None or isinstance(expert, DummyClassifier):
                 expert.fit(X, target)
             else:
-                expert.fit(X, target, **{weight_name: weights})
+                expert.fit(X, target, **{weight_name: weight_unit * weights})
             # Neighbours say only now that they are too few.
             first = take_rows(X, np.zeros(1, dtype=np.intp))
             getattr(expert, asks)(first)

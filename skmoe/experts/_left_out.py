@@ -8,6 +8,8 @@ a row from the one fit that they have:
 * bags of learners, by the members whose bag the row was not in [2]_;
 * nearest neighbours, by the row's neighbours other than itself.
 
+A row goes with all rows that equal it, or its copies would give it away.
+
 References
 ----------
 .. [1] D. M. Allen, "The relationship between variable selection and data augmentation
@@ -26,6 +28,7 @@ from typing import Any, Self
 
 import numpy as np
 from joblib import Parallel, delayed
+from scipy import sparse
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -170,9 +173,12 @@ class LeaveOneOutPool(LinearPool):
     def _solve_expert(
         self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
     ) -> None:
-        fit = RidgeFit.of(self.learners[k], X, y, rows, weights)
+        fit = RidgeFit.of(
+            self.learners[k].fit_intercept, self.penalty(k), X, y, rows, weights
+        )
         self.coef[k], self.intercept[k] = fit.coef, fit.intercept
-        self.left[k] = OwnRows(rows, fit.leave_one_out(X, y, rows, weights))
+        gone = together(X, y, rows, weights)
+        self.left[k] = OwnRows(rows, fit.leave_one_out(X, y, rows, gone))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return the predictions, of an expert's own rows without the row."""
@@ -196,6 +202,27 @@ class LeaveOneOutPool(LinearPool):
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return the pool that predicts; it has forgotten the rows."""
         return _forgetful(self, LinearPool)
+
+
+def together(X: Array, y: Array, rows: Array | None, weights: Array) -> Array:
+    """Return the weight of each row and of all rows that equal it."""
+    if namespace(X, weights) is not np:  # rows of a device are not compared
+        return weights
+    same = alike(take_rows(X, rows), take_rows(y, rows))
+    return np.bincount(same, weights)[same]
+
+
+def alike(X: Any, target: np.ndarray) -> np.ndarray:
+    """Return a number for each row, shared by rows of equal features and target."""
+    if sparse.issparse(X):  # sums over a row's entries, in their order
+        waves = np.random.RandomState(0).standard_normal((X.shape[1], 2))
+        X = X @ waves
+    labels = target
+    if target.ndim == 1:
+        labels = np.unique(target, return_inverse=True)[1][:, None]
+    table = np.hstack([np.asarray(X, dtype=np.float64), labels]) + 0.0  # no -0.0
+    rows = np.ascontiguousarray(table).view(f"V{table.shape[1] * table.itemsize}")
+    return np.unique(rows[:, 0], return_inverse=True)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,19 +249,25 @@ class RidgeFit:
 
     @classmethod
     def of(
-        cls, learner: Any, X: Array, y: Array, rows: Array | None, weights: Array
+        cls,
+        fit_intercept: bool,
+        alpha: float,
+        X: Array,
+        y: Array,
+        rows: Array | None,
+        weights: Array,
     ) -> RidgeFit:
-        """Return the fit of a Ridge or LinearRegression."""
+        """Return the fit of a Ridge or, with alpha 0, of a LinearRegression."""
         A, B, x_mean, y_mean = (to_host(a) for a in select(X).gram(X, y, weights, rows))
         xp = namespace(weights)
         total = float(to_host(xp.sum(weights, dtype=xp.float64)))
         pull = 1.0 / total
         A, B = without_constants(A, B, x_mean, total)
-        if not learner.fit_intercept:
+        if not fit_intercept:
             A = A + total * np.outer(x_mean, x_mean)
             B = B + total * np.outer(x_mean, y_mean)
             x_mean, y_mean, pull = np.zeros_like(x_mean), np.zeros_like(y_mean), 0.0
-        R = inverse_root(A, getattr(learner, "alpha", 0.0))
+        R = inverse_root(A, alpha)
         return cls((R @ (R.T @ B)).T, x_mean, y_mean, R, pull)
 
     @property
@@ -247,7 +280,8 @@ class RidgeFit:
     ) -> Array:
         r"""Return what the fit would say of each of its rows without it, (n_k, q).
 
-        With z = Rᵀc and the leverage h = w (1/Σw + \|z\|²), that is
+        The weights are what goes with each row: its own and those of its copies. With
+        z = Rᵀc and the leverage h = w (1/Σw + \|z\|²), that is
 
         .. math:: \hat y - \frac{h}{1 - h} (y - \hat y).
 
@@ -452,8 +486,9 @@ def out_of_bag(
 ) -> np.ndarray:
     """Return the mean answer of the members whose bag each row was not in, (n_k, q).
 
-    NaN where there are none. It is what ``oob_score=True`` would leave on the expert,
-    which not every bag can do: of several outputs, or where a bag lacks a class.
+    Nor was a copy of it. NaN where there are none. Without copies it is what
+    ``oob_score=True`` would leave on the expert, which not every bag can do: of several
+    outputs, or where a bag lacks a class.
     """
     X = check_array(X, accept_sparse="csr", dtype=None, ensure_all_finite=False)
     classify = is_classifier(expert)
@@ -461,10 +496,12 @@ def out_of_bag(
     width = expert.classes_.size if classify else target[0].size
     columns = getattr(expert, "estimators_features_", repeat(slice(None)))
     total, count = np.zeros((len(weights), width)), np.zeros((len(weights), 1))
+    same = alike(X, target)
     for member, bag, features in zip(
         expert.estimators_, expert.estimators_samples_, columns, strict=False
     ):
-        out = np.flatnonzero(np.bincount(bag, minlength=len(weights)) == 0)
+        met = np.bincount(same[bag], minlength=len(weights)) > 0
+        out = np.flatnonzero(~met[same])
         if out.size:
             total[out] += answer(member, X[out][:, features], width)
             count[out] += 1
@@ -497,12 +534,13 @@ def other_neighbours(
     """Return what the neighbours of each row say, but for its own copies, (n_k, q).
 
     Neighbours take no weights: the expert was fitted on rows drawn by `resample`, one
-    of weight 2.3 two or three times. NaN for a row that was not drawn, so that the
-    expert has not seen it, or that has no other neighbour.
+    of weight 2.3 two or three times. NaN for a row of which no copy was drawn, so that
+    the expert has not seen it, or that has no other neighbour.
     """
     drawn = resample(weights, seed)
     drawn = np.arange(len(weights)) if drawn is None else drawn
-    copies = np.bincount(drawn, minlength=len(weights))
+    same = alike(X, target)
+    copies = np.bincount(same[drawn], minlength=len(weights))[same]
     if is_classifier(expert):
         target = target[:, None] == expert.classes_
     answers = target[drawn].reshape(len(drawn), -1).astype(np.float64)
@@ -512,7 +550,7 @@ def other_neighbours(
         if k > 0:
             rows = np.flatnonzero(copies == n_copies)
             distance, nearest = expert.kneighbors(take_rows(X, rows), k + n_copies)
-            own = drawn[nearest] == rows[:, None]
+            own = same[drawn[nearest]] == same[rows][:, None]
             others = np.argsort(own, axis=1, kind="stable")[:, :k]
             distance = np.take_along_axis(distance, others, axis=1)
             nearest = np.take_along_axis(nearest, others, axis=1)

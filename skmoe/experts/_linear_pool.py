@@ -22,6 +22,9 @@ MAX_FEATURES = 4096
 ROUNDING = 1e-9
 """Squared length of a standardised direction that is as good as none."""
 
+LARGEST = 1e30
+"""Penalty that leaves nothing of coefficients."""
+
 SINGULAR = 1e-12
 """Pivots and eigenvalues below this are rounding, once the diagonal is made of ones."""
 
@@ -126,8 +129,13 @@ class LinearPool(ExpertPool):
             A = A + total * np.outer(x_mean, x_mean)
             B = B + total * np.outer(x_mean, y_mean)
             x_mean, y_mean = np.zeros_like(x_mean), np.zeros_like(y_mean)
-        self.coef[k] = solve_ridge(A, B, getattr(learner, "alpha", 0.0)).T
+        self.coef[k] = solve_ridge(A, B, self.penalty(k)).T
         self.intercept[k] = y_mean - self.coef[k] @ x_mean
+
+    def penalty(self, k: int) -> float:
+        """Return alpha for weights that count rows."""
+        alpha = getattr(self.learners[k], "alpha", 0.0)
+        return min(alpha / self.weight_unit, max(alpha, LARGEST))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return the predictions."""
@@ -183,7 +191,7 @@ class LinearPool(ExpertPool):
         seen = seen.plus(Moments(pseudo, center, spread))
         factor = _ratio(mass, seen.mass)
         x, other.rows = seen.times(factor), rows * factor
-        alpha = [getattr(learner, "alpha", 0.0) for learner in self.learners]
+        alpha = [self.penalty(k) for k in range(self.n_experts)]
         penalty = np.asarray(alpha) * _ratio(x.mass, other.rows)
         noise = np.zeros(self.coef.shape[:2]) if self.scale is None else self.scale
         squares = x.mass[:, None] * noise**2
@@ -238,7 +246,7 @@ class LinearPool(ExpertPool):
         for k in np.flatnonzero((ratio > 0) & (known.mass > 0)).tolist():
             learner, coef = self.learners[k], self.coef[k]
             factor, S = other.rows[k] / known.mass[k], known.scatter[k]
-            drawn = getattr(learner, "alpha", 0.0) * (other.pull[k] - coef)
+            drawn = self.penalty(k) * (other.pull[k] - coef)
             A, B = factor * S[:d, :d], factor * (S[:d, d:] - S[:d, :d] @ coef.T)
             x_mean, y_mean = known.mean[k, :d], known.mean[k, d:]
             left = y_mean - coef @ x_mean

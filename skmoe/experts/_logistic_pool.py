@@ -142,9 +142,11 @@ class LogisticPool(ExpertPool):
         return True
 
     def _strength(self, k: int) -> float:
-        """Return C, infinite where the learner is not penalised."""
+        """Return C for weights that count rows; infinite without a penalty."""
         learner = self.learners[k]
-        return np.inf if learner.get_params().get("penalty") is None else learner.C
+        if learner.get_params().get("penalty") is None:
+            return np.inf
+        return max(learner.C * self.weight_unit, min(learner.C, TINY))
 
     def _known(self) -> np.ndarray:
         """Return intercepts that rule out the classes that an expert did not meet."""

@@ -13,7 +13,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 
-from .._learners import MIN_RESPONSIBILITY, seeded, weight_parameter
+from .._learners import MIN_RESPONSIBILITY, seeded, weight_parameter, weight_unit
 from .._sklearn_compat import HasMethods, Interval
 from ..backends import Array, few_openmp_threads, one_blas_thread
 from ..routing import Routing
@@ -209,10 +209,12 @@ def drawn(targets: sparse.csr_array) -> sparse.csr_array:
     """Return how often each entry is an example if each row is one.
 
     Systematic resampling row by row: with ticks at every whole number from a random
-    start, an entry counts the ticks in its stretch of the row's mass.
+    start, an entry counts the ticks in its stretch of the row's mass, which is in units
+    of `weight_unit`.
     """
     start = np.random.RandomState(SEED).uniform(1e-6, 1 - 1e-6, targets.shape[0])
-    ends = np.concatenate([[0.0], np.cumsum(targets.data)])
+    mass = targets.data / weight_unit(targets.sum(axis=1))
+    ends = np.concatenate([[0.0], np.cumsum(mass)])
     shift = np.repeat(start - ends[targets.indptr[:-1]], np.diff(targets.indptr))
     counts = targets.copy()
     counts.data = np.floor(ends[1:] + shift) - np.floor(ends[:-1] + shift)
