@@ -510,9 +510,10 @@ def test_resample_draws_floor_or_ceil_and_is_unbiased():
     assert_array_equal(resample(weights, 7), resample(weights, 7))
 
 
-def test_resample_of_light_rows_is_never_empty():
+@pytest.mark.parametrize("unit", [1e-9, 0.05, 1e6])
+def test_resample_reads_weights_of_another_unit_by_their_mean(unit):
     for seed in range(20):
-        assert len(resample(np.array([0.1, 0.05]), seed)) == 1
+        assert len(resample(unit * np.array([2.0, 1.0]), seed)) == 2
 
 
 @pytest.mark.parametrize("learner", [KNeighborsRegressor(3), KNeighborsClassifier(3)])
