@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_array, check_consistent_length
 
+from .._caller import level_of_caller
 from .._learners import weight_unit
 from .._sklearn_compat import (
     _check_feature_names,
@@ -143,7 +144,7 @@ class CheckedMixin:
             "their penalties, such as alpha of Ridge, weigh against them. To let a row "
             "count as one throughout, pass sample_weight / sample_weight.mean().",
             UserWarning,
-            stacklevel=2,
+            stacklevel=level_of_caller(),
         )
         return weight / self._weight_unit
 

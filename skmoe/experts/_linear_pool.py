@@ -244,7 +244,7 @@ class LinearPool(ExpertPool):
         other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
         d = self.coef.shape[2]
         for k in np.flatnonzero((ratio > 0) & (known.mass > 0)).tolist():
-            learner, coef = self.learners[k], self.coef[k]
+            coef = self.coef[k]
             factor, S = other.rows[k] / known.mass[k], known.scatter[k]
             drawn = self.penalty(k) * (other.pull[k] - coef)
             A, B = factor * S[:d, :d], factor * (S[:d, d:] - S[:d, :d] @ coef.T)
