@@ -41,8 +41,8 @@ def grow(
     """Return the mixture with as many experts as the problem has.
 
     A new expert is a copy of the one that it was split from where it finds no rows, or
-    too few for its learner: the gate shares the probability out between the two, so
-    the mixture answers as before.
+    too few for its learner: the gate shares the probability out between the two, and
+    where predict asks all experts the mixture answers as before.
 
     Parameters
     ----------

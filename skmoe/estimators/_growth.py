@@ -32,7 +32,8 @@ class GrowthMixin:
 
         Experts whose rows are explained worst are split: a new expert of the same
         learner takes over the worst of these rows, and a few passes of EM train the
-        new experts and the gate.
+        new experts and the gate. One that finds no rows, or too few for its learner,
+        stays a copy of the expert that it was split from.
 
         Parameters
         ----------
