@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from types import ModuleType
 
 __all__ = ["trusted_types"]
@@ -55,9 +52,12 @@ def trusted_types() -> list[str]:
 
 def _modules(package: str) -> list[ModuleType]:
     """Return the modules of a package of skmoe."""
-    parent = importlib.import_module(f"skmoe.{package}")
-    names = [module.name for module in pkgutil.iter_modules(parent.__path__)]
-    return [importlib.import_module(f"skmoe.{package}.{name}") for name in names]
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    parent = import_module(f"skmoe.{package}")
+    names = [module.name for module in iter_modules(parent.__path__)]
+    return [import_module(f"skmoe.{package}.{name}") for name in names]
 
 
 def _classes(module: ModuleType) -> list[str]:
@@ -65,5 +65,5 @@ def _classes(module: ModuleType) -> list[str]:
     return [
         f"{module.__name__}.{name}"
         for name, each in vars(module).items()
-        if inspect.isclass(each) and each.__module__ == module.__name__
+        if isinstance(each, type) and each.__module__ == module.__name__
     ]

@@ -2,11 +2,15 @@
 
 import importlib
 import json
+import os
 import pickle
+import pkgutil
+import shutil
 import subprocess
 import sys
 import zipfile
 
+import joblib
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
@@ -215,3 +219,20 @@ def test_a_file_of_another_version_warns(fitted, monkeypatch):
     with pytest.warns(InconsistentVersionWarning, match="from version 0.0.7"):
         loaded = pickle.loads(old)
     np.testing.assert_array_equal(loaded.predict(X), fitted["ridge"].predict(X))
+
+
+def test_modules_of_ours_hold_none_that_runs_commands_or_loads_pickles():
+    """Readers who trust names by their beginning are not handed the shell at least."""
+    names = [
+        each.name
+        for each in pkgutil.walk_packages(skmoe.__path__, "skmoe.")
+        if not each.name.startswith(("skmoe.backends._cupy", "skmoe.__main__"))
+    ]
+    dangerous = [os, sys, subprocess, pickle, joblib, importlib, pkgutil, shutil]
+    held = [
+        f"{name}.{attribute}"
+        for name in names
+        for attribute, value in vars(importlib.import_module(name)).items()
+        if any(value is each for each in dangerous)
+    ]
+    assert held == []

@@ -9,14 +9,14 @@ break, and runs, hence answers, that do not depend on the number.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from functools import cache
 from itertools import count
+from os import cpu_count as core_count
 from typing import Any
 
 from joblib import cpu_count
@@ -124,7 +124,7 @@ _busy = threading.Lock()
 
 @cache
 def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="skmoe")
+    return ThreadPoolExecutor(core_count(), thread_name_prefix="skmoe")
 
 
 def _forget_workers() -> None:
@@ -134,8 +134,10 @@ def _forget_workers() -> None:
     _workers.cache_clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_workers)
+with suppress(ImportError):  # there is none on Windows
+    from os import register_at_fork
+
+    register_at_fork(after_in_child=_forget_workers)
 
 
 def run(work: Callable[[int, int], Any], n_rows: int, size: int) -> list[Any]:

@@ -15,8 +15,8 @@ References
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
+from sys import modules
 from typing import Any
 
 import numpy as np
@@ -139,7 +139,7 @@ def stacked(a: Any, b: Any) -> Any:
                 f"X was a {type(a).__name__} in the first calls and is a "
                 f"{type(b).__name__} now. A stream of data frames needs X of one kind."
             )
-        return sys.modules[type(a).__module__.partition(".")[0]].concat([a, b])
+        return modules[type(a).__module__.partition(".")[0]].concat([a, b])
     if sparse.issparse(a):
         return sparse.vstack([a, sparse.csr_array(b)], format="csr")
     b = b.toarray() if sparse.issparse(b) else b

@@ -26,8 +26,8 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
-import joblib
 import numpy as np
+from joblib import hash as content_hash
 
 from ..backends import like, namespace, to_host
 from ..experts import ExpertPool
@@ -177,7 +177,7 @@ class Pooled:
         """
         if problem.shared is not None and pool.classes is not None:
             return cls(problem.shared.judge, np.zeros(pool.n_experts, dtype=np.intp))
-        keys = [joblib.hash(learner) for learner in pool.learners]
+        keys = [content_hash(learner) for learner in pool.learners]
         _, first, learner_of = np.unique(keys, return_index=True, return_inverse=True)
         few = some(pool, first)
         everyone = learnable_rows(problem, few)

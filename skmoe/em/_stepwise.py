@@ -37,8 +37,8 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
-import joblib
 import numpy as np
+from joblib import hash as content_hash
 
 from ..backends import like, namespace, select, to_host
 from ..experts import ExpertPool
@@ -390,7 +390,7 @@ def _worst_rows(
 
 
 def _alike(pool: ExpertPool, one: int, other: int) -> bool:
-    return joblib.hash(pool.learners[one]) == joblib.hash(pool.learners[other])
+    return content_hash(pool.learners[one]) == content_hash(pool.learners[other])
 
 
 def _copied(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import joblib
 import numpy as np
+from joblib import hash as content_hash
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
@@ -80,7 +80,7 @@ def named_parts(params: dict[str, Any]) -> dict[str, Any]:
 
 def alike(learners: list[BaseEstimator]) -> bool:
     """Tell whether all learners are the same."""
-    return len({joblib.hash(learner) for learner in learners}) == 1
+    return len({content_hash(learner) for learner in learners}) == 1
 
 
 def check_learner(learner: Any, classify: bool, name: str = "expert") -> None:

@@ -5,11 +5,12 @@ Whatever Numba meets there, kernels are compiled in memory, and one warning says
 
 from __future__ import annotations
 
-import hashlib
-import os
-import pickle
 import warnings
 from contextlib import suppress
+from hashlib import sha256
+from io import BytesIO
+from os.path import dirname, join
+from pickle import Unpickler
 from typing import Any
 
 from numba import config
@@ -28,14 +29,14 @@ class Sealed(CompileResultCacheImpl):
     def reduce(self, data: Any) -> tuple[bytes, bytes]:
         """Return the digest and the bytes of a compiled kernel."""
         stored = dumps(super().reduce(data))
-        return hashlib.sha256(stored).digest(), stored
+        return sha256(stored).digest(), stored
 
     def rebuild(self, target_context: Any, reduced_data: tuple[bytes, bytes]) -> Any:
         """Return the kernel; raise ValueError unless its bytes are as they were."""
         digest, stored = reduced_data
-        if hashlib.sha256(stored).digest() != digest:
+        if sha256(stored).digest() != digest:
             raise ValueError("the stored kernel is damaged")
-        return super().rebuild(target_context, pickle.loads(stored))
+        return super().rebuild(target_context, Unpickler(BytesIO(stored)).load())
 
 
 class TolerantCache(FunctionCache):
@@ -66,7 +67,7 @@ def cached(kernel: Any) -> Any:
     try:
         kernel._cache = TolerantCache(kernel.py_func)
     except RuntimeError as error:  # Numba finds no folder that it may write to
-        beside = os.path.join(os.path.dirname(__file__), "__pycache__")
+        beside = join(dirname(__file__), "__pycache__")
         tell(config.CACHE_DIR or beside, error)  # type: ignore[attr-defined]
     return kernel
 
