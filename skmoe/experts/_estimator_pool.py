@@ -73,7 +73,7 @@ class EstimatorPool(ExpertPool):
         """Fit one clone an expert on its share; an empty share means all rows."""
         self.n_outputs = y.shape[1] if self.classes is None else len(self.classes)
         one = host_rows(X, np.zeros(1, dtype=np.intp))
-        self.dtype = getattr(one, "dtype", None)
+        self.dtype = one.dtype.name if hasattr(one, "dtype") else None
         self.fitted = [None] * self.n_experts
         self.fallbacks = {}
         self._fit_experts(X, y, routing)
