@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from sys import _getframe
 
 BETWEEN = ("skmoe.", "sklearn.", "joblib.", "skops.", "numba.")
 """Modules whose lines stand between the user's line and a warning."""
@@ -10,7 +10,7 @@ BETWEEN = ("skmoe.", "sklearn.", "joblib.", "skops.", "numba.")
 
 def level_of_caller() -> int:
     """Return the stack level of the user's line, for `warnings.warn`."""
-    level, frame = 1, sys._getframe(1)
+    level, frame = 1, _getframe(1)
     while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(BETWEEN):
         level, frame = level + 1, frame.f_back
     return level
