@@ -157,6 +157,13 @@ def test_gates(name, dtype):
     check(MoERegressor(gate=GATES[name], **FAST).fit(rows, y), rows)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["tree", "trees"])
+def test_tree_gates_of_small_units_far_from_zero(name, dtype):
+    rows = (1e-9 * (X + 50.0)).astype(dtype)
+    check(MoERegressor(gate=GATES[name], **FAST).fit(rows, y), rows)
+
+
 @pytest.mark.parametrize(
     "rule",
     [

@@ -334,6 +334,16 @@ def test_streams_do_not_see_units(factor, X, y, new):
     assert_allclose(streamed(factor), streamed(1.0), atol=1e-6)
 
 
+@by_name({"far apart": FACTORS["far apart"]})
+def test_new_experts_do_not_see_units(factor, X, y, new):
+    def grown(unit):
+        model = MoERegressor(LinearRegression(), cross_fit=None, **QUICK)
+        model.fit(X * unit, y).add_experts(2, X * unit, y)
+        return model.predict(new * unit)
+
+    assert_allclose(grown(factor), grown(1.0), atol=1e-6)
+
+
 def test_mixtures_shrug_off_a_constant_column_that_moves(X, y, new):
     value = 0.49
     table = np.column_stack([X, np.full(N, value)])
