@@ -93,7 +93,6 @@ mixture = MoERegressor(
     n_experts=16,
     cross_fit=None,
     n_init=1,
-    max_iter=5,
     tol=0.1,  # of each fit a few passes refine the mixture of the one before
     warm_start=True,
     random_state=0,
