@@ -6,8 +6,10 @@ from inspect import signature
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import has_fit_parameter
 
 MIN_RESPONSIBILITY = 1e-3
@@ -40,9 +42,43 @@ def weight_parameter(learner: BaseEstimator, method: str = "fit") -> str | None:
         name, last = learner.steps[-1]
         inner = weight_parameter(last)
         return None if inner is None else f"{name}__{inner}"
+    if isinstance(learner, TransformedTargetRegressor):
+        return weight_parameter(learner.regressor)
     if isinstance(learner, (MultiOutputClassifier, MultiOutputRegressor)):
         learner = learner.estimator  # raises where this takes none
     return "sample_weight" if has_fit_parameter(learner, "sample_weight") else None
+
+
+def reads_any_units(learner: BaseEstimator) -> bool:
+    """Tell whether a learner's answers are to follow y in any unit, from any origin.
+
+    Those are scikit-learn's trees and ensembles of them, unless a parameter is in units
+    of y. What they compute does not: variances below 2e-16 are none to them, and of
+    targets a million deviations from zero the variance is rounding.
+    """
+    if isinstance(learner, Pipeline):
+        return reads_any_units(learner.steps[-1][1])
+    params = learner.get_params(deep=False)
+    if isinstance(params.get("estimator"), BaseEstimator):
+        ours = type(learner).__module__.startswith("sklearn.ensemble.")
+        return ours and reads_any_units(params["estimator"])
+    plain = {"min_impurity_decrease": 0.0, "ccp_alpha": 0.0}
+    fixed = params.get("criterion") == "poisson" or params.get("init") is not None
+    return not fixed and all(params.get(name) == value for name, value in plain.items())
+
+
+def standardising(learner: BaseEstimator) -> TransformedTargetRegressor:
+    """Return the learner that reads y in units of its deviation from its mean."""
+    return TransformedTargetRegressor(
+        learner, transformer=StandardScaler(), check_inverse=False
+    )
+
+
+def standardises(learner: BaseEstimator) -> bool:
+    """Tell whether a learner reads y in units of its deviation, as those above do."""
+    return isinstance(learner, TransformedTargetRegressor) and isinstance(
+        learner.transformer, StandardScaler
+    )
 
 
 def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:

@@ -110,7 +110,7 @@ def targets(problem: Problem) -> np.ndarray:
         y = y - y_mean - (X @ beta - x_mean @ beta)
     left = _spread(y, weight)
     spread = np.where(left > NEXT_TO_NOTHING * whole, left, whole)
-    return y / np.where(spread > 1e-12, spread, 1.0)
+    return y / np.where(spread > 0, spread, 1.0)
 
 
 def _spread(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -133,7 +133,10 @@ def _tree(problem, features, targets, number, random) -> Routing:
     elif sparse.issparse(features):
         features = features.toarray()
     seen = TreeView.of(features).rows(features)
-    y = problem.y if problem.y.ndim == 2 else targets
+    y = targets
+    if problem.y.ndim == 2:  # in units of its spread: trees take the tiny for nothing
+        spread = _spread(problem.y, problem.sample_weight)
+        y = problem.y / np.where(spread > 0, spread, 1.0)
     tree = DecisionTreeRegressor(
         max_leaf_nodes=problem.n_experts,
         splitter="best" if number == 0 else "random",

@@ -90,7 +90,7 @@ def _fitted(
     scale = float(pool.scale[k, 0])
     x = take_rows(host.X, rows)
     weight = weight / weight.mean()
-    target = np.log(np.maximum(error**2, (SMALLEST * scale) ** 2))
+    target = np.log(np.maximum((error / scale) ** 2, SMALLEST**2))
 
     def fit(some: np.ndarray) -> Any:
         model = seeded(clone(learner), seed)
@@ -107,8 +107,7 @@ def _fitted(
         size[out] = spread(fit(~out), take_rows(x, np.flatnonzero(out)))
     # Squared residuals over what was said of them have mean one, floors apart.
     factor = float(np.sqrt(weight @ (error / size) ** 2 / weight.sum()))
-    least = float(np.sqrt(np.min(pool.likelihood.floor_)))
-    width = np.clip(factor * size, max(least, scale / WIDEST), scale * WIDEST)
+    width = np.clip(factor * size, scale / WIDEST, scale * WIDEST)
     zero = np.zeros(len(rows))
     density = pool.likelihood.log_density_of
     gain = weight @ (density(error, zero, width) - density(error, zero, scale))

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_scalar
 
-from ..backends import filled, like, namespace, to_host
+from ..backends import filled, like, to_host
 from ..likelihoods import PredictiveMixture
 from . import _regions as density
 from ._all_or_nothing import all_or_nothing
@@ -31,7 +31,11 @@ class DistributionMixin:
 
     # ------------------------------------------------------------ distributions
     def _predictive(self, X, groups=None) -> tuple[list[list[PredictiveMixture]], Any]:
-        """Return the distribution of each output, gate by gate, and the dtype."""
+        """Return the distribution of each output, gate by gate, and the dtype.
+
+        That is the dtype of the experts' answers, or of y where these are too coarse
+        for its origin.
+        """
         X_gate, X_expert = self._views(X)
         outputs = []
         with self._computing(X_gate):
@@ -49,13 +53,14 @@ class DistributionMixin:
                     shift=np.zeros(means.shape[::2]),
                 )
                 outputs.append([whole.output(j) for j in range(means.shape[2])])
-            said = self._said(X_expert, routing)
-        if not isinstance(said, float):  # of a shared expert
-            columns = iter(to_host(said).T.astype(np.float64))
+            said = self._said(X_expert, routing.weights[:, 0])
+        if not isinstance(said, float):
+            shape = means.shape[0], sum(map(len, outputs))
+            columns = iter(np.broadcast_to(to_host(said), shape).T.astype(np.float64))
             outputs = [
                 [replace(each, shift=next(columns)) for each in own] for own in outputs
             ]
-        return outputs, means.dtype
+        return outputs, np.result_type(means.dtype, self._origin)
 
     def _each_output(
         self, X, groups, ask: Callable[[PredictiveMixture, int], np.ndarray]
@@ -67,9 +72,7 @@ class DistributionMixin:
         return self._told(X, found[..., 0] if self._single_output else found, dtype)
 
     def _told(self, X, found: np.ndarray, dtype) -> Any:
-        if namespace(X) is not np:
-            return like(found, X, X.dtype)
-        return found.astype(dtype, copy=False)
+        return like(found.astype(dtype, copy=False), X)
 
     def _one_output(self, method: str) -> None:
         if not self._single_output:

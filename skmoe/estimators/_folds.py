@@ -153,8 +153,9 @@ class FoldsMixin:
 
     def _parts(self, host: Problem, params: dict) -> list:
         """Return what the splitter yields; its own error, with the parameter named."""
+        y = host.y if self._classifies else host.y + self._origin
         try:
-            return list(self.cross_fit.split(host.X_gate, host.y, **params))
+            return list(self.cross_fit.split(host.X_gate, y, **params))
         except ValueError as error:
             raise ValueError(
                 f"cross_fit={self.cross_fit!r} cannot split the {host.y.shape[0]} rows "

@@ -158,9 +158,10 @@ class GrowthMixin:
             dtype=np.float64,
             ensure_non_negative=True,
         )
-        weight = weight / self._weight_unit
-        dtype = X_gate.dtype if y.dtype.kind == "f" else None
-        y, weight = like(y, X_gate, dtype), like(weight, X_gate, X_gate.dtype)
+        weight = like(weight / self._weight_unit, X_gate, X_gate.dtype)
+        real, y = y.dtype.kind == "f", like(y, X_gate)
+        if real:
+            y = like(y - self._said(X_expert, weight), X_gate, X_gate.dtype)
         problem = Problem(
             X_gate=X_gate,
             X=X_expert,

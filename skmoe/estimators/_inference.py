@@ -55,6 +55,9 @@ class RoutedMixin:
     `_experts_read_raw` and `_training_width`.
     """
 
+    _origin: np.ndarray | float = 0.0
+    """What is taken from y before it is learned; see `origin_of`."""
+
     def set_output(self, *, transform=None):
         """Choose the container of `gate_proba`, `route` and `responsibilities`.
 
@@ -140,7 +143,7 @@ class RoutedMixin:
                 mixed.append(pool.mix(X_expert, routing))
             xp = namespace(mixed[0])
             mixed = mixed[0] if len(mixed) == 1 else xp.concat(mixed, axis=1)
-            return answer(X, mixed + self._said(X_expert, routing))
+            return answer(X, mixed + self._said(X_expert, routing.weights[:, 0]))
 
     @property
     def _pools(self) -> list[ExpertPool]:
@@ -149,13 +152,18 @@ class RoutedMixin:
             return [self._pool]
         return [OneOutputPool(self._pool, j) for j in range(len(self.gates_))]
 
-    def _said(self, X_expert, routing: Routing) -> Array | float:
-        """Return what a shared expert says of y, which the experts only correct."""
+    def _said(self, X_expert, weight: Array) -> Array | float:
+        """Return what is added to the answers of the experts.
+
+        That is the origin of y and, where there is a shared expert, its word.
+        """
+        origin = self._origin
+        if not isinstance(origin, float):
+            origin = like(origin, weight)
         if self._shared is None or self._shared.classes is not None:
-            return 0.0
-        xp, weights = namespace(routing.weights), routing.weights
-        one = Routing.from_dense(xp.ones_like(weights[:, :1]))
-        return self._shared.predict(X_expert, one)[:, 0, :]
+            return origin
+        one = Routing.from_dense(namespace(weight).ones_like(weight)[:, None])
+        return self._shared.predict(X_expert, one)[:, 0, :] + origin
 
     @framed
     def gate_proba(self, X, groups=None):
@@ -246,7 +254,8 @@ class RoutedMixin:
                 log_gate = asked[0].log_proba_at(asked[1], choice)
                 log_gate = draws.spread(select(log_gate).log_softmax(log_gate))
                 routing = draws.spread_routing(choice)
-                left = y - self._said(X_expert, routing) if y.ndim == 2 else y
+                said = self._said(X_expert, routing.weights[:, 0])
+                left = y - said if y.ndim == 2 else y
                 left = left[:, j : j + 1] if hasattr(self, "gates_") else left
                 log_lik = pool.log_likelihood(X_expert, left, routing)
                 found.append((log_gate, log_lik, routing))

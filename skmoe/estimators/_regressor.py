@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import get_tags
 
+from .._learners import reads_any_units, standardising
 from .._sklearn_compat import (
     HasMethods,
     Interval,
@@ -19,7 +20,7 @@ from .._sklearn_compat import (
 )
 from ..backends import Array, namespace, to_host
 from ..em import Mixture, gates_per_output, varying
-from ..likelihoods import FAMILIES, Likelihood
+from ..likelihoods import FAMILIES, Likelihood, is_extreme, origin_of
 from ..likelihoods._fixed import BesideFixed
 from . import _parts as parts
 from ._all_or_nothing import all_or_nothing
@@ -340,7 +341,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
                     f"likelihood={self.likelihood!r} has a variance that follows the "
                     "mean, or none to vary. Set noise_expert=None."
                 )
-        learners = [family.adapted(learner) for learner in learners]
+        learners = [self._tamed(family.adapted(learner)) for learner in learners]
         if not isinstance(family, BesideFixed):
             return learners
         if len(learners) < 2:
@@ -349,6 +350,12 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
                 f"so n_experts must be at least 2; got {len(learners)}."
             )
         return learners
+
+    def _tamed(self, learner: BaseEstimator) -> BaseEstimator:
+        """Return a learner that computes with y as it is without losing what varies."""
+        if not self._is_extreme or not reads_any_units(learner):
+            return learner
+        return standardising(learner)
 
     @property
     def _n_fixed(self) -> int:
@@ -382,8 +389,13 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
                 "noise_expert is for y of one output; got y of shape "
                 f"{y.shape}. Set noise_expert=None, or fit a mixture for each output."
             )
-        self._n_outputs = 1 if self._single_output else y.shape[1]
-        return (y[:, None] if self._single_output else y), weight
+        y = y[:, None] if self._single_output else y
+        self._n_outputs = y.shape[1]
+        warm = self.warm_start and np.shape(self._origin) in ((), (self._n_outputs,))
+        if not (warm and hasattr(self, "gate_")):  # which know y from where it was
+            self._origin = origin_of(y, weight) if self._family.any_real else 0.0
+        self._is_extreme = is_extreme(y, weight)
+        return y - self._origin, weight
 
     def _own_target(self, X, groups=None) -> Array:
         """Return the prediction as a target that the likelihood takes."""
@@ -432,7 +444,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         self, y: Array, weight: np.ndarray, n_experts: int
     ) -> dict[str, Any]:
         y, weight = to_host(y).astype(np.float64), to_host(weight)
-        family = self._family.seen(y, weight, self.scale_prior)
+        family = self._family.seen(y, weight, self.scale_prior, self._origin)
         if isinstance(family, BesideFixed):
             family = family.of(n_experts)
         return {"likelihood": family}

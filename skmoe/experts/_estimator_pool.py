@@ -9,6 +9,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn import config_context  # type: ignore[attr-defined]
 from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline
@@ -89,9 +90,7 @@ class EstimatorPool(ExpertPool):
     def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
         """Fit each expert on its share; on all rows where that does not go."""
         row_mass, own = routing.row_sums, self.taught(routing)
-        target = to_host(y) if self.classes is None else self.classes[to_host(y)]
-        if target.ndim == 2 and target.shape[1] == 1:
-            target = target[:, 0]
+        target = self._target(y)
         shares = {}
         for k in range(self.n_experts):
             rows, mass, factor = share(own, k, row_mass)
@@ -120,6 +119,13 @@ class EstimatorPool(ExpertPool):
             self.fitted[k] = expert
             self.fallbacks.pop(k, None)
         self.fallbacks.update({k: str(error) for k, error in failed.items()})
+
+    def _target(self, y: Array) -> np.ndarray:
+        """Return y as the user gave it: learners' parameters may speak of its units."""
+        if self.classes is not None:
+            return self.classes[to_host(y)]
+        target = to_host(y) + self.likelihood.origin_
+        return target[:, 0] if target.shape[1] == 1 else target
 
     def _fit_each(
         self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]
@@ -177,7 +183,7 @@ class EstimatorPool(ExpertPool):
             error.add_note(f"Raised by expert {k}, {self.learners[k]!r}.")
             raise
         if self.classes is None:
-            answer = known.reshape(known.shape[0], -1)
+            answer = known.reshape(known.shape[0], -1) - self.likelihood.origin_
         else:
             answer = np.zeros((known.shape[0], len(self.classes)), dtype=known.dtype)
             answer[:, np.searchsorted(self.classes, expert.classes_)] = known
@@ -222,9 +228,7 @@ class EstimatorPool(ExpertPool):
             return self
         other, row_mass = copy.copy(self), routing.row_sums
         other.fitted, other.n_batches = list(self.fitted), self.n_batches + 1
-        target = to_host(y) if self.classes is None else self.classes[to_host(y)]
-        if target.ndim == 2 and target.shape[1] == 1:
-            target = target[:, 0]
+        target = self._target(y)
         for k in np.flatnonzero(self.streams).tolist():
             rows, mass, _ = share(routing, k, row_mass)
             rows, mass = to_host(rows), to_host(mass)
@@ -326,6 +330,8 @@ def _nothing(target: np.ndarray) -> DummyRegressor:
 def _count_parameters(expert: Any) -> int:
     if isinstance(expert, MultilabelExpert):
         expert = expert.estimator_
+    if isinstance(expert, TransformedTargetRegressor):
+        expert = expert.regressor_
     if isinstance(expert, Pipeline):
         expert = expert.steps[-1][1]
     if isinstance(expert, MultiOutputClassifier):

@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import GammaRegressor, PoissonRegressor
 
-from ..backends import Array, namespace, select, to_host
+from ..backends import Array, like, namespace, select, to_host
 from ..routing import Routing, deviations
 from ._base import ExpertPool, host_rows
 from ._linear_pool import solve_ridge
@@ -85,7 +85,8 @@ class GLMPool(ExpertPool):
         mass = to_host(mass).astype(np.float64)
         if not mass.sum() > 0:
             return False
-        x, target = host_rows(X, rows), host_rows(y, rows)[:, 0]
+        target = host_rows(y, rows) + self.likelihood.origin_
+        x, target = host_rows(X, rows), target[:, 0]
         learner, center = self.learners[k], np.zeros(x.shape[1])
         if learner.fit_intercept and not sparse.issparse(x):
             x, center = centred(x, mass)
@@ -117,7 +118,8 @@ class GLMPool(ExpertPool):
         indices = None if routing.dense else routing.indices
         eta = select(X).linear_at(X, indices, self.coef, self.intercept)
         xp = namespace(eta)
-        return xp.exp(xp.where(eta < MOST, eta, xp.full_like(eta, MOST)))
+        mean = xp.exp(xp.where(eta < MOST, eta, xp.full_like(eta, MOST)))
+        return mean - like(np.asarray(self.likelihood.origin_), mean, mean.dtype)
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the coefficients of ``other`` where ``take`` is True."""

@@ -35,7 +35,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, get_tags
 
-from .._learners import resample
+from .._learners import resample, standardises
 from ..backends import (
     Array,
     device_of,
@@ -173,8 +173,9 @@ class LeaveOneOutPool(LinearPool):
     def _solve_expert(
         self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
     ) -> None:
+        learner, origin = self.learners[k], self.likelihood.origin_
         fit = RidgeFit.of(
-            self.learners[k].fit_intercept, self.penalty(k), X, y, rows, weights
+            learner.fit_intercept, self.penalty(k), X, y, rows, weights, origin
         )
         self.coef[k], self.intercept[k] = fit.coef, fit.intercept
         gone = together(X, y, rows, weights)
@@ -256,8 +257,12 @@ class RidgeFit:
         y: Array,
         rows: Array | None,
         weights: Array,
+        origin: np.ndarray | float = 0.0,
     ) -> RidgeFit:
-        """Return the fit of a Ridge or, with alpha 0, of a LinearRegression."""
+        """Return the fit of a Ridge to y + origin, less that.
+
+        With alpha 0 it is that of a LinearRegression.
+        """
         A, B, x_mean, y_mean = (to_host(a) for a in select(X).gram(X, y, weights, rows))
         xp = namespace(weights)
         total = float(to_host(xp.sum(weights, dtype=xp.float64)))
@@ -265,8 +270,9 @@ class RidgeFit:
         A, B = without_constants(A, B, x_mean, total)
         if not fit_intercept:
             A = A + total * np.outer(x_mean, x_mean)
-            B = B + total * np.outer(x_mean, y_mean)
-            x_mean, y_mean, pull = np.zeros_like(x_mean), np.zeros_like(y_mean), 0.0
+            B = B + total * np.outer(x_mean, y_mean + origin)
+            x_mean, y_mean = np.zeros_like(x_mean), np.zeros_like(y_mean) - origin
+            pull = 0.0
         R = inverse_root(A, alpha)
         return cls((R @ (R.T @ B)).T, x_mean, y_mean, R, pull)
 
@@ -368,6 +374,8 @@ class LeftOutPool(EstimatorPool):
     @classmethod
     def leaves_out(cls, learner: BaseEstimator) -> bool:
         """Tell whether a learner can judge its own rows without the row."""
+        if standardises(learner):
+            learner = learner.regressor
         while isinstance(learner, Pipeline):
             if not all(_is_blind(step) for _, step in learner.steps[:-1]):
                 return False
@@ -410,7 +418,7 @@ class LeftOutPool(EstimatorPool):
         known = np.isfinite(answer).all(axis=1)
         rows, answer = rows[known], answer[known]
         if self.classes is None:
-            return OwnRows(rows, answer)
+            return OwnRows(rows, answer - self.likelihood.origin_)
         proba = np.zeros((len(rows), len(self.classes)))
         proba[:, np.searchsorted(self.classes, expert.classes_)] = answer
         label = np.searchsorted(self.classes, target[rows])[:, None]
@@ -462,6 +470,12 @@ def _judge(
 
     Runs in a worker process when n_jobs asks for it.
     """
+    if standardises(expert):
+        units = expert.transformer_
+        target = units.transform(target.reshape(len(target), -1))
+        target = target[:, 0] if target.shape[1] == 1 else target
+        answer = _judge(expert.regressor_, X, target, weights, seed)
+        return units.inverse_transform(answer)
     while isinstance(expert, Pipeline):
         for _, step in expert.steps[:-1]:
             X = step.transform(X) if hasattr(step, "transform") else X

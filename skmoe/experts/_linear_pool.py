@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LinearRegression, Ridge
 
 from ..backends import Array, namespace, select, to_host
+from ..likelihoods import Likelihood
 from ..routing import Moments, Routing, deviations, reciprocal
 from ._base import ExpertPool, Seen, shares
 
@@ -90,9 +91,11 @@ class LinearPool(ExpertPool):
     def update_each(self, X: Array, y: Array, routings: Sequence[Routing]) -> Self:
         """Return a new pool, each output trained on a routing of its own."""
         other, parts = copy.copy(self), []
+        assert isinstance(self.likelihood, Likelihood)
         for j, routing in enumerate(routings):
             own, one = slice(j, j + 1), copy.copy(self)
             one.coef, one.intercept = self.coef[:, own], self.intercept[:, own]
+            one.likelihood = self.likelihood.one_output(own)
             parts.append(one.update(X, y[:, own], routing))
         other.coef = np.concatenate([part.coef for part in parts], axis=1)
         other.intercept = np.concatenate([part.intercept for part in parts], axis=1)
@@ -127,8 +130,9 @@ class LinearPool(ExpertPool):
         A, B = without_constants(A, B, x_mean, total)
         if not learner.fit_intercept:
             A = A + total * np.outer(x_mean, x_mean)
-            B = B + total * np.outer(x_mean, y_mean)
-            x_mean, y_mean = np.zeros_like(x_mean), np.zeros_like(y_mean)
+            origin = self.likelihood.origin_  # such a line goes through the true one
+            B = B + total * np.outer(x_mean, y_mean + origin)
+            x_mean, y_mean = np.zeros_like(x_mean), np.zeros_like(y_mean) - origin
         self.coef[k] = solve_ridge(A, B, self.penalty(k)).T
         self.intercept[k] = y_mean - self.coef[k] @ x_mean
 
@@ -279,7 +283,7 @@ class LinearPool(ExpertPool):
         fitted = []
         for k, learner in enumerate(self.learners):
             expert = clone(learner)
-            coef, intercept = self.coef[k], self.intercept[k]
+            coef, intercept = self.coef[k], self.intercept[k] + self.likelihood.origin_
             single = coef.shape[0] == 1
             expert.coef_ = coef[0] if single else coef
             expert.intercept_ = np.float64(0.0)

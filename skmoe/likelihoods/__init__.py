@@ -5,7 +5,7 @@ A family is a small object; see `Likelihood` for its contract. Name one in
 ``MoERegressor(likelihood=StudentT(df=3))``.
 """
 
-from ._base import Likelihood
+from ._base import Likelihood, is_extreme, origin_of
 from ._categorical import PROBABILITY_FLOOR, Categorical
 from ._counts import NegativeBinomial, Poisson
 from ._fixed import WithOutliers, ZeroInflated
@@ -41,4 +41,6 @@ __all__ = [
     "StudentT",
     "WithOutliers",
     "ZeroInflated",
+    "is_extreme",
+    "origin_of",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline
@@ -16,10 +17,21 @@ from ..backends import Array, filled, like, namespace, to_host
 from ..routing import Routing
 
 SCALE_FLOOR = 1e-3
-"""Smallest noise variance, in units of Var(y), where the scales have a prior."""
+"""Smallest noise variance of an expert, in units of that of all experts together, where
+the scales have a prior."""
 
 SCALE_FLOOR_ML = 1e-8
 """The same for plain maximum likelihood (prior 0)."""
+
+ROUNDING = float(np.finfo(np.float64).eps)
+"""Smallest noise variance of all, in units of that of y."""
+
+FAR = 8.0
+"""In units of what y varies by: targets no further from zero are left there."""
+
+TINY, HUGE, LEVEL = 1e-4, 1e100, 1e4
+"""What y varies by, and its level in units of that, from where on learners that compute
+with squares of y go wrong."""
 
 MEAN_FLOOR = 1e-3
 """Smallest mean of a family of positive means, in units of the mean of y: learners
@@ -52,7 +64,8 @@ class Likelihood(BaseEstimator, ABC):
     3. unless the mean may be any real number, write ``mean(answers)``, which brings
        an expert's answers into the family's domain, and set ``plain = False``;
     4. if it has a scale, keep `scales`, which searches for the best dispersion between
-       ``BRACKET``, or write the closed form; else set ``has_scale = False``;
+       ``BRACKET`` (for real targets in units of the residuals), or write the closed
+       form; else set ``has_scale = False``;
     5. set ``loss``, the name that gradient boosting has for it, and ``learner()``, the
        expert that ``expert=None`` stands for, where there are better ones than Ridge.
 
@@ -100,6 +113,7 @@ class Likelihood(BaseEstimator, ABC):
     prior_: float = 0.0
     floor_: np.ndarray | float = 0.0
     low_: np.ndarray | float = 0.0
+    origin_: np.ndarray | float = 0.0
 
     # --------------------------------------------------------- to be written
     @abstractmethod
@@ -152,12 +166,16 @@ class Likelihood(BaseEstimator, ABC):
 
     def has_loss(self, learner: BaseEstimator) -> bool:
         """Tell whether a learner minimises the family's own loss."""
+        if isinstance(learner, TransformedTargetRegressor):
+            learner = learner.regressor
         last = learner.steps[-1][1] if isinstance(learner, Pipeline) else learner
         params = last.get_params(deep=False)
         known = params.get("loss"), params.get("criterion")
         return self.loss is not None and self.loss in known
 
-    def bound(self, prior: float, floor: Any, low: Any = 0.0) -> Self:
+    def bound(
+        self, prior: float, floor: Any, low: Any = 0.0, origin: Any = 0.0
+    ) -> Self:
         """Return the family with pseudo-rows at the pooled scale, and floors.
 
         Parameters
@@ -165,30 +183,56 @@ class Likelihood(BaseEstimator, ABC):
         prior : float
             Pseudo-rows at the pooled scale; 0 is maximum likelihood.
         floor : float or (q,) array
-            Smallest noise variance, of families of real targets.
+            Smallest noise variance of all, of families of real targets.
         low : float or (q,) array
             Smallest mean, of families of positive means.
+        origin : float or (q,) array
+            What was taken from the targets; see `origin_of`.
         """
         family = copy.copy(self)
         family.prior_, family.floor_, family.low_ = prior, floor, low
+        family.origin_ = origin
         return family
 
-    def seen(self, y: np.ndarray, weight: np.ndarray, prior: float) -> Self:
-        """Return the family bound to training targets (n, q) and their weights."""
-        mean = np.average(y, axis=0, weights=weight)
+    def about(self, origin: Any) -> Self:
+        """Return the family of targets from which another origin was taken."""
+        family = copy.copy(self)
+        family.origin_ = origin
+        return family
+
+    def seen(
+        self, y: np.ndarray, weight: np.ndarray, prior: float, origin: Any = 0.0
+    ) -> Self:
+        """Return the family bound to training targets and their weights.
+
+        Targets (n, q) are those that are learned: the origin was taken from them. Where
+        they are recorded in steps, as grades are, no noise is taken to be less than
+        that of rounding to these, or than a share of their variance if that is less:
+        an expert that owns the rows of a single grade leaves nothing of them.
+        """
+        unit, mean = unit_of(y + origin, weight), np.average(y, axis=0, weights=weight)
         variance = np.average((y - mean) ** 2, axis=0, weights=weight)
         if self.robust or self.n_fixed:  # outliers are not what a floor is in units of
-            variance = np.minimum(variance, middle_half(y, weight) ** 2)
-        smallest = np.finfo(np.float64).eps * (1.0 + mean**2)
+            variance = np.minimum(variance, unit**2)
         share = SCALE_FLOOR if prior > 0 else SCALE_FLOOR_ML
+        floor = np.minimum(share * variance, step_of(y) ** 2 / 12.0)
         low = MEAN_FLOOR * np.abs(mean)
-        return self.bound(float(prior), np.maximum(share * variance, smallest), low)
+        return self.bound(
+            float(prior), np.maximum(floor, ROUNDING * unit**2), low, origin
+        )
+
+    @property
+    def least_share(self) -> float:
+        """Smallest noise variance of an expert, in units of that of all together."""
+        return SCALE_FLOOR if self.prior_ > 0 else SCALE_FLOOR_ML
 
     def one_output(self, output: slice) -> Self:
         """Return the family of one of several outputs."""
         family = copy.copy(self)
         family.floor_ = np.atleast_1d(self.floor_)[output]
         family.low_ = np.atleast_1d(self.low_)[output]
+        if np.ndim(self.origin_):
+            family.origin_ = self.origin_[output]
         return family
 
     def shown(self, experts: list[Any]) -> list[Any]:
@@ -279,19 +323,26 @@ class Likelihood(BaseEstimator, ABC):
             parts = [own.sum_by_expert(density[:, :, j]) for j in range(mean.shape[2])]
             return np.stack(parts, axis=1)
 
-        shape = own.n_experts, mean.shape[2]
+        shape, unit = (own.n_experts, mean.shape[2]), 0.0
+        if self.any_real:  # scales are in units of y
+            unit = np.log(self._residual(given - mean, own))
+        bracket = tuple(unit + np.log(end) for end in self.BRACKET)
 
         def together(log_scale: np.ndarray) -> np.ndarray:
             return terms(np.broadcast_to(log_scale, shape)).sum(axis=0)
 
-        pooled = maximum(together, shape[1:], self.BRACKET)
+        pooled = maximum(together, shape[1:], bracket)
         found = maximum(
-            lambda s: terms(s) - self.prior_ / 2 * (s - pooled) ** 2,
-            shape,
-            self.BRACKET,
+            lambda s: terms(s) - self.prior_ / 2 * (s - pooled) ** 2, shape, bracket
         )
         nothing = own.sum_by_expert(own.weights) + self.prior_ <= 0
         return np.exp(np.where(nothing[:, None], pooled, found))
+
+    def _residual(self, error: np.ndarray, routing: Routing) -> np.ndarray:
+        """Return the root mean square of errors at the entries of a routing, (q,)."""
+        total = max(float(routing.weights.sum()), np.finfo(np.float64).tiny)
+        mean = np.sum(routing.weights[:, :, None] * error**2, axis=(0, 1)) / total
+        return np.sqrt(np.maximum(mean, self.floor_))
 
     def row_weights(
         self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
@@ -303,14 +354,13 @@ class Likelihood(BaseEstimator, ABC):
         return None
 
 
-def maximum(function, shape: tuple[int, ...], bracket: tuple[float, float]):
-    """Return the logarithms between a bracket where a function is largest.
+def maximum(function, shape: tuple[int, ...], bracket: tuple):
+    """Return the values of a bracket where a function is largest.
 
     One golden section search for each element: the function maps arrays of the shape
     to arrays of the shape, element by element, and has one maximum in each.
     """
-    a = np.full(shape, np.log(bracket[0]))
-    b = np.full(shape, np.log(bracket[1]))
+    a, b = (np.broadcast_to(end, shape) for end in bracket)
     left, right = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
     at_left, at_right = function(left), function(right)
     for _ in range(SEARCH_STEPS):
@@ -331,15 +381,59 @@ def maximum(function, shape: tuple[int, ...], bracket: tuple[float, float]):
     return np.where(bend < 0, peak, np.where(at_a > at_b, a, b))
 
 
-def middle_half(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the distance of the quartiles of each column of y, (q,)."""
-    found = []
+def unit_of(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return what each column of y varies by, (q,): never zero.
+
+    That is the distance of the quartiles, or the standard deviation where it is less or
+    half of the rows are equal; for a constant, its size.
+    """
+    low, middle, high = quartiles(y, weight)
+    span = np.ptp(y, axis=0)
+    part = (y - middle) / np.where(span > 0, span, 1.0)
+    mean = np.average(part, axis=0, weights=weight)
+    variance = np.average((part - mean) ** 2, axis=0, weights=weight)
+    deviation = span * np.sqrt(variance)
+    core = np.where(high > low, high - low, deviation)
+    size = np.where(middle != 0, np.abs(middle), 1.0)
+    return np.where(deviation > 0, np.minimum(deviation, core), size)
+
+
+def origin_of(y: np.ndarray, weight: np.ndarray) -> np.ndarray | float:
+    """Return what to take from each column of y, (q,); 0.0 if all are near zero.
+
+    It is near the median, and a multiple of a power of two of the size of what y varies
+    by, so that taking it away rounds nothing: a clock's seconds since 1970 keep what
+    they differ by, in float32 too.
+    """
+    _, middle, _ = quartiles(y, weight)
+    step = 2.0 ** np.ceil(np.log2(FAR * unit_of(y, weight)))
+    origin = np.where(np.ptp(y, axis=0) > 0, np.round(middle / step) * step, middle)
+    return origin.astype(y.dtype) if origin.any() else 0.0
+
+
+def is_extreme(y: np.ndarray, weight: np.ndarray) -> bool:
+    """Tell whether what y varies by is tiny or huge, or tiny beside its level."""
+    unit, (_, level, _) = unit_of(y, weight), quartiles(y, weight)
+    varies = np.ptp(y, axis=0) > 0
+    usual = (unit > TINY) & (unit < HUGE) & (np.abs(level) < LEVEL * unit)
+    return bool(np.any(varies & ~usual))
+
+
+def step_of(y: np.ndarray) -> np.ndarray:
+    """Return the smallest distance of two values in each column of y, (q,)."""
+    gaps = [np.diff(np.unique(column)) for column in y.T]
+    return np.array([gap.min(initial=np.inf) for gap in gaps])
+
+
+def quartiles(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the weighted quartiles of each column of y, (3, q)."""
+    columns = []
     for column in y.T:
         order = np.argsort(column, kind="stable")
         mass = np.cumsum(weight[order])
-        at = np.searchsorted(mass, np.array([0.25, 0.75]) * mass[-1])
-        found.append(np.ptp(column[order][at]))
-    return np.array(found)
+        at = np.searchsorted(mass, np.array([0.25, 0.5, 0.75]) * mass[-1])
+        columns.append(column[order][at])
+    return np.stack(columns, axis=1)
 
 
 def positive_mean(family: Likelihood, answers: Array) -> Array:

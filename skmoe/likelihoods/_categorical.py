@@ -22,6 +22,11 @@ class Categorical:
     robust = False
     centred = False
     n_fixed = 0
+    origin_ = 0.0
+
+    def about(self, origin: Any) -> Self:
+        """Return the family: labels have no origin."""
+        return self
 
     def take(self, experts: np.ndarray) -> Self:
         """Return the family of some of the experts."""

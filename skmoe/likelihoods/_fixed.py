@@ -11,7 +11,7 @@ from sklearn.dummy import DummyRegressor
 
 from ..backends import Array, filled, like, namespace, to_host
 from ..routing import Routing
-from ._base import Likelihood
+from ._base import Likelihood, unit_of
 
 IMPOSSIBLE = -1e3
 """Logarithm of a density of nothing. Finite: a row that is routed to the fixed expert
@@ -104,9 +104,11 @@ class BesideFixed(Likelihood):
             )
         return FAMILIES[self.family]()
 
-    def seen(self, y: np.ndarray, weight: np.ndarray, prior: float) -> Self:
+    def seen(
+        self, y: np.ndarray, weight: np.ndarray, prior: float, origin: Any = 0.0
+    ) -> Self:
         """Return the family bound to training targets (n, q) and their weights."""
-        other = super().seen(y, weight, prior)
+        other = super().seen(y, weight, prior, origin)
         other.base_ = self._named().bound(prior, other.floor_, other.low_)
         other.fixed_ = self._fixed(y)
         other.is_fixed_ = None
@@ -123,7 +125,8 @@ class BesideFixed(Likelihood):
 
     def shown(self, experts: list[Any]) -> list[Any]:
         """Return fitted experts, where fixed ones answer with the same mean always."""
-        mean = np.atleast_1d(self.fixed_.mean(np.zeros(np.shape(self.floor_))))
+        mean = self.fixed_.mean(np.zeros(np.shape(self.floor_))) + self.origin_
+        mean = np.atleast_1d(mean)
         blank = np.zeros((1, 1)), mean[None] if mean.size > 1 else mean
         constant = DummyRegressor(strategy="constant", constant=mean).fit(*blank)
         return [
@@ -346,5 +349,5 @@ class WithOutliers(BesideFixed):
 
     def _fixed(self, y: np.ndarray) -> Likelihood:
         low, high = y.min(axis=0), y.max(axis=0)
-        room = np.maximum(MARGIN * (high - low), np.finfo(np.float64).eps)
+        room = MARGIN * np.where(high > low, high - low, unit_of(y, np.ones(len(y))))
         return _Uniform(low - room, high + room)

@@ -37,7 +37,9 @@ class Gaussian(Likelihood):
     .. math:: \sigma_k^2 = \frac{\sum_i r_{ik} e_{ik}^2 + \nu \bar\sigma^2}
               {\sum_i r_{ik} + \nu}
 
-    so an expert with few rows cannot run away to zero noise.
+    so an expert with few rows cannot run away to zero noise. The pooled scale is that
+    of what all experts leave of their own rows at this pass, not that of y; no variance
+    is below 0.001 of it (1e-8 without a prior).
 
     References
     ----------
@@ -79,16 +81,23 @@ class Gaussian(Likelihood):
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the scale of each expert and output, (K, q)."""
-        squares = _sums(y, values, routing, _square)
-        return np.sqrt(np.maximum(self._pooled(squares, routing), self.floor_))
+        return np.sqrt(self._variances(_sums(y, values, routing, _square), routing))
 
-    def _pooled(self, sums: np.ndarray, routing: Routing) -> np.ndarray:
-        """Return the means of summed losses, drawn to the mean of all experts."""
+    def _variances(self, squares: np.ndarray, routing: Routing) -> np.ndarray:
+        """Return the variances of summed squares, drawn to that of all experts."""
+        drawn, pooled = self._drawn(squares, routing)
+        return np.maximum(drawn, np.maximum(self.least_share * pooled, self.floor_))
+
+    def _drawn(
+        self, sums: np.ndarray, routing: Routing
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the means of summed losses, drawn to that of all experts, and it."""
         nk = routing.sum_by_expert(routing.weights)
         pooled = sums.sum(axis=0) / max(nk.sum(), np.finfo(np.float64).tiny)
         rows = (nk + self.prior_)[:, None]
         safe = np.where(rows > 0, rows, 1.0)
-        return np.where(rows > 0, (sums + self.prior_ * pooled) / safe, pooled)
+        drawn = np.where(rows > 0, (sums + self.prior_ * pooled) / safe, pooled)
+        return drawn, pooled
 
 
 class _Robust(Gaussian):
@@ -186,12 +195,12 @@ class StudentT(_Robust):
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the scale of each expert and output, (K, q), by fixed-point steps."""
         # A third of the spread: from above, outliers are part of the noise for long.
-        scale = np.sqrt(self._pooled(_sums(y, values, routing, _square), routing)) / 3
-        scale = np.sqrt(np.maximum(scale**2, self.floor_))
+        variances = self._variances(_sums(y, values, routing, _square), routing)
+        scale = np.sqrt(np.maximum(variances / 9, self.floor_))
         for _ in range(ROBUST_STEPS):
             weights = self._precision(y, values, scale, routing)
             squares = _sums(y, values, routing, _square, weights)
-            new = np.sqrt(np.maximum(self._pooled(squares, routing), self.floor_))
+            new = np.sqrt(self._variances(squares, routing))
             done = np.abs(new - scale).max() <= SCALE_TOL * scale.max()
             scale = new
             if done:
@@ -255,8 +264,9 @@ class Laplace(_Robust):
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the mean absolute error of each expert and output, (K, q)."""
-        sums = _sums(y, values, routing, abs)
-        return np.maximum(self._pooled(sums, routing), np.sqrt(self.floor_))
+        drawn, pooled = self._drawn(_sums(y, values, routing, abs), routing)
+        least = np.maximum(np.sqrt(self.least_share) * pooled, np.sqrt(self.floor_))
+        return np.maximum(drawn, least)
 
     def row_weights(
         self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
