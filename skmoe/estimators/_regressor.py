@@ -79,8 +79,9 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         ``StudentT(df=3)``; `ZeroInflated` and `WithOutliers` make the last expert a
         fixed one. Gradient boosting with its default loss gets the family's own.
     scale_prior : float, default=10.0
-        Pseudo-rows that pull each expert's noise variance to the pooled one, so that
-        a small expert cannot run away to zero noise. 0 is maximum likelihood.
+        Pseudo-rows that pull each expert's noise variance to the pooled one, that of
+        what all experts leave of their rows, so that a small expert cannot run away to
+        zero noise. 0 is maximum likelihood.
     noise_expert : estimator or None, default=None
         A regressor that learns how the noise of each expert varies with x, from the
         logarithms of squared residuals, which are out of fold where experts are
@@ -529,7 +530,9 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
             Gate-weighted mean over the ``top_k`` experts of each row. With
             ``likelihood="student_t"`` or "laplace" it is the median of the mixture,
             that of ``predict_quantiles(X, [0.5])`` before ``conformalize``;
-            `WithOutliers` leaves its fixed expert out.
+            `WithOutliers` leaves its fixed expert out. The precision is that of X, or
+            that of the training targets where these are far from zero beside what they
+            vary by.
         std : ndarray of the same shape
             With ``return_std=True``, of all of the distribution, outliers included;
             infinite where the family has no variance.
