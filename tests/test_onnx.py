@@ -247,10 +247,11 @@ def test_a_centre_that_is_no_mean_is_refused(likelihood):
 
 def test_calibrated_probabilities():
     model = MoEClassifier(**FAST).fit(X, LABELS)
-    model.temperature_ = 1.0
+    bias = np.linspace(-0.5, 0.5, len(model.classes_))
+    model.temperature_, model.class_bias_ = 1.0, 0.0 * bias
     proba = run(to_onnx(model, X), X)[1]
-    model.temperature_ = 1.7
-    cooler = proba ** (1 / 1.7)
+    model.temperature_, model.class_bias_ = 1.7, bias
+    cooler = proba ** (1 / 1.7) * np.exp(bias)
     want = cooler / cooler.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(run(to_onnx(model, X), X)[1], want, rtol=1e-9)
 

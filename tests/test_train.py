@@ -352,7 +352,8 @@ def test_routed_bound_is_the_mean_score_of_the_rows(kind, top_k, strength, monke
 def test_routed_bound_of_choices_that_rows_held_out_made():
     for moe, y in ((MoERegressor, Y), (MoEClassifier, LABELS)):
         model = moe(**{**QUICK, "n_experts": 3}).fit(X, y)
-        model.temperature_ = 1.0  # the bound is of training, before calibration
+        # The bound is of training, before calibration.
+        model.temperature_, model.class_bias_ = 1.0, np.zeros(1)
         mean = model.score_samples(X, y).mean()
         assert model.routed_bound_ == pytest.approx(mean, abs=1e-9)
 

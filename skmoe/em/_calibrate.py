@@ -1,8 +1,10 @@
-"""How sure class probabilities may be: a temperature, chosen on rows held out.
+"""How sure class probabilities may be, and how frequent classes are, by rows held out.
 
-The mixture says p(c | x); calibrated it says p(c | x)^(1/T), renormalised [1]_. T above
-1 takes sureness back. Like the gate's smoothness and the strength of experts it is not
-for the training rows to say, which the experts have seen.
+The mixture says p(c | x); calibrated it says p(c | x)^(1/T) e^(b_c), renormalised [1]_.
+T above 1 takes sureness back. That alone would draw a rare class towards one half, so
+each class has a bias b_c, with which its mean probability is its share of the rows held
+out, but for a prior. Like the gate's smoothness and the strength of experts that is
+not for the training rows to say, which the experts have seen.
 
 References
 ----------
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from ..backends import to_host
@@ -26,16 +28,16 @@ from ._gating import route
 RANGE = (0.2, 5.0)
 """Temperatures that are tried."""
 
-PRIOR = 10.0
-"""Rows held out that speak for a temperature of 1."""
+PRIOR, BIAS_PRIOR = 10.0, 3.0
+"""Rows held out that speak for a temperature of 1, and for no bias of a class."""
 
 TINY = np.finfo(np.float64).tiny
 
 
-def temperature(
+def calibration(
     held: Sequence[HeldOut], parts: Sequence[Split], choice: Choice, rule: RoutingRule
-) -> float:
-    """Return the temperature of the chosen mixture with the best held-out likelihood.
+) -> tuple[float, np.ndarray]:
+    """Return the temperature and biases of the chosen mixture of most likelihood.
 
     Parameters
     ----------
@@ -52,14 +54,32 @@ def temperature(
         proba = to_host(pool.mix(part.test.X, route(part.test.apart, gate, rule)))
         log_proba.append(np.log(np.maximum(proba, TINY)))
         labels.append(to_host(part.test.y))
-        weights.append(to_host(part.test.sample_weight))
-    said, label = np.concatenate(log_proba), np.concatenate(labels)
-    weight = np.concatenate(weights)
-    of_label = np.take_along_axis(said, label[:, None], axis=1)[:, 0]
+        weights.append(to_host(part.test.sample_weight).astype(np.float64))
+    return calibrated(*map(np.concatenate, (log_proba, labels, weights)))
 
-    def loss(log_t: float) -> float:
-        cool = np.exp(-log_t)
-        likelihood = cool * of_label - logsumexp(cool * said, axis=1)
-        return PRIOR / 2 * log_t**2 - float(weight @ likelihood)
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(RANGE)).x))
+def calibrated(
+    said: np.ndarray, label: np.ndarray, weight: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return temperature and biases for log probabilities, (n, n_classes), of rows."""
+    n_classes, total = said.shape[1], weight.sum()
+    there = np.bincount(label, weight, minlength=n_classes)
+    of_label = weight @ said[np.arange(len(label)), label]
+
+    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
+        cool, bias = np.exp(-at[0]), at[1:]
+        joint = cool * said + bias
+        norm = logsumexp(joint, axis=1)
+        proba = weight[:, None] * np.exp(joint - norm[:, None])
+        likelihood = cool * of_label + there @ bias - weight @ norm
+        slopes = [cool * (of_label - np.sum(proba * said)), *proba.sum(axis=0) - there]
+        value = prior @ at**2 / 2 - likelihood
+        return value / total, (prior * at + slopes) / total
+
+    prior = np.array([PRIOR, *[BIAS_PRIOR] * n_classes])
+    start, free = np.zeros(1 + n_classes), [(None, None)] * n_classes
+    bounds = [tuple(np.log(RANGE)), *free]
+    options = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 500}
+    asked = {"method": "L-BFGS-B", "jac": True, "bounds": bounds}
+    best = minimize(loss, start, options=options, **asked).x
+    return float(np.exp(best[0])), best[1:]

@@ -131,7 +131,7 @@ class Choice:
         Held-out log-likelihood a row of the mixture chosen, of the same with a gate
         that ignores x, of the best mixture whose experts are the pooled fit, and of
         one learner with one noise scale.
-    temperature : float
+    temperature, bias : float and (n_classes,) array
         Of the class probabilities; see `_calibrate`.
     """
 
@@ -143,6 +143,7 @@ class Choice:
     pooled: float = np.nan
     single: float = np.nan
     temperature: float = 1.0
+    bias: np.ndarray | float = 0.0
 
 
 def count_splits(problem: Problem, *, rigid: bool = True) -> int:

@@ -24,7 +24,7 @@ from ..experts import ExpertPool, make_pool
 from ..gates import BaseGate, RoutingRule
 from ..likelihoods import Likelihood
 from ..routing import Routing, Standard
-from ._calibrate import temperature
+from ._calibrate import calibration
 from ._choose import (
     Choice,
     HeldOut,
@@ -218,8 +218,8 @@ def train(
     won, choice = choose(tried, parts, [plan.tied for plan in plans])
     plan, held = plans[won], tried[won]
     if problem.y.ndim == 1:
-        cooled = temperature(held, parts, choice, plan.rule)
-        choice = replace(choice, temperature=cooled)
+        cooled, bias = calibration(held, parts, choice, plan.rule)
+        choice = replace(choice, temperature=cooled, bias=bias)
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
     states = (resume(problem, *each.models[choice.gate]) for each in held)

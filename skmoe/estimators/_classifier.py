@@ -174,7 +174,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Mean a row of the log-likelihood of the returned model, over the experts that
         predict asks, before calibration; out of fold if cross-fitted. In sample it
         equals the mean of ``score_samples`` on the training rows with a
-        ``temperature_`` of 1.
+        ``temperature_`` of 1 and a ``class_bias_`` of 0.
     shrinkage_ : float
         How far experts are drawn to a learner fitted on all rows: 0 is not at all, 1
         makes them that learner. It is their own or, where a list has several, the
@@ -207,9 +207,12 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     converged_ : bool
         Whether EM converged; where rows were held out, in the runs that were judged.
     temperature_ : float
-        Class probabilities are raised to ``1 / temperature_`` and renormalised: above 1
-        the experts were too sure. Chosen on rows held out, 1 where none were. Records
-        of training are from before.
+        Class probabilities are raised to ``1 / temperature_``, times the exponential of
+        ``class_bias_``, and renormalised: above 1 the experts were too sure. Chosen on
+        rows held out, 1 where none were. Records of training are from before.
+    class_bias_ : ndarray of shape (n_classes,)
+        What calibration adds to the log probability of each class, so that a rare one
+        is said to be as rare as it was among the rows held out; 0 where none were.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -510,11 +513,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     def _set_record(self, mixture: Mixture) -> None:
         super()._set_record(mixture)
         self.temperature_ = mixture.choice.temperature
+        self.class_bias_ = np.zeros(len(self.classes_)) + mixture.choice.bias
 
     @property
-    def _cool(self) -> float:
-        """One over the temperature, which a mixture in training does not have yet."""
-        return 1.0 / getattr(self, "temperature_", 1.0)
+    def _calibration(self) -> tuple[float, np.ndarray] | None:
+        """Temperature and biases; None if there are none, as while in training."""
+        temperature = getattr(self, "temperature_", 1.0)
+        bias = getattr(self, "class_bias_", np.zeros(1))
+        return (temperature, bias) if temperature != 1.0 or bias.any() else None
 
     def predict_proba(self, X, groups=None):
         """Return the probability of each class.
@@ -530,14 +536,16 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         -------
         ndarray of shape (n_samples, n_classes)
             Gate-weighted mean over the ``top_k`` experts of each row, calibrated by
-            ``temperature_``. Of several labels the probability that each is 1.
+            ``temperature_`` and ``class_bias_``. Of several labels the probability that
+            each is 1.
         """
         proba = self._combine(X, groups)
-        if self._cool == 1.0:
+        if self._calibration is None:
             return proba
-        xp = namespace(proba)
+        temperature, bias = self._calibration
+        xp, bias = namespace(proba), like(bias, proba, proba.dtype)
         log_proba = xp.log(xp.where(proba > 0, proba, xp.full_like(proba, TINY)))
-        return select(proba).softmax(log_proba * self._cool)
+        return select(proba).softmax(log_proba / temperature + bias)
 
     def decision_function(self, X, groups=None):
         """Return the log odds of the classes.
@@ -582,7 +590,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         ndarray of shape (n_samples,)
             Natural logarithms.
         """
-        if self._cool == 1.0:
+        if self._calibration is None:
             return super().score_samples(X, y, groups)
         log_proba = self.predict_log_proba(X, groups)
         xp = namespace(log_proba)

@@ -251,6 +251,7 @@ class PlanningMixin:
             strength=1.0 - self.shrinkage_,
             to_best=self._to_best,
             temperature=getattr(self, "temperature_", 1.0),
+            bias=getattr(self, "class_bias_", 0.0),
         )
         return finish(problem, result, plan, choice)
 

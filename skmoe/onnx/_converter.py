@@ -40,7 +40,8 @@ def convert_mixture(scope: Any, operator: Any, container: Any) -> None:
     found = mixture(graph, inputs, X, routings, model.experts_, answers)
     if classes is None and hasattr(model, "shared_expert_"):
         found = graph.node("Add", found, answer(graph, model.shared_expert_, inputs))
-    found = tempered(graph, found, getattr(model, "temperature_", 1.0))
+    if classes is not None:
+        found = calibrated(graph, found, model.temperature_, model.class_bias_)
     labels = None if classes is None else get_label_classes(scope, model)
     give(graph, found, operator, labels)
     finish(graph, container)
@@ -73,14 +74,15 @@ def gate_parts(gate: Any) -> tuple[Any, Any]:
     return (gate[:-1] if len(gate.steps) > 1 else None), gate.steps[-1][1]
 
 
-def tempered(graph: Graph, proba: str, temperature: float) -> str:
-    """Return class probabilities to the power of 1 / temperature, renormalised."""
-    if temperature == 1.0:
+def calibrated(graph: Graph, proba: str, temperature: float, bias: np.ndarray) -> str:
+    """Return class probabilities as calibrated on rows held out."""
+    if temperature == 1.0 and not bias.any():
         return proba
     tiny = graph.constant(np.array(np.finfo(np.float32).tiny, dtype=np.float64))
     log_proba = graph.node("Log", graph.node("Max", proba, tiny))
-    cool = graph.constant(np.array(1.0 / temperature))
-    return graph.node("Softmax", graph.node("Mul", log_proba, cool), axis=1)
+    cooled = graph.node("Mul", log_proba, graph.constant(np.array(1.0 / temperature)))
+    biased = graph.node("Add", cooled, graph.constant(bias[None, :]))
+    return graph.node("Softmax", biased, axis=1)
 
 
 def n_outputs(model: Any) -> int:
