@@ -222,7 +222,7 @@ def chosen(*tables_and_losses):
     problem = problem_of(Y)
     split = [Split(problem, problem, np.ones(N, bool))]
     plans = [[held([t], [loss])] for t, loss in tables_and_losses]
-    return choose(plans, split, [True] * len(plans))
+    return choose(plans, split)
 
 
 def test_sharp_densities_do_not_buy_worse_means():

@@ -99,6 +99,8 @@ class HeldOut:
         For each gate and pull the mixture that was tried.
     run : EMResult
         The run of EM that they come from.
+    tied : bool
+        Whether rows of a group share one expert.
     """
 
     table: np.ndarray
@@ -108,6 +110,7 @@ class HeldOut:
     models: list[tuple[BaseGate, ExpertPool]]
     mixtures: list[list[tuple[BaseGate, ExpertPool]]]
     run: EMResult
+    tied: bool = True
 
     def mixture(self, choice: Choice) -> tuple[BaseGate, ExpertPool]:
         """Return the mixture that was chosen."""
@@ -238,7 +241,7 @@ def hold_out(
             found = routed(test, *mixtures[-1][-1], rule)
             table[i, j], losses[i, j] = found.bound, loss(test, found)
             blind[i, j] = _blind(test, final, last)
-    return HeldOut(table, losses, blind, single, models, mixtures, result)
+    return HeldOut(table, losses, blind, single, models, mixtures, result, train.tied)
 
 
 def _blind(problem: Problem, pool: ExpertPool, state: State) -> float:
@@ -291,7 +294,7 @@ def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
 
 
 def choose(
-    tried: Sequence[Sequence[HeldOut]], split: Sequence[Split], tied: Sequence[bool]
+    tried: Sequence[Sequence[HeldOut]], split: Sequence[Split]
 ) -> tuple[int, Choice]:
     """Return the plan, gate and pull with the best held-out log-likelihood.
 
@@ -307,8 +310,6 @@ def choose(
     tried : sequence of sequences of HeldOut
         For each plan what each split says.
     split : sequence of Split
-    tied : sequence of bool
-        For each plan whether rows of a group share one expert.
 
     Returns
     -------
@@ -328,7 +329,8 @@ def choose(
     given_up = max(SHARE_OF_GAIN * (pooled - best), SHARE_OF_LOSS * pooled)
     allowed = losses <= (best + given_up) * (1 + ROUNDING)
     scores = np.where(allowed, table, -np.inf)
-    shared = np.where(np.asarray(tied)[:, None, None], scores, -np.inf)
+    tied = np.array([held[0].tied for held in tried])
+    shared = np.where(tied[:, None, None], scores, -np.inf)
     at = np.argmax(shared if shared.max() > scores.max() - NEAR else scores)
     plan, gate, pull = (int(i) for i in np.unravel_index(at, table.shape))
     strength, to_best = PULLS[pull]

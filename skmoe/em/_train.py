@@ -215,7 +215,7 @@ def train(
         return finish(problem, best, plan, plan.choice or Choice())
 
     tried = [_hold_out(problem, parts, plan, run_one) for plan in plans]
-    won, choice = choose(tried, parts, [plan.tied for plan in plans])
+    won, choice = choose(tried, parts)
     plan, held = plans[won], tried[won]
     if problem.y.ndim == 1:
         cooled, bias = calibration(held, parts, choice, plan.rule)
