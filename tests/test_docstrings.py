@@ -66,7 +66,7 @@ def test_every_parameter_and_attribute_is_documented(name):
         return {a for a in vars(model) if a.endswith("_") and not a.startswith("_")}
 
     asked = {"shared_expert_", "noise_experts_", "selection_path_"}  # on request only
-    asked |= {"tied_", "group_correlation_"}
+    asked |= {"tied_", "group_correlation_", "group_ids_"}
     model.fit(X, y)
     assert public() == documented - asked
     learner = LogisticRegression(max_iter=1000) if name == "MoEClassifier" else Ridge()

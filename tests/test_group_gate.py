@@ -225,3 +225,91 @@ def test_tastes_of_users_beat_a_ridge_without_them():
     options |= {"init": "random", "n_init": 2}
     gate = GroupGate(slice(0, n_users))
     assert error(MoERegressor(Ridge(2), gate=gate, **options)) < 0.9 * error(Ridge(2))
+
+
+# ------------------------------------------------------------ ids of any kind
+def shops(frame):
+    """Return a frame of shops, known by name, whose prices act in two ways."""
+    random = np.random.RandomState(0)
+    shop, price = random.randint(0, 6, 240), random.uniform(1, 3, 240)
+    y = np.where(shop < 3, -2 * price, 3 * price) + 0.1 * random.standard_normal(240)
+    return frame(shop, price), y, shop, price
+
+
+def pandas_frame(dtype):
+    pd = pytest.importorskip("pandas")
+
+    def frame(shop, price):
+        names = np.array([f"shop {s}" for s in "fbaced"])
+        ids = pd.Series(names[shop]).astype(dtype)
+        return pd.DataFrame({"price": price, "shop": ids})
+
+    return frame
+
+
+def polars_frame(dtype):
+    pl = pytest.importorskip("polars")
+
+    def frame(shop, price):
+        names = [f"shop {'fbaced'[s]}" for s in shop]
+        ids = pl.Series(names, dtype=getattr(pl, dtype))
+        return pl.DataFrame({"price": price, "shop": ids})
+
+    return frame
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pandas_frame("category"),
+        pandas_frame("object"),
+        pandas_frame("str"),
+        polars_frame("String"),
+        polars_frame("Categorical"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["shop", 1])
+def test_ids_of_any_kind_are_read_by_name(frame, columns):
+    X, y, shop, price = shops(frame)
+    params = {"n_experts": 2, "cross_fit": None, "n_init": 2, "random_state": 0}
+    model = MoERegressor(gate=GroupGate(columns), **params).fit(X, y)
+    assert model.score(X, y) > 0.95
+    assert_array_equal(model.group_ids_, [f"shop {s}" for s in "abcdef"])
+    coded = np.column_stack([price, np.array([5, 1, 0, 2, 4, 3])[shop]])
+    numbers = MoERegressor(gate=GroupGate(1), **params).fit(coded, y)
+    assert_allclose(model.predict(X), numbers.predict(coded))
+    new, *_ = shops(lambda shop, price: frame(shop, price))
+    assert_allclose(model.gate_proba(new[:5]), numbers.gate_proba(coded[:5]))
+    assert_array_equal(model.feature_names_in_, ["price", "shop"])
+
+
+def test_new_ids_get_the_shares_of_all():
+    pd = pytest.importorskip("pandas")
+    X, y, *_ = shops(pandas_frame("object"))
+    model = MoERegressor(
+        gate=GroupGate("shop"), n_experts=2, cross_fit=None, random_state=0
+    ).fit(X, y)
+    new = pd.DataFrame({"price": [1.0, 1.0], "shop": ["nowhere", None]})
+    expected = np.tile(model.gate_.population_, (2, 1))
+    assert_allclose(model.gate_proba(new), expected)
+
+
+def test_whole_numbers_are_read_by_name():
+    pd = pytest.importorskip("pandas")
+    X, y, *_ = shops(lambda shop, price: pd.DataFrame({"p": price, "shop": shop}))
+    model = MoERegressor(gate=GroupGate("shop"), n_experts=2, cross_fit=None)
+    assert model.fit(X, y).score(X, y) > 0.95
+    assert_array_equal(model.gate_.groups_, np.arange(6))
+    assert not hasattr(model, "group_ids_")
+
+
+def test_names_that_lead_nowhere_are_refused():
+    X, y, *_ = shops(pandas_frame("object"))
+    model = MoERegressor(gate=GroupGate("store"), n_experts=2)
+    with pytest.raises(ValueError, match=r"'columns'.*'store', but X has .*'price'"):
+        model.fit(X, y)
+    with pytest.raises(ValueError, match=r"'columns'.*'store', but X has no names"):
+        model.fit(X.to_numpy()[:, :1].astype(float), y)
+    X = X.assign(kind="new")
+    with pytest.raises(ValueError, match=r"could not convert|new"):
+        model.set_params(gate=GroupGate("shop")).fit(X, y)

@@ -57,6 +57,7 @@ ON_REQUEST = (
     "shared_expert_",
     "_stream",
     "_early",
+    "group_ids_",
     "tied_",
     "group_correlation_",
     "_voice",
@@ -257,6 +258,8 @@ class BaseMoE(
         self._check_cross_fit()
         raw, X, y, weight = self._check_training(X, y, sample_weight)
         learners = self._adapted(learners)
+        names = getattr(self, "feature_names_in_", None) if before is None else None
+        gate = gate.placed(names)
         before = before or self._before_gate(X, gate)
         groups = self._check_groups(groups, sample_weight, weight.shape[0])
         given = self._given(sample_weight, weight)
@@ -318,6 +321,8 @@ class BaseMoE(
             )
             attributes |= self._diagnosis(mixture)
             attributes |= self._of_panel(problem, mixture)
+            if self._id_codes is not None:
+                attributes["group_ids_"] = self._id_codes.ids
             attributes |= self._additions(mixture, before)
 
         if path is not None:

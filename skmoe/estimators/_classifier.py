@@ -191,6 +191,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         predict asks, and "top_k_rows", the share of rows of which they have 95 %;
         "experts_per_row", how many predict asks in the mean; with a
         ``capacity_factor`` "rows_moved", how many training rows found an expert full.
+    group_ids_ : ndarray of shape (n_ids,)
+        Where the gate knows ids that are no numbers: what the codes 0, 1, … stand for
+        that it sees in their place, as text. See `GroupGate`.
     tied_ : bool
         After a fit with ``groups``: whether rows of a group share one expert. They do
         unless rows of groups held out are predicted better, one by one, by a mixture

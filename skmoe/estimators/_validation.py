@@ -26,6 +26,7 @@ from ..backends import Array, like, namespace, to_device, to_host, using
 from ..experts import take_rows
 from ..gates import BaseGate
 from . import _parts as parts
+from ._ids import IdCodes
 
 
 def on_host(array: Any) -> Any:
@@ -71,6 +72,8 @@ class CheckedMixin:
     _weight_unit = 1.0
 
     # -------------------------------------------------------------- validation
+    _id_codes: IdCodes | None = None
+
     @property
     def _classifies(self) -> bool:
         return False
@@ -100,9 +103,10 @@ class CheckedMixin:
             )
         tags = get_tags(self).input_tags
         self._reads = {"sparse": tags.sparse, "allow_nan": tags.allow_nan}
-        raw, X = self._check_X(
-            X, reset=not (self.warm_start and hasattr(self, "gate_"))
-        )
+        warm = self.warm_start and hasattr(self, "gate_")
+        if not warm:
+            self._id_codes = self._codes_of(X)
+        raw, X = self._check_X(X, reset=not warm)
         y = self._check_target(given(y, "y"))
         check_consistent_length(raw, y)
         weight = _check_sample_weight(
@@ -148,6 +152,13 @@ class CheckedMixin:
         )
         return weight / self._weight_unit
 
+    def _codes_of(self, X: Any) -> IdCodes | None:
+        """Return codes for the ids that the gate reads, if they are no numbers."""
+        if not hasattr(self.gate, "id_column"):
+            return None
+        self.gate.placed(getattr(X, "columns", None))
+        return IdCodes.of(X, self.gate.id_column)
+
     def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
         """Return (X as given, X as a float array or CSR if a part reads it)."""
         refuse_lazy(X, "X")
@@ -163,7 +174,7 @@ class CheckedMixin:
                 _check_feature_names(self, X, reset=reset)
             try:
                 array = check_array(
-                    X,
+                    X if self._id_codes is None else self._id_codes.coded(X),
                     accept_sparse="csr" if self._reads["sparse"] else False,
                     dtype=[np.float64, np.float32],
                     ensure_all_finite="allow-nan" if self._reads["allow_nan"] else True,

@@ -187,6 +187,26 @@ class BaseGate(BaseEstimator, ABC):
         return [clone(self)]
 
     @property
+    def id_column(self) -> Any:
+        """Name or position of a column of ids, which may be of any kind; here None."""
+        return None
+
+    def placed(self, names: Any) -> BaseGate:
+        """Return the gate for an X whose columns have lost their names.
+
+        Parameters
+        ----------
+        names : sequence of str or None
+            Names of the columns of X; None if it has none.
+
+        Returns
+        -------
+        BaseGate
+            Unfitted; self if it names no columns.
+        """
+        return self
+
+    @property
     def n_parameters(self) -> int:
         """Number of free parameters."""
         raise TypeError(f"{type(self).__name__} cannot count its free parameters.")

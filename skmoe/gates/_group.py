@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
@@ -39,9 +39,12 @@ class GroupGate(BaseGate):
 
     Parameters
     ----------
-    columns : int, slice or array-like of int, default=0
-        Where X holds the group of a row. A number is the column of an id: ids are
-        whole numbers, in any order and with gaps, NaN for none. A slice or a list are
+    columns : int, str, slice or array-like of int or str, default=0
+        Where X holds the group of a row. A number, or in a mixture the name of a column
+        of a data frame, is the column of an id: ids are whole numbers, in any order and
+        with gaps, NaN for none. To a mixture they may be of any kind, such as strings
+        and categories; the gate then has their ranks, and so do experts that do not
+        read X by its columns (``group_ids_`` of the mixture). A slice or a list are
         the columns of an indicator block (one-hot, of zeros and ones), one column a
         group: a row in several groups gets the mean of their shares, and its mass
         counts in equal parts for each; a row in none gets the shares of all rows.
@@ -94,7 +97,7 @@ class GroupGate(BaseGate):
     allows_nan = True
 
     _parameter_constraints: dict = {
-        "columns": [Integral, slice, "array-like"],
+        "columns": [Integral, str, slice, "array-like"],
         "concentration": [
             StrOptions({"auto"}),
             Interval(Real, 0, None, closed="neither"),
@@ -129,6 +132,39 @@ class GroupGate(BaseGate):
         counts, c = _counts(self._members(X), routing), self._pseudo_rows()
         shares = (counts + c * population) / (counts.sum(axis=1, keepdims=True) + c)
         return self._tabulate(np.vstack([np.maximum(shares, SMALLEST), population]))
+
+    @property
+    def id_column(self) -> Any:
+        """Name or position of the column of ids; None if they are indicators."""
+        return self.columns if isinstance(self.columns, (Integral, str)) else None
+
+    def placed(self, names: Any) -> GroupGate:
+        """Return the gate with positions for names of columns.
+
+        Parameters
+        ----------
+        names : sequence of str or None
+            Names of the columns of X; None if it has none.
+
+        Returns
+        -------
+        GroupGate
+            Unfitted; self if it names no columns.
+        """
+        asked = _names(self.columns)
+        if not asked:
+            return self
+        known = [] if names is None else list(names)
+        missing = [name for name in asked if name not in known]
+        if missing:
+            has = f"X has {known}" if known else "X has no names: give a data frame"
+            raise ValueError(
+                f"The 'columns' parameter of GroupGate must be positions or names of "
+                f"columns of X; got {self.columns!r}, but {has}."
+            )
+        places = [known.index(name) for name in asked]
+        alone = isinstance(self.columns, str)
+        return clone(self).set_params(columns=places[0] if alone else places)
 
     def variants(self) -> list[BaseGate]:
         """Return gates of each concentration that "auto" chooses from.
@@ -169,6 +205,7 @@ class GroupGate(BaseGate):
 
     def _positions(self, X: Array) -> np.ndarray:
         """Return the columns that are read, counted from the left."""
+        self.placed(None)
         try:
             return np.atleast_1d(np.arange(X.shape[1])[self.columns])
         except IndexError:
@@ -330,6 +367,13 @@ class GroupGate(BaseGate):
     def n_parameters(self) -> int:
         """Free parameters: n_groups · (n_experts - 1)."""
         return len(self.groups_) * (self.n_experts_ - 1)
+
+
+def _names(columns: Any) -> list[str]:
+    """Return the names among columns that are names or positions."""
+    if isinstance(columns, slice):
+        return []
+    return [one for one in np.atleast_1d(columns).tolist() if isinstance(one, str)]
 
 
 def _ids(X: Array, column: np.ndarray) -> np.ndarray:

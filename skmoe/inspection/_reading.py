@@ -19,6 +19,7 @@ from sklearn.utils.validation import (
 
 from ..backends import namespace, to_host
 from ..estimators import MoEClassifier, MoERegressor
+from ..estimators._ids import IdCodes
 from ..estimators._validation import refuse_lazy
 from ..experts import take_rows
 
@@ -209,8 +210,11 @@ class Reading:
         listed = listed if isinstance(listed, (list, tuple)) else [listed]
         if any(isinstance(expert, Pipeline) for expert in listed):
             return self.X
+        X, ids = self.X, getattr(self.mixture, "group_ids_", None)
+        if ids is not None:
+            X = IdCodes(self.mixture.gate.columns, ids).coded(X)
         return check_array(
-            self.X,
+            X,
             accept_sparse="csr",
             dtype=[np.float64, np.float32],
             ensure_all_finite=False,
