@@ -582,3 +582,55 @@ def test_a_fit_leaves_the_parts_it_was_given_alone():
     regressor(expert, gate=gate).fit(X, Y)
     assert vars(expert) == vars(Ridge())
     assert vars(gate) == {}
+
+
+# ------------------------------------------------------------- extreme numbers
+def table(dtype=np.float64):
+    X = np.random.default_rng(0).normal(size=(60, 2)).astype(dtype)
+    return X, X[:, 0] + X[:, 1] ** 2
+
+
+@pytest.mark.parametrize("gate", ["softmax", "gaussian", "tree", "hierarchical"])
+@pytest.mark.parametrize("kind", [MoERegressor, MoEClassifier])
+def test_nodata_values_are_refused_by_name(kind, gate):
+    X, y = table(np.float32)
+    y = y if kind is MoERegressor else y > 0
+    raster = X.copy()
+    raster[5, 1] = np.finfo(np.float32).min
+    model = kind(n_experts=2, n_init=1, cross_fit=None, max_iter=3, gate=gate)
+    said = r"X must hold numbers between .* got -3.40282e\+38 in row 5, column 1"
+    with pytest.raises(ValueError, match=said):
+        model.fit(raster, y)
+    with pytest.raises(ValueError, match=said):
+        model.fit(X, y).predict(raster)
+    with pytest.raises(ValueError, match="X must hold"):
+        model.predict(sparse.csr_array(raster))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "said"),
+    [
+        (np.float64, {"y": 1e300}, "y must hold numbers between"),
+        (np.float32, {"y": 1e30}, "y must hold numbers between"),
+        (np.float64, {"X": 1e200}, "X must hold numbers between"),
+        (np.float64, {"weight": 1e200}, "sample_weight must hold numbers between"),
+        (np.float64, {"weight": 1e-320}, "sample_weight must hold a number of 1e-100"),
+        (np.float32, {"weight": 1e-90}, "sample_weight must hold a number of 1e-15"),
+    ],
+    ids=str,
+)
+def test_extreme_numbers_are_refused_by_name(dtype, given, said):
+    X, y = table(dtype)
+    X, y = X * dtype(given.get("X", 1)), y.astype(float) * given.get("y", 1)
+    weight = np.full(60, given.get("weight", 1.0))
+    with pytest.raises(ValueError, match=said):
+        MoERegressor(n_experts=2).fit(X, y, sample_weight=weight)
+
+
+def test_a_weight_of_nothing_is_no_row():
+    X, y = table()
+    weight = np.ones(60)
+    weight[0] = 1e-320
+    model = MoERegressor(n_experts=2, n_init=1, gate="tree", random_state=0)
+    answer = model.fit(X, y, sample_weight=weight).predict(X)
+    np.testing.assert_array_equal(model.fit(X[1:], y[1:]).predict(X), answer)

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted, check_scalar
 
-from .._sklearn_compat import _check_sample_weight
 from ..backends import like
 from ..em import Problem, check_finite, grow, shrink
 from ..experts import joined
 from ..gates import BaseGate
 from . import _parts as parts
 from ._all_or_nothing import all_or_nothing
-from ._validation import given
+from ._validation import given, read_weights
 
 
 class GrowthMixin:
@@ -152,12 +151,7 @@ class GrowthMixin:
         """Return rows to learn from as a problem, and the parts of the gate."""
         X_gate, X_expert = self._views(X)
         y = self._read_target(given(y, "y"))
-        weight = _check_sample_weight(
-            given(sample_weight, "sample_weight"),
-            X_expert,
-            dtype=np.float64,
-            ensure_non_negative=True,
-        )
+        weight = read_weights(sample_weight, X_expert, X_gate.dtype)
         weight = like(weight / self._weight_unit, X_gate, X_gate.dtype)
         real, y = y.dtype.kind == "f", like(y, X_gate)
         if real:

@@ -26,6 +26,7 @@ from . import _parts as parts
 from ._all_or_nothing import all_or_nothing
 from ._base import BaseMoE
 from ._distribution import DistributionMixin
+from ._validation import check_magnitude
 
 
 class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
@@ -87,7 +88,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         logarithms of squared residuals, which are out of fold where experts are
         cross-fitted; small and smooth is best, such as `Ridge` or boosting of a few
         leaves. An expert keeps its one scale where that is no worse. It changes
-        densities, not ``predict``. None is one scale an expert.
+        densities, not means. None is one scale an expert.
     gate_per_output : bool, default=False
         Give each of several outputs a gate and noise scales of its own, over experts
         that all outputs share. Where outputs follow different regimes one gate has
@@ -378,6 +379,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         multi_output = get_tags(self).target_tags.multi_output
         y = _check_y(y, multi_output=multi_output, y_numeric=True, estimator=self)
         y = y if y.dtype.kind == "f" else y.astype(np.float64)
+        check_magnitude(y, "y")
         self._family.check(y)
         return y
 

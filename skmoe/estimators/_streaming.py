@@ -15,13 +15,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 
-from .._sklearn_compat import _check_sample_weight
 from ..backends import like, namespace, to_host, using
 from ..em import Problem, Stream, absorb, open_stream, stacked
 from ..experts import take_rows
 from ..likelihoods import Gaussian
 from . import _parts as parts
-from ._validation import N_EXPERTS, given, on_host, refuse_lazy
+from ._validation import N_EXPERTS, given, on_host, read_weights, refuse_lazy
 
 FEW = 10
 """Rows an expert, below which a single one answers for all of them."""
@@ -145,12 +144,7 @@ class StreamingMixin:
         if sparse.issparse(X):
             X = X.tocsr()
         y = self._check_target(given(y, "y"))
-        weight = _check_sample_weight(
-            given(sample_weight, "sample_weight"),
-            y,
-            dtype=np.float64,
-            ensure_non_negative=True,
-        )
+        weight = read_weights(sample_weight, y)
         return Early(X, y, weight)
 
     @property

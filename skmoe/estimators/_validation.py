@@ -58,6 +58,74 @@ def refuse_lazy(array: Any, name: str) -> None:
 N_EXPERTS = 8
 """How many experts there are if nothing says how many."""
 
+LARGEST = {np.dtype(np.float32): 1e15, np.dtype(np.float64): 1e100}
+"""Numbers whose squares, summed over rows, are numbers still."""
+
+
+NOTHING = 1e-100
+"""A weight that is this share of the largest is none."""
+
+
+def check_magnitude(array: Any, name: str, dtype: Any = None) -> None:
+    """Raise ValueError if a number is so large that sums of squares would overflow.
+
+    Parameters
+    ----------
+    array : array or scipy CSR
+        Floats; NaN passes.
+    name : str
+        Which parameter it is.
+    dtype : dtype, default=None
+        That it will be computed in; None is its own.
+    """
+    values = array.data if sparse.issparse(array) else array
+    dtype = _numpy_dtype(dtype or values.dtype)
+    largest = LARGEST.get(dtype, np.inf)
+    xp = namespace(values)
+    large = (values > largest) | (values < -largest)
+    if not to_host(xp.any(large)):
+        return
+    first = int(np.flatnonzero(to_host(large))[0])
+    value, where = float(to_host(values).ravel()[first]), ""
+    if values is array:
+        place = np.unravel_index(first, array.shape)
+        where = " in " + ", ".join(
+            f"{axis} {i}" for axis, i in zip(("row", "column"), place, strict=False)
+        )
+    raise ValueError(
+        f"{name} must hold numbers between {-largest:g} and {largest:g} in "
+        f"{dtype}; got {value:g}{where}. Rescale it; a number that stands for a "
+        "missing value should be NaN."
+    )
+
+
+def read_weights(sample_weight: Any, rows: Any, dtype: Any = None) -> np.ndarray:
+    """Return the weights of rows, checked: one may divide by them.
+
+    Those that are nothing beside the largest are nothing.
+    """
+    weight = _check_sample_weight(
+        given(sample_weight, "sample_weight"),
+        rows,
+        dtype=np.float64,
+        ensure_non_negative=True,
+    )
+    check_magnitude(weight, "sample_weight", dtype)
+    smallest = 1.0 / LARGEST.get(_numpy_dtype(dtype), LARGEST[np.dtype(np.float64)])
+    largest = weight.max()
+    if 0 < largest < smallest:
+        raise ValueError(
+            f"sample_weight must hold a number of {smallest:g} or more; the largest is "
+            f"{largest:g}. Rescale it: weights count rows."
+        )
+    return np.where(weight < NOTHING * largest, 0.0, weight)
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype:
+    """Return a dtype of any library, such as torch.float32, as NumPy's."""
+    return np.dtype(str(dtype or "float64").split(".")[-1])
+
+
 TRAINING_WIDTH = 2
 """Training keeps this many times top_k experts a row: the rows that an expert will
 serve tomorrow are not only those that it serves today."""
@@ -109,12 +177,7 @@ class CheckedMixin:
         raw, X = self._check_X(X, reset=not warm)
         y = self._check_target(given(y, "y"))
         check_consistent_length(raw, y)
-        weight = _check_sample_weight(
-            given(sample_weight, "sample_weight"),
-            y,
-            dtype=np.float64,
-            ensure_non_negative=True,
-        )
+        weight = read_weights(sample_weight, y, getattr(X, "dtype", None))
         used = np.flatnonzero(weight > 0)
         if not used.size:
             raise ValueError(
@@ -133,6 +196,8 @@ class CheckedMixin:
         if X is None:
             return raw, X, y, weight
         # Targets are in the precision of X, and all arrays where X is.
+        if y.dtype.kind == "f":
+            check_magnitude(y, "y", X.dtype)
         y = like(y, X, X.dtype if y.dtype.kind == "f" else None)
         return raw, X, y, like(weight, X)
 
@@ -187,6 +252,7 @@ class CheckedMixin:
                     raise ValueError(said) from None
                 raise
             _check_n_features(self, array, reset=reset)
+            check_magnitude(array, "X")
             array = parts.small_indices(array)
             if self.backend == "cupy":
                 array = to_device(array)
@@ -288,6 +354,7 @@ class CheckedMixin:
             finite = to_host(xp.all(xp.isfinite(X)))
             if not finite:
                 raise ValueError("Input X contains NaN or infinity.")
+        check_magnitude(X, "X")
         _check_n_features(self, X, reset=reset)
         return X
 
