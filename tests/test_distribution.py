@@ -199,6 +199,37 @@ def test_regions_are_level_sets_of_the_mass(family, coverage):
         assert np.ptp(level) < 1e-3
 
 
+def endless(kind, n=40):
+    """Return mixtures whose densities are infinite at an end, or have wide tails."""
+    rng = np.random.default_rng(0)
+    weights, experts = rng.dirichlet(np.ones(2), size=n), np.tile([0, 1], (n, 1))
+    scale = np.exp(rng.uniform(0.0, np.log(100.0), size=(n, 2)))
+    means = np.exp(rng.normal(size=(n, 2)))
+    if kind == "beta":
+        means, scale = rng.uniform(0.01, 0.99, size=(n, 2)), scale / 10
+    family = {"gamma": Gamma(), "beta": Beta(), "student_t": StudentT(0.5)}[kind]
+    return PredictiveMixture(weights, experts, means, scale, family, np.zeros(n))
+
+
+@pytest.mark.parametrize("kind", ["gamma", "beta", "student_t"])
+@pytest.mark.parametrize("coverage", [0.01, 0.3, 0.9, 0.999])
+def test_regions_of_infinite_densities_hold_the_coverage(kind, coverage):
+    mix = endless(kind)
+    for i, region in enumerate(density.regions(mix, coverage)):
+        ends = np.column_stack([np.nextafter(region[:, 0], -1e9), region[:, 1]])
+        mass = np.diff(one(mix, i).cdf(ends.reshape(1, -1)))[0, ::2].sum()
+        assert mass >= coverage - 1e-6
+
+
+@pytest.mark.parametrize("family", CONTINUOUS, ids=str)
+def test_small_regions_hold_new_rows_too(family):
+    mix = mixture(family, n=4000, m=2)
+    mass = density.mass_above(mix, drawn(mix)[:, 0])
+    for coverage in (0.002, 0.01, 0.05):
+        error = 4 * np.sqrt(coverage / 4000)
+        assert np.mean(mass <= coverage) == pytest.approx(coverage, abs=error)
+
+
 def test_region_of_one_peak_is_the_shortest_interval():
     mix = normals([1.0, 0.0], [1.0, 9.0], [2.0, 1.0])
     known = stats.norm.interval(0.8, 1.0, 2.0)

@@ -782,8 +782,8 @@ def test_what_would_not_be_finite_is_not_kept(large):
     model = MoERegressor(n_experts=2, cross_fit=None, **QUICK).fit(X[:60], y[:60])
     model.partial_fit(X[:60], y[:60])
     before = dict(vars(model))
-    for given in ((X * large, y), (X, y * large)):
-        with pytest.raises(ValueError, match="X"):
+    for name, given in (("X", (X * large, y)), ("y", (X, y * large))):
+        with pytest.raises(ValueError, match=f"{name} must hold numbers"):
             model.partial_fit(*given)
         assert vars(model) == before
 

@@ -38,8 +38,11 @@ GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 MODE_STEPS = 45
 """Golden sections from the grid to a mode: 1e-9 of the bracket is left."""
 
+HALVED = 0.5 ** np.arange(1, 11)
+"""Shares of the way from a peak to the values of the grid beside it."""
+
 APART = 1e-9
-"""Values of a grid that are closer than this share of its range are one."""
+"""Values of a grid that are closer than this share of its middle half are one."""
 
 TIE = 1e-9
 """Probability that tells a count from the one before."""
@@ -117,7 +120,7 @@ def shortest(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
 # ------------------------------------------------------------------------- grids
 def _blocks(mixture: PredictiveMixture):
     m = mixture.weights.shape[1]
-    return mixture.blocks(4 * m * m * (N_LEVELS + 2))
+    return mixture.blocks(4 * m * m * (N_LEVELS + 4))
 
 
 def _values(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
@@ -127,11 +130,12 @@ def _values(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
     levels = [0.0, EDGE, *levels, 1.0 - EDGE, 1.0]
     levels = np.broadcast_to(levels, (len(mixture), len(levels)))
     values = mixture.component_quantiles(levels)
-    bounded = np.isfinite(values[:, :, [0, -1]])
-    values = values[:, :, 1:-1]
     # Of the far tails the density need not be known, but of the ends of a support.
-    values[:, :, 0] = np.where(bounded[:, :, 0], values[:, :, 0], values[:, :, 1])
-    values[:, :, -1] = np.where(bounded[:, :, 1], values[:, :, -1], values[:, :, -2])
+    bounded = np.isfinite(values[:, :, [0, -1]])
+    inner = values[:, :, [2, -3]]
+    for side, ends in ((0, slice(0, 2)), (1, slice(-2, None))):
+        known = bounded[:, :, [side]]
+        values[:, :, ends] = np.where(known, values[:, :, ends], inner[:, :, [side]])
     values = values.reshape(len(mixture), -1) + mixture.shift[:, None]
     return np.sort(values, axis=1)
 
@@ -188,10 +192,14 @@ class _Levels:
 
     def __init__(self, mixture: PredictiveMixture, coverage: float) -> None:
         self.mixture = mixture
-        self.values = _values(mixture, coverage)
+        self.values = _with_peaks(mixture, _values(mixture, coverage))
         self.height = _height(mixture, self.values)
-        at_ends = mixture.cdf(self.values[:, [0, -1]])
-        self.first, self.last = at_ends[:, 0], at_ends[:, 1]
+        # At the end of a support a density may be infinite, or take its last value.
+        self.height[:, 0] = np.maximum(self.height[:, 0], self.height[:, 1])
+        self.height[:, -1] = np.maximum(self.height[:, -1], self.height[:, -2])
+        before = np.nextafter(self.values[:, 0], -np.inf)
+        self.first = mixture.cdf(before[:, None])[:, 0]
+        self.last = mixture.cdf(self.values[:, -1:])[:, 0]
 
     def edges(self, level: np.ndarray):
         """Return row, position and direction (1 rises, -1 falls) of each edge."""
@@ -253,8 +261,35 @@ class _Levels:
 
 # ------------------------------------------------------------------------- modes
 def _modes(mixture, values: np.ndarray, height: np.ndarray) -> list[np.ndarray]:
-    """Return the modes of each row: the peaks of the grid, and then golden section."""
-    near = APART * (values[:, -1:] - values[:, :1])
+    """Return the modes of each row, highest first."""
+    rows, y, top, _ = _peaks(mixture, values, height)
+    bounds = np.searchsorted(rows, np.arange(len(mixture) + 1))
+    return [
+        y[first:end][np.argsort(-top[first:end], kind="stable")]
+        for first, end in itertools.pairwise(bounds)
+    ]
+
+
+def _with_peaks(mixture, values: np.ndarray) -> np.ndarray:
+    """Return a grid that holds the peaks too, and is denser the nearer to one."""
+    rows, y, _, beside = _peaks(mixture, values, _height(mixture, values))
+    first = np.searchsorted(rows, np.arange(len(mixture)))
+    place = np.arange(len(rows)) - first[rows]
+    shape = len(mixture), int(place.max(initial=0)) + 1, 2 * len(HALVED) + 1
+    added = np.broadcast_to(values[:, -1:, None], shape).copy()
+    steps = (beside - y[:, None])[:, :, None] * HALVED
+    added[rows, place, 1:] = y[:, None] + steps.reshape(len(y), -1)
+    added[rows, place, 0] = y
+    return np.sort(np.hstack([values, added.reshape(len(values), -1)]), axis=1)
+
+
+def _peaks(mixture, values: np.ndarray, height: np.ndarray):
+    """Return row, place and height of peaks, and the values beside them, (p, 2).
+
+    They are peaks of the grid, and then golden section.
+    """
+    quarter = values.shape[1] // 4
+    near = APART * (values[:, -1 - quarter] - values[:, quarter])[:, None]
     kept = np.hstack([np.full((len(values), 1), True), np.diff(values) > near])
     rows = np.nonzero(kept)[0]
     values, height = values[kept], height[kept]
@@ -265,6 +300,7 @@ def _modes(mixture, values: np.ndarray, height: np.ndarray) -> list[np.ndarray]:
     a = values[np.where(before[at] > -np.inf, at - 1, at)]
     b = values[np.where(after[at] > -np.inf, at + 1, at)]
     rows, known, own = rows[at], values[at], height[at]
+    beside = np.column_stack([a, b])
     part = mixture.take(rows)
     for _ in range(MODE_STEPS):
         left, right = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
@@ -273,12 +309,7 @@ def _modes(mixture, values: np.ndarray, height: np.ndarray) -> list[np.ndarray]:
     y = (a + b) / 2
     # A density may have its peak at the end of its support, or a kink at a mean.
     at_y = _height(part, y[:, None])[:, 0]
-    y, top = np.where(own > at_y, known, y), np.maximum(own, at_y)
-    bounds = np.searchsorted(rows, np.arange(len(mixture) + 1))
-    return [
-        y[first:end][np.argsort(-top[first:end], kind="stable")]
-        for first, end in itertools.pairwise(bounds)
-    ]
+    return rows, np.where(own > at_y, known, y), np.maximum(own, at_y), beside
 
 
 # ------------------------------------------------------------------------ counts

@@ -43,7 +43,8 @@ class Gamma(Likelihood):
         shape, inside = 1.0 / scale, y > 0
         y = np.where(inside, y, 1.0)
         ratio = shape * y / mean
-        density = shape * np.log(ratio) - ratio - np.log(y) - special.gammaln(shape)
+        log_ratio = np.log(y) - np.log(scale * mean)
+        density = shape * log_ratio - ratio - np.log(y) - special.gammaln(shape)
         return np.where(inside, density, -np.inf)
 
     def cdf(self, y, mean, scale):
