@@ -12,6 +12,7 @@ from sklearn.dummy import DummyRegressor
 from ..backends import Array, filled, like, namespace, to_host
 from ..routing import Routing
 from ._base import Likelihood, unit_of
+from ._mixture import median
 
 IMPOSSIBLE = -1e3
 """Logarithm of a density of nothing. Finite: a row that is routed to the fixed expert
@@ -311,9 +312,9 @@ class WithOutliers(BesideFixed):
 
     The last of the ``n_experts`` gives every y between the ends of the training
     targets the same density [1]_: rows that no expert explains are its own, and do
-    not pull the others. ``predict`` leaves that expert out: it answers what the others
-    say, by their gate weights. It fits where outliers are frequent; against a few heavy
-    tails `StudentT` is simpler.
+    not pull the others. ``predict`` leaves that expert out: it answers the median of
+    the others, of families that are symmetric, else their mean by gate weights. It
+    fits where outliers are frequent; against a few heavy tails `StudentT` is simpler.
 
     Parameters
     ----------
@@ -333,8 +334,14 @@ class WithOutliers(BesideFixed):
     centred = True
 
     def centre(self, means: Array, scale: np.ndarray | None, routing: Routing) -> Array:
-        """Return what the experts that learn say of each row, (n, q)."""
-        return self.base_.centre(means, scale, self._without_fixed(routing))
+        """Return the median of the experts that learn, (n, q); of counts the mean.
+
+        One of them may stand for outliers too, where these are alike.
+        """
+        family, others = self.base_, self._without_fixed(routing)
+        if family.normal or family.centred:
+            return median(family, means, scale, others)
+        return family.centre(means, scale, others)
 
     def _without_fixed(self, routing: Routing) -> Routing:
         indices, weights = to_host(routing.indices), to_host(routing.weights)
