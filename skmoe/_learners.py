@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from inspect import signature
+from typing import Any
 
 import numpy as np
+from joblib import hash as content_hash
+from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.frozen import FrozenEstimator
 from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -88,7 +92,9 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
         for name, value in estimator.get_params().items()
         if (name == "random_state" or name.endswith("__random_state")) and value is None
     }
-    return estimator.set_params(**unset)
+    if unset:
+        estimator.set_params(**unset)
+    return estimator
 
 
 def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
@@ -106,3 +112,127 @@ def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
     offset = np.random.RandomState(seed).uniform(1e-6, 1 - 1e-6)
     counts = np.diff(np.floor(ticks + offset), prepend=0.0).astype(np.intp)
     return np.repeat(np.arange(len(weights)), counts)
+
+
+# ------------------------------------------------------------------ frozen models
+def is_frozen(learner: Any) -> bool:
+    """Tell whether fit leaves a learner as it is: a model that exists already.
+
+    That is a FrozenEstimator, alone or at the end of a Pipeline, or what says so.
+    """
+    if isinstance(learner, Pipeline):
+        return is_frozen(learner.steps[-1][1])
+    return isinstance(learner, FrozenEstimator) or getattr(learner, "stays", False)
+
+
+def thawed(part: Any) -> Any:
+    """Return what a FrozenEstimator holds; all else as it is."""
+    while isinstance(part, FrozenEstimator):
+        part = part.estimator
+    return part
+
+
+def bare(part: Any) -> Any:
+    """Return what a part is without FrozenEstimators, also in a Pipeline."""
+    part = thawed(part)
+    if not isinstance(part, Pipeline):
+        return part
+    steps = [(name, bare(step)) for name, step in part.steps]
+    same = all(new is old for (_, new), (_, old) in zip(steps, part.steps, strict=True))
+    return part if same else Pipeline(steps)
+
+
+def recipe(learner: Any) -> Any:
+    """Return a key that learners share which become the same in fit.
+
+    A model that exists already is told by what it is, not by what it holds, which may
+    be large.
+    """
+    if isinstance(learner, FrozenEstimator):
+        return FrozenEstimator, id(thawed(learner))
+    if isinstance(learner, (list, tuple)):
+        return tuple(map(recipe, learner))
+    if not hasattr(learner, "get_params") or isinstance(learner, type):
+        return _content(learner)
+    params = learner.get_params(deep=False)
+    return type(learner), tuple((name, recipe(params[name])) for name in sorted(params))
+
+
+def _content(value: Any) -> Any:
+    """Return a key of what a value holds; of one without a file form, what it is."""
+    try:
+        return content_hash(value)
+    except Exception:  # such as a lambda
+        return id(value)
+
+
+# ------------------------------------------------------------------------ answers
+def surely_lacks(learner: Any, method: str) -> bool:
+    """Tell whether a learner has no such method, nor will have it once it is fitted.
+
+    Of learners that hold others, as stacks and searches do, only the fitted one knows.
+    """
+    if isinstance(learner, Pipeline):
+        return surely_lacks(learner.steps[-1][1], method)
+    if hasattr(learner, method):
+        return False
+    inner = learner.get_params().values()
+    holds_others = any(hasattr(each, "fit") for each in inner)
+    return not (holds_others and hasattr(type(learner), method))
+
+
+def said_without(method: str) -> str:
+    """Return the words for a learner that lacks a method."""
+    if method != "predict_proba":
+        return f"has no {method}."
+    wrapper = "sklearn.calibration.CalibratedClassifierCV"
+    return f"has no predict_proba; wrap it in {wrapper}."
+
+
+def read_answer(answer: Any, n_rows: int, n_columns: int, who: str) -> np.ndarray:
+    """Return what a learner answers as numbers, (n_rows, n_columns).
+
+    Parameters
+    ----------
+    answer : array-like or sparse matrix
+        Numbers of any dtype.
+    n_rows, n_columns : int
+        What it is asked for; one column may come as a vector.
+    who : str
+        Who answers, for messages.
+
+    Returns
+    -------
+    ndarray of float32 or float64
+    """
+    found = _numbers(answer, who)
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"{who} predicted NaN or infinity. Scale the features or regularise the "
+            "learner more."
+        )
+    if n_columns == 1 and found.shape == (n_rows,):
+        return found[:, None]
+    if found.shape != (n_rows, n_columns):
+        expected = f"({n_rows}, {n_columns})"
+        also = f" or ({n_rows},)" if n_columns == 1 else ""
+        raise ValueError(
+            f"{who} answered shape {found.shape} for {n_rows} rows; it must be "
+            f"{expected}{also}."
+        )
+    return found
+
+
+def _numbers(answer: Any, who: str) -> np.ndarray:
+    """Return an answer as an array of float32 or float64."""
+    try:
+        found = np.asarray(answer.toarray() if sparse.issparse(answer) else answer)
+        if found.dtype.kind not in "biufO":
+            raise TypeError(f"dtype {found.dtype}")
+        known = found.dtype in (np.float32, np.float64)
+        return found if known else found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{who} answered a {type(answer).__name__} that cannot be read as numbers: "
+            f"{error}."
+        ) from error

@@ -16,7 +16,14 @@ from sklearn.svm import SVC, SVR
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
-from skmoe.gates import ConstantGate, SoftmaxGate
+from skmoe.gates import (
+    ConstantGate,
+    EstimatorGate,
+    GroupGate,
+    KNeighborsGate,
+    SoftmaxGate,
+    TreeGate,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
@@ -325,6 +332,106 @@ def test_the_number_of_experts_is_that_of_a_list_or_eight():
     model.add_experts(1, X, LABELS)
     assert (model.n_experts, model.n_experts_) == (None, 3)
     assert model.predict(X).shape == (40,)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n_experts": 10**30}, "n_experts must be at most 1000000; got 10"),
+        ({"n_init": 10**30}, "n_init must be at most 1000000; got 10"),
+        ({"cross_fit": 10**30}, "cross_fit must be at most 1000000; got 10"),
+        ({"cross_fit": b"auto"}, "cross_fit must be 'auto', a number of folds"),
+        ({"init": [1.0, 2.0]}, "init: Expected 2D array, got 1D"),
+        ({"init": np.full((40, 2), "a")}, "init: could not convert string to float"),
+        (
+            {"gate": EstimatorGate(True)},
+            "gate: The 'estimator' parameter of EstimatorGate must",
+        ),
+        ({"gate": SoftmaxGate(np.ones(2))}, "'alpha' parameter of SoftmaxGate must be"),
+        ({"gate": TreeGate(np.ones(2))}, "'min_samples_leaf' parameter of TreeGate"),
+        ({"gate": KNeighborsGate(pd.NA)}, "'n_neighbors' parameter of KNeighborsGate"),
+        ({"gate": TreeGate(max_depth=10**30)}, "'max_depth' parameter of TreeGate"),
+        (
+            {"gate": GroupGate([0], concentration=np.array([1, 2]))},
+            "'concentration' parameter of GroupGate must be",
+        ),
+        ({"n_jobs": 0}, "n_jobs == 0"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+@both_kinds
+def test_parameters_of_odd_kinds(kind, params, message):
+    model, y = either(kind)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        model.set_params(**params).fit(X, y)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            X * 1e200,
+            r"X holds values as large as .*e\+200, whose squares are",
+        ),
+        (sparse.csr_array(X * 1e300), r"X holds values as large as .*e\+300"),
+        (None, "X: Expected 2D array"),
+        (np.full((40, 3), object()), r"X: float\(\) argument"),
+        (X.astype(complex), "X: Complex data not supported|Complex data .*X"),
+        (pd.DataFrame(X, columns=["a", "a", "b"]), "X: .*unique column names"),
+    ],
+    ids=["1e200", "CSR of 1e300", "None", "objects", "complex", "names twice"],
+)
+@both_kinds
+def test_rows_that_cannot_be_learned_from(kind, rows, message):
+    model, y = either(kind)
+    with pytest.raises((ValueError, TypeError), match=rf"(?s){message}"):
+        model.fit(rows, y)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA], ids=str)
+@pytest.mark.parametrize("cross_fit", [None, "auto"])
+def test_groups_that_are_missing(missing, cross_fit):
+    groups = np.array([f"g{i // 4}" for i in range(40)], dtype=object)
+    groups[:3] = missing
+    model = regressor(cross_fit=cross_fit)
+    with pytest.raises(ValueError, match=r"groups holds 3 missing|groups contains NaN"):
+        model.fit(X, Y, groups=groups)
+    groups[:3] = 7
+    with pytest.raises(
+        TypeError, match=r"groups must hold labels of one kind.*int, str"
+    ):
+        model.fit(X, Y, groups=groups)
+    with pytest.raises(TypeError, match=r"groups: Input should have at least 1 dim"):
+        model.fit(X, Y, groups="g1")
+
+
+def test_arguments_of_odd_kinds():
+    for weight, message in (
+        (np.inf, "sample_weight sums to inf"),
+        (1e308, "sample_weight sums to"),
+        (1e-320, "sample_weight sums to"),
+        ("heavy", "sample_weight: could not convert string"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            regressor().fit(X, Y, sample_weight=weight)
+    for each in ({"high": np.nan, "low": 1}, {"high": np.inf, "low": 1}):
+        with pytest.raises(
+            ValueError, match="class_weight must not be infinite or NaN"
+        ):
+            classifier(class_weight=each).fit(X, LABELS)
+    with pytest.raises(ValueError, match=r"classes: Expected array-like"):
+        classifier().partial_fit(X, LABELS, classes="high")
+    model = regressor().fit(X, Y)
+    with pytest.raises(ValueError, match="quantiles: could not convert string"):
+        model.predict_quantiles(X, "median")
+    with pytest.raises(ValueError, match="n == 1000"):
+        model.add_experts(10**30, X, Y)
+    message = r"y holds classes that fit did not see: \['0', '1'\]; known are \[0, 1\]"
+    numbers = classifier().fit(X, np.arange(40) % 2)
+    labels = pd.Series(np.arange(40) % 2).astype(str).astype("string")
+    with pytest.raises(ValueError, match=message):
+        numbers.score_samples(X, labels)
 
 
 def test_parameters_of_one_kind():

@@ -14,6 +14,7 @@ from sklearn.ensemble import (
     VotingClassifier,
     VotingRegressor,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.gaussian_process import (
     GaussianProcessClassifier,
     GaussianProcessRegressor,
@@ -118,6 +119,19 @@ CLASSIFIERS = {
         make_pipeline(StandardScaler(), LogisticRegression()),
     ],
 }
+
+
+def test_models_that_existed_already():
+    tree = FrozenEstimator(DecisionTreeRegressor(max_depth=3).fit(X, y))
+    piped = make_pipeline(StandardScaler(), Ridge()).fit(X, y)
+    sides = FrozenEstimator(LogisticRegression().fit(X, X[:, 0] > 0))
+    experts = [tree, FrozenEstimator(piped)]
+    first = MoERegressor(experts, gate=sides, **{**FAST, "n_experts": 2}).fit(X, y)
+    check(first, X)
+    piped = make_pipeline(StandardScaler(), FrozenEstimator(Ridge().fit(X, y)))
+    gate = MoERegressor(**{**FAST, "n_experts": 2}).fit(X, y).gate_
+    options = {**FAST, "n_experts": 2, "gate": FrozenEstimator(gate)}
+    check(MoERegressor([piped, Ridge()], **options).fit(X, y), X)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -32,6 +32,9 @@ PULLS = tuple((a, False) for a in STRENGTHS) + tuple((a, True) for a in STRENGTH
 """A strength, and whether experts are pulled to the best learner instead of their own;
 where all have the same learner, or a shared one stands beside them, that is none."""
 
+AS_THEY_ARE = 1.0, False
+"""The pull that is none, and the only one of models that exist already."""
+
 PARTS = 4
 """One row in so many is held out."""
 
@@ -95,8 +98,8 @@ class HeldOut:
         The same of the best learner alone, with one noise scale.
     models : list of (gate, pool)
         For each gate the mixture of unpulled experts.
-    mixtures : list of list of (gate, pool)
-        For each gate and pull the mixture that was tried.
+    mixtures : list of dict
+        For each gate the mixtures that were tried, (gate, pool) by pull.
     run : EMResult
         The run of EM that they come from.
     tied : bool
@@ -108,14 +111,13 @@ class HeldOut:
     blind: np.ndarray
     single: float
     models: list[tuple[BaseGate, ExpertPool]]
-    mixtures: list[list[tuple[BaseGate, ExpertPool]]]
+    mixtures: list[dict[tuple[float, bool], tuple[BaseGate, ExpertPool]]]
     run: EMResult
     tied: bool = True
 
     def mixture(self, choice: Choice) -> tuple[BaseGate, ExpertPool]:
         """Return the mixture that was chosen."""
-        pull = choice.strength, choice.to_best
-        return self.mixtures[choice.gate][PULLS.index(pull)]
+        return self.mixtures[choice.gate][choice.strength, choice.to_best]
 
 
 @dataclass(frozen=True)
@@ -215,8 +217,10 @@ def hold_out(
     targets = pooled, pooled.only(best)
     targets_new = pooled_new, pooled_new.only(best)
     models: list[tuple[BaseGate, ExpertPool]] = []
-    mixtures: list[list[tuple[BaseGate, ExpertPool]]] = []
+    mixtures: list[dict[tuple[float, bool], tuple[BaseGate, ExpertPool]]] = []
     pulls = PULLS if several else PULLS[: len(STRENGTHS)]
+    if result.pool.frozen.all():
+        pulls = (AS_THEY_ARE,)
     table = np.full((len(gates), len(PULLS)), np.nan)
     losses, blind = np.full_like(table, np.nan), np.full_like(table, np.nan)
     for i, variant in enumerate(gates):
@@ -230,15 +234,17 @@ def hold_out(
             asked = new = state.pool.finished(train.X, train.y, own)
         models.append((for_new_rows(train, state.gate, state.resp), copy.copy(new)))
         models[-1][1].scale = state.pool.scale
-        mixtures.append([])
-        for j, (strength, to_best) in enumerate(pulls):
+        mixtures.append({})
+        for strength, to_best in pulls:
+            j = PULLS.index((strength, to_best))
             pulled = targets[to_best].pull(state.pool, strength)
             judge = rescaled(train, pulled, state.resp)
             last = settle(train, state.gate, judge, rule, GATE_PASSES, learn=False)
             final = copy.copy(targets_new[to_best].pull(asked, strength))
             final.scale = last.pool.scale
-            mixtures[-1].append((for_new_rows(train, last.gate, last.resp), final))
-            found = routed(test, *mixtures[-1][-1], rule)
+            tried = for_new_rows(train, last.gate, last.resp), final
+            mixtures[-1][strength, to_best] = tried
+            found = routed(test, *tried, rule)
             table[i, j], losses[i, j] = found.bound, loss(test, found)
             blind[i, j] = _blind(test, final, last)
     return HeldOut(table, losses, blind, single, models, mixtures, result, train.tied)
@@ -325,7 +331,9 @@ def choose(
 
     table, losses = mean(lambda h: h.table), mean(lambda h: h.losses)
     fits = [j for j, (a, _) in enumerate(PULLS) if a == 0.0]
-    pooled, best = np.nanmin(losses[..., fits]), np.nanmin(losses)
+    best = np.nanmin(losses)
+    pooled = np.fmin.reduce(losses[..., fits], axis=None)
+    pooled = best if np.isnan(pooled) else pooled
     given_up = max(SHARE_OF_GAIN * (pooled - best), SHARE_OF_LOSS * pooled)
     allowed = losses <= (best + given_up) * (1 + ROUNDING)
     scores = np.where(allowed, table, -np.inf)
@@ -340,6 +348,6 @@ def choose(
         to_best,
         mixture=float(table[plan, gate, pull]),
         blind=float(mean(lambda h: h.blind)[plan, gate, pull]),
-        pooled=float(np.nanmax(table[plan, :, fits])),
+        pooled=float(np.fmax.reduce(table[plan, :, fits], axis=None)),
         single=float(mean(lambda h: h.single)[plan]),
     )

@@ -117,6 +117,7 @@ def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]
     first = xp.argmax(state.resp.weights, axis=1)[:, None]
     own = to_host(xp.take_along_axis(state.resp.indices, first, axis=1))[:, 0]
     lack = np.bincount(own, weight * (score.max() - score), minlength=n_old)
+    lack[state.pool.frozen] = -1.0  # a copy of a frozen model could learn nothing
     parts, split = np.ones(n_old), []
     for _ in range(problem.n_experts - n_old):
         split.append(int(np.argmax(lack / parts**2)))

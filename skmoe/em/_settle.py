@@ -27,8 +27,8 @@ import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
-from joblib import hash as content_hash
 
+from .._learners import recipe
 from ..backends import like, namespace, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate, RoutingRule
@@ -177,8 +177,10 @@ class Pooled:
         """
         if problem.shared is not None and pool.classes is not None:
             return cls(problem.shared.judge, np.zeros(pool.n_experts, dtype=np.intp))
-        keys = [content_hash(learner) for learner in pool.learners]
-        _, first, learner_of = np.unique(keys, return_index=True, return_inverse=True)
+        keys = [recipe(learner) for learner in pool.learners]
+        distinct = list(dict.fromkeys(keys))
+        first = np.array([keys.index(key) for key in distinct])
+        learner_of = np.array([distinct.index(key) for key in keys])
         few = some(pool, first)
         everyone = learnable_rows(problem, few)
         few.fit(problem.X, problem.y, everyone)

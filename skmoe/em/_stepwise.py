@@ -38,8 +38,8 @@ import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
-from joblib import hash as content_hash
 
+from .._learners import recipe
 from ..backends import like, namespace, select, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate, RoutingRule
@@ -390,7 +390,7 @@ def _worst_rows(
 
 
 def _alike(pool: ExpertPool, one: int, other: int) -> bool:
-    return content_hash(pool.learners[one]) == content_hash(pool.learners[other])
+    return recipe(pool.learners[one]) == recipe(pool.learners[other])
 
 
 def _copied(

@@ -91,7 +91,7 @@ class BaseMoE(
         "top_k": [Interval(Integral, 1, None, closed="left"), None],
         "top_p": [Interval(Real, 0, 1, closed="right"), None],
         "capacity_factor": [Interval(Real, 1, None, closed="left"), None],
-        "shared_expert": [StrOptions({"auto"}), HasMethods(["fit", "predict"]), None],
+        "shared_expert": [StrOptions({"auto"}), HasMethods(["fit"]), None],
         "cross_fit": [
             StrOptions({"auto"}),
             Interval(Integral, 2, None, closed="left"),
@@ -248,6 +248,7 @@ class BaseMoE(
             The fitted mixture. If fit fails or is interrupted, the estimator stays
             as it was before.
         """
+        self._check_counts()
         learners = parts.read_experts(
             self.expert, self._n_asked, self._default_expert(), self._classifies
         )
@@ -273,8 +274,11 @@ class BaseMoE(
             before, gate = self._warm_gate(gate)
         elif before is not None:
             before = before.fit(raw, y)
+        X_gate = parts.gate_input(before, X, raw)
+        if before is not None:
+            parts.check_made(X_gate, gate)
         problem = Problem(
-            X_gate=parts.gate_input(before, X, raw),
+            X_gate=X_gate,
             X=raw if self._experts_read_raw else X,
             y=y,
             sample_weight=weight,
@@ -285,7 +289,7 @@ class BaseMoE(
             seed=int(seeds[n_experts]),
             groups=groups,
             balance=self.balance,
-            capacity=self.capacity_factor or np.inf,
+            capacity=float(self.capacity_factor or np.inf),
         )
         path = vars(self).get("selection_path_") if warm else None
         if self._chooses_number:

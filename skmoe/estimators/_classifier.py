@@ -25,7 +25,7 @@ from ._multilabel import (
     read_labels,
     takes_labels,
 )
-from ._validation import given, on_host
+from ._validation import about, given, on_host
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -50,7 +50,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         is ``LogisticRegression()``, whose experts are trained together, with the
         answer that clones would give. Of several labels a `LogisticRegression` is one
         model a label, as in `sklearn.multioutput.MultiOutputClassifier`. A learner
-        without ``sample_weight`` is fitted on weighted resamples.
+        without ``sample_weight`` is fitted on weighted resamples. A
+        :class:`sklearn.frozen.FrozenEstimator` serves as it is.
     n_experts : int, "auto" or None, default=None
         Number of experts; None is 8, or the length of a list of experts. "auto" grows
         and prunes a mixture and takes the least number that explains rows held out as
@@ -346,14 +347,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             )
         self.classes_ = classes
         if self.class_weight is not None:
-            class_weight = compute_class_weight(
-                self.class_weight, classes=classes, y=y, sample_weight=weight
-            )
-            if (class_weight < 0).any():
-                raise ValueError(
-                    f"class_weight must not be negative; got {self.class_weight!r}."
-                )
-            weight = weight * class_weight[positions]
+            weight = weight * self._weight_of_each(y, weight)[positions]
         return positions, weight
 
     def _set_multilabel(self, y: np.ndarray) -> None:
@@ -372,6 +366,21 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             )
         self.classes_ = np.arange(y.shape[1])
 
+    def _weight_of_each(self, y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        """Return the weight of each class."""
+        try:
+            each = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=y, sample_weight=weight
+            )
+        except TypeError as error:
+            raise TypeError(f"class_weight {self.class_weight!r}: {error}") from error
+        if not (np.isfinite(each) & (each >= 0)).all():
+            wrong = "negative" if (each < 0).any() else "infinite or NaN"
+            raise ValueError(
+                f"class_weight must not be {wrong}; got {self.class_weight!r}."
+            )
+        return each
+
     def _class_weighted(self, y: Array, weight: np.ndarray) -> np.ndarray:
         """Return row weights of a batch times those of the classes.
 
@@ -381,7 +390,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             return weight
         y, classes = to_host(y), self.classes_
         if isinstance(self.class_weight, dict):
-            each = compute_class_weight(self.class_weight, classes=classes, y=classes)
+            each = self._weight_of_each(classes, None)
         else:
             mass = self._class_mass + np.bincount(y, weight, minlength=len(classes))
             self._class_mass, met = mass, mass > 0
@@ -463,7 +472,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
                     "classes must be passed on the first call to partial_fit."
                 )
             return
-        classes = unique_labels(classes)
+        with about("classes"):
+            classes = unique_labels(classes)
         if known is None:
             if len(classes) < 2:
                 raise ValueError(
@@ -487,9 +497,11 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
                 f"y has {y.shape[1]} labels a row, but {type(self).__name__} was "
                 "fitted with one class a row."
             )
-        positions = np.minimum(
-            np.searchsorted(self.classes_, y), len(self.classes_) - 1
-        )
+        try:
+            places = np.searchsorted(self.classes_, y)
+        except TypeError:  # labels of another kind
+            places = np.zeros(len(y), dtype=np.intp)
+        positions = np.minimum(places, len(self.classes_) - 1)
         unseen = np.unique(y[self.classes_[positions] != y])
         if unseen.size:
             raise ValueError(

@@ -17,7 +17,7 @@ from ..likelihoods import PredictiveMixture
 from . import _regions as density
 from ._all_or_nothing import all_or_nothing
 from ._conformal import Calibration
-from ._validation import given
+from ._validation import about, given
 
 KINDS = ("equal_tailed", "highest_density")
 
@@ -131,7 +131,8 @@ class DistributionMixin:
         >>> bool((high - low)[1] > 5 * (high - low)[0])     # noise grows at 0
         True
         """
-        p = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+        with about("quantiles"):
+            p = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
         if p.ndim != 1 or not p.size:
             raise ValueError(
                 f"quantiles must be a list of probabilities; got shape {p.shape}."

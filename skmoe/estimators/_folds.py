@@ -26,7 +26,7 @@ from ..em import (
 )
 from ..experts import ExpertPool, left_out
 from ..gates import BaseGate
-from ._validation import given
+from ._validation import about, check_labels, given
 
 AUTO_FOLDS = 3
 """Folds of cross_fit="auto": more cost more and change little."""
@@ -55,7 +55,7 @@ class FoldsMixin:
         return router
 
     def _check_cross_fit(self) -> None:
-        if isinstance(self.cross_fit, str) and self.cross_fit != "auto":
+        if isinstance(self.cross_fit, (str, bytes)) and self.cross_fit != "auto":
             raise ValueError(
                 "cross_fit must be 'auto', a number of folds, a splitter or None; got "
                 f"{self.cross_fit!r}."
@@ -72,9 +72,11 @@ class FoldsMixin:
         if groups is None:
             return None
         used = self._used(sample_weight, n_used)
-        groups = check_array(
-            given(groups, "groups"), ensure_2d=False, dtype=None, input_name="groups"
-        )
+        groups = np.asarray(given(groups, "groups"))
+        if groups.dtype.kind == "O" and groups.ndim == 1:
+            check_labels(groups, "groups")
+        with about("groups"):
+            groups = check_array(groups, ensure_2d=False, dtype=None)
         if groups.shape != used.shape:
             raise ValueError(
                 f"groups must have one entry a row, shape {used.shape}; got shape "
@@ -100,8 +102,8 @@ class FoldsMixin:
     def _cross_fitted(self, pool: ExpertPool, problem: Problem) -> ExpertPool:
         """Return the pool, wrapped if its experts are to be judged out of fold."""
         auto, groups = isinstance(self.cross_fit, str), problem.groups
-        # Rigid experts do not memorise rows.
-        if self.cross_fit is None or (auto and pool.slack == 0):
+        # Rigid experts do not memorise rows, and frozen ones learn from none.
+        if self.cross_fit is None or (auto and pool.slack == 0) or pool.frozen.all():
             return pool
         if (auto and groups is None) or isinstance(self.cross_fit, LeaveOneOut):
             free = left_out(pool)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted, check_scalar
 
+from .._sklearn_compat import _num_samples
 from ..backends import like
 from ..em import Problem, check_finite, grow, shrink
 from ..experts import joined
 from ..gates import BaseGate
 from . import _parts as parts
 from ._all_or_nothing import all_or_nothing
-from ._validation import given, read_weights
+from ._validation import about, given, read_weights, refuse_lazy
 
 
 class GrowthMixin:
@@ -51,11 +52,17 @@ class GrowthMixin:
             The mixture, now with ``n_experts_ + n`` experts, the new ones last.
         """
         self._check_can_grow()
-        check_scalar(n, "n", Integral, min_val=1)
+        refuse_lazy(X, "X")
+        check_scalar(n, "n", Integral, min_val=1, max_val=_num_samples(X))
         if hasattr(self, "noise_experts_"):
             raise ValueError(
                 "noise_expert: experts cannot be added to a mixture whose noise was "
                 "learned; fit anew with another n_experts."
+            )
+        if self._pool.frozen.all():
+            raise ValueError(
+                "expert: all experts are frozen models, and a new one would be a copy "
+                "of one of them. Fit anew with a longer list of experts."
             )
         if self._pool.likelihood.n_fixed:
             raise ValueError(
@@ -150,7 +157,8 @@ class GrowthMixin:
     def _seen(self, X, y, sample_weight, n_experts: int) -> tuple[Problem, Any, Any]:
         """Return rows to learn from as a problem, and the parts of the gate."""
         X_gate, X_expert = self._views(X)
-        y = self._read_target(given(y, "y"))
+        with about("y"):
+            y = self._read_target(given(y, "y"))
         weight = read_weights(sample_weight, X_expert, X_gate.dtype)
         weight = like(weight / self._weight_unit, X_gate, X_gate.dtype)
         real, y = y.dtype.kind == "f", like(y, X_gate)

@@ -17,7 +17,7 @@ from ..experts import ExpertPool, OneOutputPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from . import _parts as parts
-from ._validation import given, on_host
+from ._validation import about, given, on_host
 
 
 def answer(X: Any, found: Array) -> Array:
@@ -240,7 +240,8 @@ class RoutedMixin:
         That is log p(k | x) and log p(y | x, k), beside the routing that has them.
         """
         X_gate, X_expert = self._views(X)
-        y = self._read_target(given(y, "y"))
+        with about("y"):
+            y = self._read_target(given(y, "y"))
         check_consistent_length(X_expert, y)
         y = like(y, X_gate)
         found = []

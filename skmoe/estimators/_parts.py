@@ -6,14 +6,16 @@ import itertools
 from typing import Any
 
 import numpy as np
-from joblib import hash as content_hash
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 
+from .._learners import recipe, said_without, surely_lacks, thawed
 from ..backends import Array, namespace
 from ..gates import (
     BaseGate,
@@ -25,6 +27,7 @@ from ..gates import (
     SoftmaxGate,
     TreeGate,
 )
+from ..gates._frozen import FrozenGate
 
 GATES: dict[str, type[BaseGate]] = {
     "softmax": SoftmaxGate,
@@ -80,7 +83,7 @@ def named_parts(params: dict[str, Any]) -> dict[str, Any]:
 
 def alike(learners: list[BaseEstimator]) -> bool:
     """Tell whether all learners are the same."""
-    return len({content_hash(learner) for learner in learners}) == 1
+    return len({recipe(learner) for learner in learners}) == 1
 
 
 def check_learner(learner: Any, classify: bool, name: str = "expert") -> None:
@@ -90,35 +93,62 @@ def check_learner(learner: Any, classify: bool, name: str = "expert") -> None:
             f"{name} must be an estimator instance with fit and predict; got "
             f"{learner!r}."
         )
-    if not classify:
-        if is_classifier(learner):
-            raise ValueError(
-                f"{name} {learner!r} is a classifier; MoERegressor needs regressors."
-            )
-        if not hasattr(learner, "predict"):
-            raise ValueError(f"{name} {learner!r} has no predict.")
-        return
-    if is_regressor(learner):
+    missing = [m for m in ("get_params", "__sklearn_tags__") if not hasattr(learner, m)]
+    if missing:
+        raise TypeError(
+            f"{name} {learner!r} has no {', '.join(missing)}: let it inherit from "
+            "sklearn.base.BaseEstimator."
+        )
+    check_frozen(learner, name)
+    if not classify and is_classifier(learner):
+        raise ValueError(
+            f"{name} {learner!r} is a classifier; MoERegressor needs regressors."
+        )
+    if classify and is_regressor(learner):
         raise ValueError(
             f"{name} {learner!r} is a regressor; MoEClassifier needs classifiers."
         )
-    if not hasattr(learner, "predict_proba"):
-        raise ValueError(
-            f"{name} {learner!r} has no predict_proba; wrap it in "
-            "sklearn.calibration.CalibratedClassifierCV."
-        )
+    method = "predict_proba" if classify else "predict"
+    if surely_lacks(learner, method):
+        raise ValueError(f"{name} {learner!r} {said_without(method)}")
+
+
+def check_frozen(part: Any, name: str) -> None:
+    """Raise if a part was frozen before it was fitted."""
+    if isinstance(part, FrozenEstimator) and not part.__sklearn_is_fitted__():
+        raise NotFittedError(f"{name} {part!r} was frozen before it was fitted.")
+
+
+def opened(gate: Any) -> Any:
+    """Return a frozen Pipeline as a Pipeline of frozen steps, all else as it is."""
+    inner = thawed(gate)
+    if inner is gate or not isinstance(inner, Pipeline):
+        return gate
+    return Pipeline([(name, FrozenEstimator(step)) for name, step in inner.steps])
+
+
+def reads_raw(learner: Any) -> bool:
+    """Tell whether a learner may want X as it was given, not as an array."""
+    return isinstance(learner, (Pipeline, FrozenEstimator))
 
 
 def read_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
     """Return (transformers before the gate or None, the unfitted gate itself)."""
     if isinstance(gate, str):
         return None, GATES[gate]()
+    gate = opened(gate)
     if isinstance(gate, Pipeline):
         last = gate.steps[-1][1]
         before = clone(gate[:-1]) if len(gate.steps) > 1 else None
     else:
         last, before = gate, None
-    if not isinstance(last, type) and is_classifier(last):
+    check_frozen(last, "gate")
+    if isinstance(last, BaseGate):
+        try:
+            last.check_params()
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"gate: {error}") from None
+    if not isinstance(last, type) and _classifies(last):
         return before, EstimatorGate(clone(last))
     missing = [m for m in ("fit", "log_proba", "route") if not hasattr(last, m)]
     if missing or isinstance(last, type):
@@ -127,7 +157,13 @@ def read_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
             f"gate must be one of {sorted(GATES)}, a gate of skmoe.gates, a "
             f"classifier, or a Pipeline that ends in one; got {gate!r}, which {lack}."
         )
+    if isinstance(last, FrozenEstimator):
+        return before, FrozenGate(last)
     return before, clone(last)
+
+
+def _classifies(part: Any) -> bool:
+    return hasattr(part, "__sklearn_tags__") and is_classifier(part)
 
 
 def takes_nan(part: Any) -> bool:
@@ -165,6 +201,7 @@ def fitted_gate(template: Any, before: Pipeline | None, gate: BaseGate) -> Any:
 
     It stands in one too if X has missing values that the gate does not take.
     """
+    template = opened(template)
     if not isinstance(template, Pipeline) and before is None:
         return gate
     name = template.steps[-1][0] if isinstance(template, Pipeline) else "gate"
@@ -184,7 +221,24 @@ def gate_input(before: Pipeline | None, X: Array, raw: Any) -> Array:
     if before is None:
         return X
     Z = before.transform(raw)
-    return Z.tocsr() if hasattr(Z, "tocsr") else numeric(Z)
+    Z = Z.tocsr() if hasattr(Z, "tocsr") else numeric(Z)
+    if Z.ndim != 2 or Z.shape[0] != raw.shape[0]:
+        raise ValueError(
+            f"gate: the steps before it made shape {Z.shape} of {raw.shape[0]} rows; a "
+            "gate reads a table of as many rows."
+        )
+    return Z
+
+
+def check_made(Z: Array, gate: BaseGate) -> None:
+    """Raise if the steps before a gate made numbers that it cannot learn from."""
+    values = Z.data if sparse.issparse(Z) else Z
+    bad = np.isinf(values) if takes_nan(gate) else ~np.isfinite(values)
+    if bad.any():
+        raise ValueError(
+            f"gate: the steps before {gate!r} made {bad.sum()} numbers that are NaN or "
+            "infinite."
+        )
 
 
 def numeric(Z: Any) -> np.ndarray:

@@ -32,7 +32,7 @@ from ..experts import ExpertPool, make_pool
 from ..experts._averaged import AveragedPool
 from ..routing import Routing
 from . import _parts as parts
-from ._validation import given
+from ._validation import about, given
 from ._watching import Watched
 
 
@@ -193,6 +193,8 @@ class PlanningMixin:
             return tuple(self.init)
         if self.init != "auto":
             return (self.init,)
+        if pool.frozen.all():  # what they say does not depend on where EM starts
+            return ("uniform",)
         if pool.slack == 0:
             return PORTFOLIO + ("random",) * max(0, self.n_init - len(PORTFOLIO))
         # Linear experts find the regimes; learners that differ sort themselves out.
@@ -220,12 +222,13 @@ class PlanningMixin:
                     f"{self.init!r}."
                 )
             return None
-        resp = check_array(
-            given(self.init, "init"),
-            accept_sparse="csr",
-            input_name="init",
-            dtype=np.float64,
-        )
+        with about("init"):
+            resp = check_array(
+                given(self.init, "init"),
+                accept_sparse="csr",
+                input_name="init",
+                dtype=np.float64,
+            )
         resp = resp.toarray() if sparse.issparse(resp) else resp
         used = self._used(sample_weight, weight.shape[0])
         if resp.shape != (len(used), self._n_asked):

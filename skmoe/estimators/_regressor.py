@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import get_tags
 
-from .._learners import reads_any_units, standardising
+from .._learners import is_frozen, reads_any_units, standardising
 from .._sklearn_compat import (
     HasMethods,
     Interval,
@@ -48,7 +49,8 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         is ``Ridge()``, for counts ``PoissonRegressor()``, for "gamma"
         ``GammaRegressor()``. `Ridge` and `LinearRegression` experts are all trained
         together from grouped Gram matrices, with the answer that clones would give.
-        A learner without ``sample_weight`` is fitted on weighted resamples.
+        A learner without ``sample_weight`` is fitted on weighted resamples. A
+        :class:`sklearn.frozen.FrozenEstimator` serves as it is.
     n_experts : int, "auto" or None, default=None
         Number of experts; None is 8, or the length of a list of experts. "auto" grows
         and prunes a mixture and takes the least number that explains rows held out as
@@ -264,7 +266,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         **BaseMoE._parameter_constraints,
         "likelihood": [StrOptions(set(FAMILIES)), Likelihood],
         "scale_prior": [Interval(Real, 0, None, closed="left")],
-        "noise_expert": [HasMethods(["fit", "predict"]), None],
+        "noise_expert": [HasMethods(["fit"]), None],
         "gate_per_output": ["boolean"],
     }
 
@@ -339,6 +341,14 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
                 f"likelihood={self.likelihood!r} cannot have a shared_expert, whose "
                 "residuals may be any real numbers. Set shared_expert=None."
             )
+        if not isinstance(self.shared_expert, (str, NoneType)):
+            frozen = [learner for learner in learners if is_frozen(learner)]
+            if frozen:
+                raise ValueError(
+                    f"expert {frozen[0]!r} is frozen and answers y, but beside "
+                    "shared_expert experts learn residuals. Set shared_expert=None, "
+                    "and put that learner into the list of experts."
+                )
         if self.noise_expert is not None:
             parts.check_learner(self.noise_expert, False, "noise_expert")
             if not family.any_real:

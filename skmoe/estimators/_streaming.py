@@ -20,7 +20,7 @@ from ..em import Problem, Stream, absorb, open_stream, stacked
 from ..experts import take_rows
 from ..likelihoods import Gaussian
 from . import _parts as parts
-from ._validation import N_EXPERTS, given, on_host, read_weights, refuse_lazy
+from ._validation import N_EXPERTS, about, given, on_host, read_weights, refuse_lazy
 
 FEW = 10
 """Rows an expert, below which a single one answers for all of them."""
@@ -143,7 +143,8 @@ class StreamingMixin:
             X = np.asarray(X)
         if sparse.issparse(X):
             X = X.tocsr()
-        y = self._check_target(given(y, "y"))
+        with about("y"):
+            y = self._check_target(given(y, "y"))
         weight = read_weights(sample_weight, y)
         return Early(X, y, weight)
 

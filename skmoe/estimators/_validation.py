@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_array, check_consistent_length
 
 from .._caller import level_of_caller
-from .._learners import weight_unit
+from .._learners import thawed, weight_unit
 from .._sklearn_compat import (
     _check_feature_names,
     _check_n_features,
@@ -40,6 +43,39 @@ def given(array: Any, name: str) -> Any:
     return on_host(array)
 
 
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Let errors inside name the argument that they are about."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if re.search(rf"\b{name}\b", str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
+
+
+def check_labels(labels: np.ndarray, name: str) -> None:
+    """Raise unless objects can be put in order: none is missing, all of one kind."""
+    missing = sum(
+        label is None or type(label).__name__ == "NAType" or bool(label != label)
+        for label in labels
+    )
+    if missing:
+        raise ValueError(
+            f"{name} holds {missing} missing values (None or NaN). Give these rows "
+            "labels of their own, or leave the rows out."
+        )
+    try:
+        np.unique(labels)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise TypeError(
+            f"{name} must hold labels of one kind, such as strings or whole numbers; "
+            f"got {', '.join(kinds)}."
+        ) from None
+
+
 def refuse_lazy(array: Any, name: str) -> None:
     """Raise if something would be computed and loaded whole, without a word."""
     kind = type(array)
@@ -54,6 +90,9 @@ def refuse_lazy(array: Any, name: str) -> None:
     if kind.__module__.startswith("polars.") and kind.__name__ == "LazyFrame":
         raise TypeError(f"{name} is a polars LazyFrame; call its collect() first.")
 
+
+MOST = 1_000_000
+"""Experts, starts and folds, each."""
 
 N_EXPERTS = 8
 """How many experts there are if nothing says how many."""
@@ -154,13 +193,22 @@ class CheckedMixin:
 
     @property
     def _experts_read_raw(self) -> bool:
-        """Whether X reaches the experts as the user gave it: one is a Pipeline."""
-        return any(isinstance(expert, Pipeline) for expert in self._listed_experts)
+        """Whether X reaches the experts as the user gave it, maybe a data frame."""
+        return any(map(parts.reads_raw, self._listed_experts))
+
+    @property
+    def _has_pipelines(self) -> bool:
+        """Whether an expert is a Pipeline, which may read what is no array."""
+        return any(isinstance(thawed(one), Pipeline) for one in self._listed_experts)
+
+    @property
+    def _gate_is_pipeline(self) -> bool:
+        return isinstance(parts.opened(self.gate), Pipeline)
 
     @property
     def _needs_array(self) -> bool:
         """Whether some part reads the validated array."""
-        return not (self._experts_read_raw and isinstance(self.gate, Pipeline))
+        return not (self._has_pipelines and self._gate_is_pipeline)
 
     def _check_training(self, X, y, sample_weight) -> tuple:
         """Return (X as given, X as an array or None, y, row weights)."""
@@ -175,7 +223,8 @@ class CheckedMixin:
         if not warm:
             self._id_codes = self._codes_of(X)
         raw, X = self._check_X(X, reset=not warm)
-        y = self._check_target(given(y, "y"))
+        with about("y"):
+            y = self._check_target(given(y, "y"))
         check_consistent_length(raw, y)
         weight = read_weights(sample_weight, y, getattr(X, "dtype", None))
         used = np.flatnonzero(weight > 0)
@@ -236,16 +285,19 @@ class CheckedMixin:
             # As validate_data does, but for the tags of all parts, read once in fit;
             # and an array has no names to check against none.
             if reset or type(X) is not np.ndarray or hasattr(self, "feature_names_in_"):
-                _check_feature_names(self, X, reset=reset)
+                with about("X"):
+                    _check_feature_names(self, X, reset=reset)
+            finite = "allow-nan" if self._reads["allow_nan"] else True
             try:
-                array = check_array(
-                    X if self._id_codes is None else self._id_codes.coded(X),
-                    accept_sparse="csr" if self._reads["sparse"] else False,
-                    dtype=[np.float64, np.float32],
-                    ensure_all_finite="allow-nan" if self._reads["allow_nan"] else True,
-                    input_name="X",
-                    estimator=self,
-                )
+                with about("X"):
+                    array = check_array(
+                        X if self._id_codes is None else self._id_codes.coded(X),
+                        accept_sparse="csr" if self._reads["sparse"] else False,
+                        dtype=[np.float64, np.float32],
+                        ensure_all_finite=finite,
+                        input_name="X",
+                        estimator=self,
+                    )
             except ValueError as error:
                 if "contains NaN" in str(error):
                     said = f"Input X contains NaN. {self._takes_no_nan}"
@@ -288,7 +340,7 @@ class CheckedMixin:
 
     def _before_gate(self, X: Array | None, gate: BaseGate) -> Pipeline | None:
         """Return what stands before a gate that cannot take the NaN that X holds."""
-        if isinstance(self.gate, Pipeline) or parts.takes_nan(gate):
+        if self._gate_is_pipeline or parts.takes_nan(gate):
             return None
         found = X is not None and self._reads["allow_nan"] and parts.has_nan(X)
         # New rows may only miss values where rows that were learned from do.
@@ -300,11 +352,18 @@ class CheckedMixin:
         """Whether fit chooses how many experts there are."""
         return isinstance(self.n_experts, str)
 
+    def _check_counts(self) -> None:
+        """Raise if something is to be made in numbers that no memory holds."""
+        for name in ("n_experts", "n_init", "cross_fit"):
+            count = getattr(self, name)
+            if isinstance(count, Integral) and count > MOST:
+                raise ValueError(f"{name} must be at most {MOST}; got {count}.")
+
     @property
     def _n_asked(self) -> Any:
         """How many experts the parameters ask for; "auto" leaves it to fit."""
         if self.n_experts is not None:
-            return self.n_experts
+            return self.n_experts if self._chooses_number else int(self.n_experts)
         several = isinstance(self.expert, (list, tuple))
         return len(self.expert) if several else N_EXPERTS
 
@@ -330,7 +389,7 @@ class CheckedMixin:
                 f"{where}: sparse matrices stay on the host. Use backend='auto', or "
                 "make X dense."
             )
-        if self._experts_read_raw or isinstance(self.gate, Pipeline):
+        if self._has_pipelines or self._gate_is_pipeline:
             raise TypeError(
                 f"{where}: a Pipeline among gate and experts reads NumPy arrays, "
                 "sparse matrices and data frames. Put its steps before the mixture, "

@@ -3,6 +3,7 @@
 from ._averaged import AveragedClassifier, AveragedRegressor
 from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, shares, take_rows
 from ._estimator_pool import EstimatorPool
+from ._frozen_pool import FrozenPool
 from ._glm_pool import GLMPool
 from ._joined import JoinedPool, joined
 from ._labels import MultilabelExpert, indicator
@@ -25,6 +26,7 @@ __all__ = [
     "DerivedPool",
     "EstimatorPool",
     "ExpertPool",
+    "FrozenPool",
     "GLMPool",
     "JoinedPool",
     "LeaveOneOutPool",

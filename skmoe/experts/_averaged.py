@@ -98,10 +98,13 @@ class AveragedPool(DerivedPool):
         return other
 
     def estimators(self) -> list[Any]:
-        """Return an averaged estimator an expert."""
+        """Return an averaged estimator an expert; a frozen model is its own mean."""
         kind = kind_of_mean(self)
         models = zip(*(pool.estimators() for pool in self.pools), strict=True)
-        return [kind(list(of_one)) for of_one in models]
+        return [
+            of_one[0] if all(one is of_one[0] for one in of_one) else kind(list(of_one))
+            for of_one in models
+        ]
 
     def count_parameters(self) -> int:
         """Return the number of free parameters of all models."""
@@ -134,6 +137,8 @@ class _Averaged(BaseEstimator):
     need models that know the same classes.
     """
 
+    stays = True
+
     def __init__(
         self, estimators: list[Any], weights: Sequence[float] | None = None
     ) -> None:
@@ -155,6 +160,14 @@ class _Averaged(BaseEstimator):
         return self
 
 
+def column(answer: Any) -> np.ndarray:
+    """Return an answer as floats, one output as a vector."""
+    answer = np.asarray(answer)
+    if answer.dtype not in (np.float32, np.float64):
+        answer = answer.astype(np.float64)
+    return answer[:, 0] if answer.ndim == 2 and answer.shape[1] == 1 else answer
+
+
 class AveragedRegressor(RegressorMixin, _Averaged):
     """The mean of fitted regressors.
 
@@ -167,7 +180,7 @@ class AveragedRegressor(RegressorMixin, _Averaged):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the mean of the predictions."""
-        answers = [np.asarray(model.predict(X)) for model in self.estimators]
+        answers = [column(model.predict(X)) for model in self.estimators]
         return mean_of(answers, self.weights)
 
 

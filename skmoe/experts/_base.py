@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from .._learners import MIN_RESPONSIBILITY
+from .._learners import MIN_RESPONSIBILITY, is_frozen
 from .._sklearn_compat import _safe_indexing
 from ..backends import Array, filled, like, namespace, select, to_host
 from ..likelihoods import PROBABILITY_FLOOR, Categorical, Likelihood
@@ -129,6 +129,11 @@ class ExpertPool(ABC):
         """Return the fitted experts as scikit-learn estimators."""
 
     # ----------------------------------------------------------------- given
+    @property
+    def frozen(self) -> np.ndarray:
+        """Which experts are models that exist already, (n_experts,) array of bool."""
+        return np.array([is_frozen(learner) for learner in self.learners], dtype=bool)
+
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts; one may stand several times.
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..backends import Array, filled, like, namespace
+from ..backends import Array, filled, like, namespace, to_host
 from ..routing import Routing
 from ._averaged import kind_of_mean
 from ._base import DerivedPool, ExpertPool
@@ -19,7 +19,8 @@ class BlendedPool(DerivedPool):
     .. math:: \mu_k(x) = (1 - a) \, b_k(x) + a \, h_k(x)
 
     for means and for class probabilities, where h is the expert and b its learner
-    fitted on all rows [1]_. It is fitted already: it judges and predicts.
+    fitted on all rows [1]_. It is fitted already: it judges and predicts. Experts that
+    are frozen models stay as they are.
 
     Parameters
     ----------
@@ -49,6 +50,7 @@ class BlendedPool(DerivedPool):
         self.scale = pool.scale
         self.pool, self.pooled = pool, pooled
         self.learner_of, self.strength = learner_of, strength
+        self.strengths = np.where(pool.frozen, 1.0, strength)
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the experts of ``other`` where ``take`` is True."""
@@ -59,23 +61,27 @@ class BlendedPool(DerivedPool):
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return blended predictions, or log probabilities of each row's label."""
         base = self._at(routing, self.pooled.evaluate(X, y, self._everyone(routing)))
-        if self.strength == 0.0:
+        if not self.strengths.any():
             return base
         own = self.pool.evaluate(X, y, routing)
         if self.classes is None:
-            return self._blend(base, own)
+            return self._blend(base, own, routing)
         xp = namespace(own)
-        return xp.log(self._blend(xp.exp(base), xp.exp(own)))
+        return xp.log(self._blend(xp.exp(base), xp.exp(own), routing))
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's mean or class probabilities."""
         base = self._at(routing, self.pooled.predict(X, self._everyone(routing)))
-        if self.strength == 0.0:
+        if not self.strengths.any():
             return base
-        return self._blend(base, self.pool.predict(X, routing))
+        return self._blend(base, self.pool.predict(X, routing), routing)
 
-    def _blend(self, base: Array, own: Array) -> Array:
-        return (1.0 - self.strength) * base + self.strength * own
+    def _blend(self, base: Array, own: Array, routing: Routing) -> Array:
+        share: Any = self.strength
+        if self.strengths.max() != self.strength:
+            share = self.strengths[to_host(filled(routing.indices))][:, :, None]
+            share = like(share, own, own.dtype)
+        return (1.0 - share) * base + share * own
 
     def _everyone(self, routing: Routing) -> Routing:
         """Return the routing of all rows to the pooled learners of the experts."""
@@ -104,6 +110,7 @@ class BlendedPool(DerivedPool):
         """Return a pool of some of the experts."""
         other = super().take(experts)
         other.pool, other.learner_of = self.pool.take(experts), self.learner_of[experts]
+        other.strengths = self.strengths[experts]
         return other
 
     # --------------------------------------------------------------- streams
@@ -141,16 +148,15 @@ class BlendedPool(DerivedPool):
     def estimators(self) -> list[Any]:
         """Return one estimator an expert: the weighted mean of the two."""
         pooled = [self.pooled.estimators()[i] for i in self.learner_of]
-        if self.strength == 0.0:
-            return pooled
-        kind = kind_of_mean(self)
-        weights = [1.0 - self.strength, self.strength]
-        return [
-            kind([base, own], weights)
-            for base, own in zip(pooled, self.pool.estimators(), strict=True)
-        ]
+        both = zip(pooled, self.pool.estimators(), self.strengths, strict=True)
+        return [self._mean(*each) for each in both]
+
+    def _mean(self, base: Any, own: Any, strength: float) -> Any:
+        if strength in (0.0, 1.0):
+            return own if strength else base
+        return kind_of_mean(self)([base, own], [1.0 - strength, strength])
 
     def count_parameters(self) -> int:
         """Return those of the experts that have a say, and of the pooled learners."""
-        own = self.pool.count_parameters() if self.strength else 0
+        own = self.pool.count_parameters() if self.strengths.any() else 0
         return own + self.pooled.count_parameters()

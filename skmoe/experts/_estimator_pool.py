@@ -14,11 +14,21 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline
 
-from .._learners import resample, seeded, weight_parameter
+from .._learners import (
+    is_frozen,
+    read_answer,
+    resample,
+    said_without,
+    seeded,
+    weight_parameter,
+)
 from ..backends import Array, few_openmp_threads, like, one_blas_thread, to_host
 from ..routing import Routing
 from ._base import ExpertPool, floored, host_rows, share, take_rows
 from ._labels import MultilabelExpert
+
+ROUNDING = 1e-3
+"""Probabilities may lie outside [0, 1] by so much: some are in float16."""
 
 
 class EstimatorPool(ExpertPool):
@@ -39,6 +49,10 @@ class EstimatorPool(ExpertPool):
     *Rows that a learner cannot take.* An expert whose learner raises ValueError on its
     rows (too few neighbours, a class missing), in ``fit`` or when it is asked about
     the first of them, is fitted on the rows of all experts.
+
+    *Frozen models.* A learner that fit leaves as it is serves as it is: it is neither
+    copied nor sent to other processes. In a Pipeline that ends in one the other steps
+    are fitted once, on the rows of all experts.
 
     *The same bits for any n_jobs.* Learners without a ``random_state`` of their own
     get one seed an expert, and BLAS runs on one thread while an expert is fitted.
@@ -62,6 +76,7 @@ class EstimatorPool(ExpertPool):
     slack = 1.0
     fitted: list[Any]
     fallbacks: dict[int, str] = {}
+    taken: dict[int, Any] = {}
     n_batches = 0
     dtype: Any = None
 
@@ -76,7 +91,7 @@ class EstimatorPool(ExpertPool):
         one = host_rows(X, np.zeros(1, dtype=np.intp))
         self.dtype = one.dtype.name if hasattr(one, "dtype") else None
         self.fitted = [None] * self.n_experts
-        self.fallbacks = {}
+        self.fallbacks, self.taken = {}, {}
         self._fit_experts(X, y, routing)
         return self
 
@@ -84,6 +99,7 @@ class EstimatorPool(ExpertPool):
         """Return a new pool of fresh clones; an empty share keeps the old expert."""
         other = copy.copy(self)
         other.fitted, other.fallbacks = list(self.fitted), dict(self.fallbacks)
+        other.taken = dict(self.taken)
         other._fit_experts(X, y, routing)
         return other
 
@@ -91,8 +107,9 @@ class EstimatorPool(ExpertPool):
         """Fit each expert on its share; on all rows where that does not go."""
         row_mass, own = routing.row_sums, self.taught(routing)
         target = self._target(y)
-        shares = {}
-        for k in range(self.n_experts):
+        fixed = self.likelihood.fixed(self.n_experts)
+        shares, frozen = {}, self.frozen & ~fixed
+        for k in np.flatnonzero(~frozen).tolist():
             rows, mass, factor = share(own, k, row_mass)
             if rows.shape[0]:
                 shares[k] = to_host(rows), to_host(mass * factor)
@@ -101,12 +118,13 @@ class EstimatorPool(ExpertPool):
 
         row_mass = to_host(self.learnable(routing))
         everyone = np.flatnonzero(row_mass > 0)
+        for k in np.flatnonzero(frozen & (everyone.size > 0)).tolist():
+            self._take_over(k, X, target, everyone, row_mass[everyone])
         lost = [
             k
             for k in range(self.n_experts)
             if k in failed or (k not in shares and self.fitted[k] is None)
         ]
-        fixed = self.likelihood.fixed(self.n_experts)
         idle = [k for k in lost if fixed[k] or not everyone.size]
         fitted |= dict.fromkeys(idle, _nothing(target))
         learn = [k for k in lost if k not in idle]
@@ -126,6 +144,30 @@ class EstimatorPool(ExpertPool):
             return self.classes[to_host(y)]
         target = to_host(y) + self.likelihood.origin_
         return target[:, 0] if target.shape[1] == 1 else target
+
+    def _take_over(
+        self, k: int, X: Array, target: np.ndarray, rows: np.ndarray, mass: np.ndarray
+    ) -> None:
+        """Let a frozen model be an expert, in this process, or it would be copied."""
+        learner = self.learners[k]
+        if self.taken.get(k) is learner:
+            return
+        if not isinstance(learner, Pipeline):  # nothing of it learns
+            rows, mass = rows[:1], mass[:1]
+        expert = _fit_expert(
+            learner,
+            k,
+            host_rows(X, rows),
+            target[rows],
+            mass / mass.mean(),
+            self.seeds[k],
+            self.classes is not None,
+            self._asks(k),
+            self.weight_unit,
+        )
+        if isinstance(expert, RuntimeError):
+            raise expert
+        self.fitted[k], self.taken[k] = expert, learner
 
     def _fit_each(
         self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]
@@ -153,7 +195,7 @@ class EstimatorPool(ExpertPool):
             return self.predict(X, routing)
 
         def of_label(k: int, rows: Array | None) -> Array:
-            proba = self._predict_one(k, host_rows(X, rows))
+            proba = self._answer(k, X, rows)
             label = host_rows(y, rows)[:, None]
             known = np.log(np.take_along_axis(proba, label, axis=1))
             return like(known, routing.weights)
@@ -163,11 +205,13 @@ class EstimatorPool(ExpertPool):
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's prediction or class probabilities."""
         return routing.dispatch(
-            lambda k, rows: like(
-                self._predict_one(k, host_rows(X, rows)), routing.weights
-            ),
+            lambda k, rows: like(self._answer(k, X, rows), routing.weights),
             self.n_outputs,
         )
+
+    def _answer(self, k: int, X: Array, rows: Array | None) -> np.ndarray:
+        """Return what an expert says of some rows, None for all."""
+        return self._predict_one(k, host_rows(X, rows))
 
     def _asks(self, k: int) -> str:
         """Return the method of an expert that answers; classifiers may say labels."""
@@ -175,22 +219,23 @@ class EstimatorPool(ExpertPool):
         return "predict_proba" if labels else "predict"
 
     def _predict_one(self, k: int, X: Array) -> np.ndarray:
-        expert = self.fitted[k]
+        """Return the numbers that an expert says of rows, (n, q) or (n, C)."""
+        expert, who = self.fitted[k], f"Expert {k} ({self.learners[k]!r})"
         try:
             with few_openmp_threads(X.shape[0]):
-                known = np.asarray(getattr(expert, self._asks(k))(X))
+                found = getattr(expert, self._asks(k))(X)
         except Exception as error:
             error.add_note(f"Raised by expert {k}, {self.learners[k]!r}.")
             raise
         if self.classes is None:
-            answer = known.reshape(known.shape[0], -1) - self.likelihood.origin_
+            answer = read_answer(found, X.shape[0], self.n_outputs, who)
+            answer = answer - self.likelihood.origin_
         else:
-            answer = np.zeros((known.shape[0], len(self.classes)), dtype=known.dtype)
-            answer[:, np.searchsorted(self.classes, expert.classes_)] = known
+            answer = _probabilities(found, X.shape[0], expert, self.classes, who)
         if not np.isfinite(answer).all():
             raise ValueError(
-                f"Expert {k} ({self.learners[k]!r}) predicted NaN or infinity. Scale "
-                "the features or regularise the expert more."
+                f"{who} predicted NaN or infinity. Scale the features or regularise "
+                "the expert more."
             )
         return answer if self.classes is None else floored(answer)
 
@@ -199,6 +244,7 @@ class EstimatorPool(ExpertPool):
         chosen = copy.copy(self)
         of = [other if taken else self for taken in take]
         chosen.fitted = [pool.fitted[k] for k, pool in enumerate(of)]
+        chosen.taken = {k: p.taken[k] for k, p in enumerate(of) if k in p.taken}
         chosen.fallbacks = {
             k: pool.fallbacks[k] for k, pool in enumerate(of) if k in pool.fallbacks
         }
@@ -208,6 +254,8 @@ class EstimatorPool(ExpertPool):
         """Return a pool of some of the experts."""
         other = super().take(experts)
         other.fitted = [self.fitted[k] for k in experts]
+        taken = [self.taken.get(int(k)) for k in experts]
+        other.taken = {k: one for k, one in enumerate(taken) if one is not None}
         why = [self.fallbacks.get(int(k)) for k in experts]
         other.fallbacks = {k: each for k, each in enumerate(why) if each is not None}
         return other
@@ -216,7 +264,8 @@ class EstimatorPool(ExpertPool):
     @property
     def streams(self) -> np.ndarray:
         """Those whose learner has a ``partial_fit`` of its own."""
-        return np.array([hasattr(one, "partial_fit") for one in self.learners])
+        able = np.array([hasattr(one, "partial_fit") for one in self.learners])
+        return able & ~self.frozen
 
     def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
         """Return a pool in which such learners have seen their share of a batch.
@@ -294,7 +343,7 @@ def _fit_expert(
         rows = resample(weights, seed)
         if rows is not None:
             X, target = take_rows(X, rows), target[rows]
-    if classify and np.unique(target).size == 1:
+    if classify and np.unique(target).size == 1 and not is_frozen(expert):
         expert = DummyClassifier(strategy="prior")
     with (
         config_context(enable_metadata_routing=False),
@@ -306,19 +355,46 @@ def _fit_expert(
                 expert.fit(X, target)
             else:
                 expert.fit(X, target, **{weight_name: weight_unit * weights})
-            # Neighbours say only now that they are too few.
-            first = take_rows(X, np.zeros(1, dtype=np.intp))
-            getattr(expert, asks)(first)
-            return expert
+            if hasattr(expert, asks):
+                # Neighbours say only now that they are too few.
+                getattr(expert, asks)(take_rows(X, np.zeros(1, dtype=np.intp)))
+                return expert
         except Exception as error:
+            what = f"fit on its {len(target)} rows"
             failure = RuntimeError(
-                f"Expert {k} ({learner!r}) failed to fit on its {len(target)} rows: "
+                f"Expert {k} ({learner!r}) failed to "
+                f"{'answer' if is_frozen(learner) else what}: "
                 f"{type(error).__name__}: {error}"
             )
             if not isinstance(error, ValueError):
                 raise failure from error
             failure.__cause__ = error
             return failure
+    raise ValueError(f"Expert {k} ({learner!r}), now fitted, {said_without(asks)}")
+
+
+def _probabilities(
+    found: Any, n_rows: int, expert: Any, classes: np.ndarray, who: str
+) -> np.ndarray:
+    """Return the probabilities of all classes, 0 of those that an expert did not meet.
+
+    ``found`` is what the expert says of the classes that it knows.
+    """
+    known = np.asarray(getattr(expert, "classes_", None))
+    if known.ndim != 1 or not np.isin(known, classes).all():
+        raise ValueError(
+            f"{who} must have classes_ that y holds, {classes.tolist()}; it has "
+            f"{getattr(expert, 'classes_', None)!r}."
+        )
+    proba = read_answer(found, n_rows, len(known), who)
+    if (proba < -ROUNDING).any() or (proba > 1 + ROUNDING).any():
+        raise ValueError(
+            f"{who} answered numbers from {proba.min():.3g} to {proba.max():.3g}; "
+            "probabilities are from 0 to 1."
+        )
+    answer = np.zeros((n_rows, len(classes)), dtype=proba.dtype)
+    answer[:, np.searchsorted(classes, known)] = proba
+    return answer
 
 
 def _nothing(target: np.ndarray) -> DummyRegressor:
@@ -328,6 +404,8 @@ def _nothing(target: np.ndarray) -> DummyRegressor:
 
 
 def _count_parameters(expert: Any) -> int:
+    if is_frozen(expert):
+        return 0
     if isinstance(expert, MultilabelExpert):
         expert = expert.estimator_
     if isinstance(expert, TransformedTargetRegressor):

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import DataConversionWarning
 
-from .._learners import resample, weight_parameter
+from .._learners import is_frozen, read_answer, resample, weight_parameter
 from ._base import take_rows
 
 
@@ -45,6 +45,11 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
         self.estimator = estimator
         self.random_state = random_state
 
+    @property
+    def stays(self) -> bool:
+        """Whether the learner is a model that exists already, of all labels."""
+        return is_frozen(self.estimator)
+
     def fit(self, X: Any, Y: np.ndarray, sample_weight: Any = None) -> Self:
         """Fit the learner to labels (n_samples, n_labels) of 0 and 1."""
         learner = clone(self.estimator)
@@ -58,7 +63,7 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = X.shape[1]
         self.classes_ = np.arange(Y.shape[1])
         self.constant_ = Y[0].astype(np.float64)
-        self.varies_ = np.ptp(Y, axis=0) > 0
+        self.varies_ = (np.ptp(Y, axis=0) > 0) | self.stays
         self.estimator_ = None
         if self.varies_.any():
             with warnings.catch_warnings():  # of one column, if one varies
@@ -71,14 +76,21 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
         """Return the probability of each label, (n_samples, n_labels)."""
         if self.estimator_ is None:
             return np.tile(self.constant_, (X.shape[0], 1))
-        answer = self.estimator_.predict_proba(X)
-        if isinstance(answer, list):
-            answer = np.stack([of_label[:, 1] for of_label in answer], axis=1)
-        elif self.varies_.sum() == 1:  # of two classes
-            answer = answer[:, -1:]
+        said, n_labels = self.estimator_.predict_proba(X), int(self.varies_.sum())
+        answer = self._of_ones(said, X.shape[0], n_labels)
         proba = np.tile(self.constant_, (len(answer), 1)).astype(answer.dtype)
         proba[:, self.varies_] = answer
         return proba
+
+    def _of_ones(self, answer: Any, n_rows: int, n_labels: int) -> np.ndarray:
+        """Return the probability of each label from an answer of several forms."""
+        who = repr(self.estimator)
+        if isinstance(answer, list) and np.ndim(answer[0]) == 2:  # one each label
+            each = [read_answer(one, n_rows, 2, who)[:, 1] for one in answer]
+            answer = np.stack(each, axis=1)
+        elif n_labels == 1:  # of two classes
+            answer = np.asarray(answer)[:, -1:]
+        return read_answer(answer, n_rows, n_labels, who)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the labels, (n_samples, n_labels) of 0 and 1."""

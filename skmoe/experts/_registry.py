@@ -9,12 +9,14 @@ from sklearn.base import BaseEstimator
 
 from ._base import ExpertPool
 from ._estimator_pool import EstimatorPool
+from ._frozen_pool import FrozenPool
 from ._glm_pool import GLMPool
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
 
 _POOLS: list[type[ExpertPool]] = [
     EstimatorPool,
+    FrozenPool,
     LinearPool,
     LogisticPool,
     GLMPool,

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .._learners import read_answer
 from ..backends import Array, filled, like, to_host
 from ..likelihoods import Likelihood
 from ..routing import Routing
@@ -107,4 +108,7 @@ class VaryingPool(DerivedPool):
 
 def spread(noise: Any, x: Any) -> np.ndarray:
     """Return exp(h(x) / 2) of a fitted learner of log squared residuals."""
-    return np.exp(np.clip(np.asarray(noise.predict(x), dtype=np.float64), -60, 60) / 2)
+    said = read_answer(noise.predict(x), x.shape[0], 1, f"noise_expert {noise!r}")
+    if np.isnan(said).any():
+        raise ValueError(f"noise_expert {noise!r} predicted NaN.")
+    return np.exp(np.clip(said[:, 0].astype(np.float64), -60, 60) / 2)

@@ -61,6 +61,8 @@ class BaseGate(BaseEstimator, ABC):
     ``X`` is a float array or a scipy CSR matrix if ``accepts_sparse`` is True.
     """
 
+    _parameter_constraints: dict = {}
+
     accepts_sparse: bool = True
     allows_nan: bool = False
     memorises: bool = False
@@ -97,6 +99,10 @@ class BaseGate(BaseEstimator, ABC):
         (n_samples, n_experts) array
             Rows sum to one in probability.
         """
+
+    def check_params(self) -> None:
+        """Raise if a parameter is of a kind or a value that it must not have."""
+        self._validate_params()
 
     def update(self, X: Array, routing: Routing) -> BaseGate:
         """Return a new gate improved on these targets; self is unchanged.

@@ -13,7 +13,16 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 
-from .._learners import MIN_RESPONSIBILITY, seeded, weight_parameter, weight_unit
+from .._learners import (
+    MIN_RESPONSIBILITY,
+    is_frozen,
+    read_answer,
+    said_without,
+    seeded,
+    surely_lacks,
+    weight_parameter,
+    weight_unit,
+)
 from .._sklearn_compat import HasMethods, Interval
 from ..backends import Array, few_openmp_threads, one_blas_thread
 from ..routing import Routing
@@ -98,6 +107,11 @@ class EstimatorGate(CaseGate):
         self.estimator = estimator
         self.floor = floor
 
+    def check_params(self) -> None:
+        """Raise if a parameter is of a kind or a value that it must not have."""
+        super().check_params()
+        check_classifier(self.estimator)
+
     def fit(self, X: Array, routing: Routing) -> Self:
         """Fit the classifier to soft targets.
 
@@ -113,29 +127,23 @@ class EstimatorGate(CaseGate):
         EstimatorGate
             The fitted gate.
         """
-        self._validate_params()
-        if not hasattr(self.estimator, "predict_proba"):
-            raise TypeError(
-                "The 'estimator' parameter of EstimatorGate must have predict_proba; "
-                f"got {self.estimator!r}. Take another classifier, or wrap it in "
-                "sklearn.calibration.CalibratedClassifierCV."
-            )
+        self.check_params()
         targets = as_routing(routing).to_csr()
         self.n_features_in_, self.n_experts_ = X.shape[1], targets.shape[1]
         self.share_ = population(targets)
         self.estimator_ = fitted(self.estimator, on_host(X), examples(targets))
-        met = self.estimator_.classes_
+        met = experts_of(self.estimator_, self.n_experts_)
         each = np.ones(len(met)), met, np.arange(len(met) + 1)
         self.table_ = sparse.csr_array(each, shape=(len(met), self.n_experts_))
         return self
 
     def _cases(self, X: Array) -> tuple[sparse.csr_array, np.ndarray]:
         with few_openmp_threads(X.shape[0]):
-            proba = np.asarray(self.estimator_.predict_proba(X), dtype=np.float64)
-        if not np.isfinite(proba).all():
-            raise ValueError(
-                f"{self.estimator!r}, the gate, predicted NaN or infinity."
-            )
+            said = self.estimator_.predict_proba(X)
+        who, n_classes = f"The gate {self.estimator!r}", self.table_.shape[0]
+        proba = read_answer(said, X.shape[0], n_classes, who).astype(np.float64)
+        if not np.isfinite(proba).all() or (proba < 0).any():
+            raise ValueError(f"{who} predicted NaN, infinity or less than 0.")
         return sparse.csr_array((1 - self.floor) * proba), np.full(
             len(proba), self.floor
         )
@@ -159,8 +167,43 @@ class EstimatorGate(CaseGate):
         return get_tags(self.estimator).input_tags.allow_nan
 
 
+def check_classifier(estimator: Any) -> None:
+    """Raise an error that says why a classifier cannot be a gate."""
+    if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
+        raise TypeError(
+            "The 'estimator' parameter of EstimatorGate must be a classifier; got "
+            f"{estimator!r}."
+        )
+    if surely_lacks(estimator, "predict_proba"):
+        raise TypeError(
+            "The 'estimator' parameter of EstimatorGate must have predict_proba; got "
+            f"{estimator!r}. Take another classifier, or wrap it in "
+            "sklearn.calibration.CalibratedClassifierCV."
+        )
+
+
+def experts_of(estimator: Any, n_experts: int) -> np.ndarray:
+    """Return which expert each class of a fitted classifier is.
+
+    The classes of a model that exists already are numbers of experts, or as many as
+    there are experts, in the order of ``classes_``.
+    """
+    classes = np.asarray(estimator.classes_)
+    numbers = classes.dtype.kind in "iu"
+    if numbers and classes.min() >= 0 and classes.max() < n_experts:
+        return classes
+    if len(classes) == n_experts:
+        return np.arange(n_experts)
+    raise ValueError(
+        f"gate {estimator!r} has classes_ {classes.tolist()}, which are not "
+        f"n_experts={n_experts} experts."
+    )
+
+
 def rigid(estimator: Any) -> bool:
     """Tell whether a classifier surely does not memorise its rows."""
+    if is_frozen(estimator):  # it learns from none
+        return True
     if isinstance(estimator, Pipeline):
         return rigid(estimator.steps[-1][1])
     library, _, module = type(estimator).__module__.partition(".")
@@ -190,7 +233,7 @@ def fitted(estimator: BaseEstimator, X: Array, targets: sparse.csr_array) -> Any
     if weight_name is None:
         times = weights.astype(np.intp)
         rows, experts = np.repeat(rows, times), np.repeat(experts, times)
-    if len(np.unique(experts)) == 1:
+    if len(np.unique(experts)) == 1 and not is_frozen(estimator):
         return DummyClassifier(strategy="prior").fit(X[rows], experts)
     weighting = {} if weight_name is None else {weight_name: weights}
     with (
@@ -199,10 +242,13 @@ def fitted(estimator: BaseEstimator, X: Array, targets: sparse.csr_array) -> Any
         few_openmp_threads(len(rows)),
     ):
         try:
-            return estimator.fit(X[rows], experts, **weighting)
+            estimator.fit(X[rows], experts, **weighting)
+            if hasattr(estimator, "predict_proba"):
+                return estimator
         except Exception as error:
             error.add_note(f"Raised by the gate, {estimator!r}.")
             raise
+    raise ValueError(f"gate {estimator!r}, now fitted, {said_without('predict_proba')}")
 
 
 def drawn(targets: sparse.csr_array) -> sparse.csr_array:

@@ -29,6 +29,9 @@ rounding."""
 MOST_OUTPUTS = 32
 """With more experts than this a tree grows on so many random sums of them."""
 
+MOST = 1_000_000
+"""Levels, leaves and trees, each."""
+
 
 class TreeGate(CaseGate):
     r"""Gate of decision trees: p(k | x) is what x's leaf gave to expert k in training.
@@ -124,9 +127,9 @@ class TreeGate(CaseGate):
             StrOptions({"auto"}),
             Interval(Real, 0, None, closed="neither"),
         ],
-        "max_depth": [Interval(Integral, 1, None, closed="left"), None],
-        "max_leaf_nodes": [Interval(Integral, 2, None, closed="left"), None],
-        "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "max_depth": [Interval(Integral, 1, MOST, closed="both"), None],
+        "max_leaf_nodes": [Interval(Integral, 2, MOST, closed="both"), None],
+        "n_estimators": [Interval(Integral, 1, MOST, closed="both")],
         "smoothing": [Interval(Real, 0, None, closed="neither")],
         "random_state": ["random_state"],
     }

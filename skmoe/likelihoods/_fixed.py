@@ -98,7 +98,7 @@ class BesideFixed(Likelihood):
 
         if isinstance(self.family, Likelihood):
             return self.family
-        if self.family not in tuple(FAMILIES):
+        if not isinstance(self.family, str) or self.family not in FAMILIES:
             raise ValueError(
                 f"family of {type(self).__name__} must be one of {sorted(FAMILIES)} or "
                 f"a Likelihood; got {self.family!r}."

@@ -27,6 +27,7 @@ from onnx import TensorProto, numpy_helper
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LinearRegression, Ridge
 
+from .._learners import bare
 from ..experts import (
     PROBABILITY_FLOOR,
     AveragedClassifier,
@@ -125,6 +126,7 @@ def _parts(
     expert: Any, weight: float = 1.0, role: tuple = ()
 ) -> Iterator[tuple[Any, float, tuple]]:
     """Yield the models of which an expert is the mean, weights, and their places."""
+    expert = bare(expert)
     if not isinstance(expert, AVERAGES):
         yield expert, weight, role
         return

@@ -10,6 +10,7 @@ import numpy as np
 from onnx import TensorProto
 from sklearn.impute import SimpleImputer
 
+from .._learners import bare
 from ..gates import (
     ConstantGate,
     EstimatorGate,
@@ -19,6 +20,7 @@ from ..gates import (
     SoftmaxGate,
     TreeGate,
 )
+from ..gates._frozen import FrozenGate
 from ._graph import Graph
 from ._parts import Input, answer, rows_by
 from ._trees import leaves_of, sum_of_trees
@@ -45,6 +47,11 @@ def gate_logits(gate: Any, graph: Graph, X: str) -> str:
 @gate_logits.register
 def _(gate: SoftmaxGate, graph: Graph, X: str) -> str:
     return graph.product(X, gate.coef_, gate.intercept_)
+
+
+@gate_logits.register
+def _(gate: FrozenGate, graph: Graph, X: str) -> str:
+    return gate_logits(bare(gate.estimator), graph, X)
 
 
 @gate_logits.register

@@ -23,6 +23,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
 )
 
+from .._learners import bare
 from ._check import loaded
 from ._graph import Graph
 from ._trees import boosted
@@ -49,6 +50,7 @@ def answer(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> str:
     inputs : sequence of Input
         What it reads.
     """
+    estimator = bare(estimator)
     if isinstance(estimator, DummyClassifier):
         prior = graph.constant(np.atleast_2d(estimator.class_prior_))
         return graph.node("Expand", prior, rows_by(graph, inputs[0].name, 1))

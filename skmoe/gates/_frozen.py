@@ -1,0 +1,106 @@
+"""A gate that exists already."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
+
+from .._learners import thawed
+from ..backends import Array
+from ..routing import Routing
+from ._base import BaseGate, as_routing
+
+
+class FrozenGate(BaseGate):
+    """A fitted gate that stays as it is: nothing of it is learned.
+
+    A mixture makes one of ``gate=FrozenEstimator(gate)``.
+
+    Parameters
+    ----------
+    estimator : gate or FrozenEstimator
+        The fitted gate.
+
+    Attributes
+    ----------
+    n_experts_ : int
+        Number of experts.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    @property
+    def _gate(self) -> Any:
+        return thawed(self.estimator)
+
+    def fit(self, X: Array, routing: Routing) -> Self:
+        """Check that the gate is of as many experts; it learns nothing.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array or scipy CSR
+            Features.
+        routing : Routing, (n_samples, n_experts) array or CSR
+            Responsibilities times row weights.
+
+        Returns
+        -------
+        FrozenGate
+            The gate itself.
+        """
+        check_is_fitted(self._gate)
+        n_experts = as_routing(routing).n_experts
+        if self._gate.n_experts_ != n_experts:
+            raise ValueError(
+                f"gate {self.estimator!r} was fitted for {self._gate.n_experts_} "
+                f"experts; this mixture has n_experts={n_experts}."
+            )
+        self.n_experts_ = n_experts
+        return self
+
+    def update(self, X: Array, routing: Routing) -> BaseGate:
+        """Return the gate itself."""
+        return self
+
+    def log_proba(self, X: Array) -> Array:
+        """Return log p(k | x), as the gate says it."""
+        return self._gate.log_proba(X)
+
+    def log_proba_at(self, X: Array, routing: Routing) -> Array:
+        """Return log p(k | x) at the entries of a routing, as the gate says it."""
+        return self._gate.log_proba_at(X, routing)
+
+    def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
+        """Return the most probable experts of each row, as the gate says it."""
+        return self._gate.best(X, top_k)
+
+    def survey(
+        self, X: Array, indices: Array, top_k: int
+    ) -> tuple[Array, Array, Array]:
+        """Return log p(k | x) at entries, and the best experts, as the gate says it."""
+        return self._gate.survey(X, indices, top_k)
+
+    def take(self, experts: np.ndarray) -> BaseGate:
+        """Return a frozen gate over some of the experts; see `BaseGate.take`."""
+        other = FrozenGate(self._gate.take(experts))
+        other.n_experts_ = len(experts)
+        return other
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters: none."""
+        return 0
+
+    @property
+    def accepts_sparse(self) -> bool:  # type: ignore[override]
+        """Whether the gate takes sparse features."""
+        return get_tags(self._gate).input_tags.sparse
+
+    @property
+    def allows_nan(self) -> bool:  # type: ignore[override]
+        """Whether the gate takes NaN."""
+        return get_tags(self._gate).input_tags.allow_nan
