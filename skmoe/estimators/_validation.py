@@ -143,12 +143,13 @@ def read_weights(sample_weight: Any, rows: Any, dtype: Any = None) -> np.ndarray
 
     Those that are nothing beside the largest are nothing.
     """
-    weight = _check_sample_weight(
-        given(sample_weight, "sample_weight"),
-        rows,
-        dtype=np.float64,
-        ensure_non_negative=True,
-    )
+    with about("sample_weight"):
+        weight = _check_sample_weight(
+            given(sample_weight, "sample_weight"),
+            rows,
+            dtype=np.float64,
+            ensure_non_negative=True,
+        )
     check_magnitude(weight, "sample_weight", dtype)
     smallest = 1.0 / LARGEST.get(_numpy_dtype(dtype), LARGEST[np.dtype(np.float64)])
     largest = weight.max()
