@@ -57,6 +57,7 @@ def owner(model, groups=GROUPS):
 def test_groups_find_what_rows_cannot():
     """Noise as large as the slopes hides them from single rows, not from groups."""
     model = MoERegressor(**PLAIN).fit(X, Y, groups=GROUPS)
+    assert model.group_correlation_ == 1.0  # the gate says the same of all rows
     joint = owner(model)
     right = np.mean(joint.argmax(axis=1) == KIND)
     assert max(right, 1 - right) == 1.0

@@ -42,6 +42,9 @@ from ..routing import Routing
 
 TINY = np.finfo(np.float64).tiny
 
+ROUNDING = 1e-12
+"""Variances of the gate's answers below this, relative to their squares, are none."""
+
 
 class Reader(BaseGate):
     """A gate that finds its answers in X: what has been said of each group."""
@@ -236,7 +239,9 @@ class Voice:
         )
         apart /= max(len(size) - len(center), 1)
         between = max(apart - inside * np.mean(1.0 / size), 0.0)
-        alike = between / (between + inside) if between + inside > 0 else 1.0
+        whole = _square(voted, np.full(len(size), 1.0 / len(size)), proba)
+        varies = between + inside > ROUNDING * whole
+        alike = between / (between + inside) if varies else 1.0
         return cls(float(alike), np.log(np.maximum(proba, TINY)))
 
     def raised(self, said: Array, size: Array) -> Array:
