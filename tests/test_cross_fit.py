@@ -163,8 +163,8 @@ def test_rows_of_a_group_share_a_fold(cross_fit, convert, monkeypatch):
     made = []
 
     class Seen(CrossFitPool):
-        def __init__(self, pool, folds, final_folds=None, part_rows=True):
-            super().__init__(pool, folds, final_folds, part_rows)
+        def __init__(self, pool, folds, *more):
+            super().__init__(pool, folds, *more)
             made.append((folds, final_folds))
             assert not part_rows
 
