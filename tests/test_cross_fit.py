@@ -163,8 +163,8 @@ def test_rows_of_a_group_share_a_fold(cross_fit, convert, monkeypatch):
     made = []
 
     class Seen(CrossFitPool):
-        def __init__(self, pool, folds, *more):
-            super().__init__(pool, folds, *more)
+        def __init__(self, pool, folds, final_folds, part_rows, *more):
+            super().__init__(pool, folds, final_folds, part_rows, *more)
             made.append((folds, final_folds))
             assert not part_rows
 
