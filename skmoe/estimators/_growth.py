@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted, check_scalar
 
-from .._sklearn_compat import _num_samples
 from ..backends import like
 from ..em import Problem, check_finite, grow, shrink
 from ..experts import joined
 from ..gates import BaseGate
 from . import _parts as parts
 from ._all_or_nothing import all_or_nothing
-from ._validation import about, given, read_weights, refuse_lazy
+from ._validation import MOST, about, given, read_weights
 
 
 class GrowthMixin:
@@ -52,8 +51,7 @@ class GrowthMixin:
             The mixture, now with ``n_experts_ + n`` experts, the new ones last.
         """
         self._check_can_grow()
-        refuse_lazy(X, "X")
-        check_scalar(n, "n", Integral, min_val=1, max_val=_num_samples(X))
+        check_scalar(n, "n", Integral, min_val=1, max_val=MOST)
         if hasattr(self, "noise_experts_"):
             raise ValueError(
                 "noise_expert: experts cannot be added to a mixture whose noise was "
