@@ -11,6 +11,7 @@ ROOT = Path(skmoe.__file__).parent
 FLOORS = {
     "_caller": -1,
     "backends": 0,
+    "_frames": 0,
     "_learners": 0,
     "_sklearn_compat": 0,
     "_version": 0,

@@ -32,6 +32,7 @@ from ..experts import ExpertPool, make_pool
 from ..experts._averaged import AveragedPool
 from ..routing import Routing
 from . import _parts as parts
+from ._columns import reader, reads_numbers_only
 from ._validation import about, given
 from ._watching import Watched
 
@@ -129,7 +130,8 @@ class PlanningMixin:
 
         def plan(learners: list, shared: Any) -> Plan:
             chosen = options if shared is None else left_over
-            pool = make_pool(learners, seeds=own.tolist(), **chosen)
+            readers = self._readers(learners)
+            pool = make_pool(readers, seeds=own.tolist(), **chosen)
             return Plan(
                 gates=gates,
                 pool=self._cross_fitted(pool, problem),
@@ -161,6 +163,17 @@ class PlanningMixin:
     def _tamed(self, learner: Any) -> Any:
         """Return a learner that keeps what varies of y."""
         return learner
+
+    def _readers(self, learners: list) -> list:
+        """Return learners that can read X as it reaches them: a data frame, maybe."""
+        names = self._reads["categories"]
+        plain = list(map(reads_numbers_only, learners))
+        if not self._reads["frame"] or not (names or all(plain)):
+            return learners
+        return [
+            reader(learner, names) if is_plain else learner
+            for learner, is_plain in zip(learners, plain, strict=True)
+        ]
 
     def _beside_shared(self, learners: list) -> list:
         """Return the experts that a shared one has: one of them corrects nothing."""

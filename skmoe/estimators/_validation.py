@@ -13,11 +13,13 @@ import numpy as np
 from joblib import effective_n_jobs
 from scipy import sparse
 from sklearn import get_config  # type: ignore[attr-defined]
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_array, check_consistent_length
 
 from .._caller import level_of_caller
+from .._frames import blank, categories, remedy
 from .._learners import thawed, weight_unit
 from .._sklearn_compat import (
     _check_feature_names,
@@ -29,6 +31,7 @@ from ..backends import Array, like, namespace, to_device, to_host, using
 from ..experts import take_rows
 from ..gates import BaseGate
 from . import _parts as parts
+from ._columns import encoder, reads_numbers_only
 from ._ids import IdCodes
 
 
@@ -195,7 +198,7 @@ class CheckedMixin:
     @property
     def _experts_read_raw(self) -> bool:
         """Whether X reaches the experts as the user gave it, maybe a data frame."""
-        return any(map(parts.reads_raw, self._listed_experts))
+        return self._reads["frame"] or any(map(parts.reads_raw, self._listed_experts))
 
     @property
     def _has_pipelines(self) -> bool:
@@ -209,7 +212,25 @@ class CheckedMixin:
     @property
     def _needs_array(self) -> bool:
         """Whether some part reads the validated array."""
+        if self._reads["categories"] and self._id_codes is None:
+            return False  # an encoder stands before the gate
         return not (self._has_pipelines and self._gate_is_pipeline)
+
+    def _read_columns(self, X: Any) -> dict[str, Any]:
+        """Return what there is to know of the columns of X, if it is a data frame.
+
+        ``frame`` tells whether some expert reads X by its columns, ``categories`` are
+        the names of those that hold categories.
+        """
+        learners = self._listed_experts
+        if isinstance(self.shared_expert, BaseEstimator):
+            learners = [*learners, self.shared_expert]
+        by_name = any(map(parts.reads_raw, learners))
+        names = categories(X)
+        if not by_name and all(map(reads_numbers_only, learners)):
+            names = []
+        frame = self._has_columns(X) and (by_name or bool(names))
+        return {"frame": frame, "categories": names}
 
     def _check_training(self, X, y, sample_weight) -> tuple:
         """Return (X as given, X as an array or None, y, row weights)."""
@@ -223,6 +244,7 @@ class CheckedMixin:
         warm = self.warm_start and hasattr(self, "gate_")
         if not warm:
             self._id_codes = self._codes_of(X)
+        self._reads |= self._read_columns(X)
         raw, X = self._check_X(X, reset=not warm)
         with about("y"):
             y = self._check_target(given(y, "y"))
@@ -274,6 +296,13 @@ class CheckedMixin:
         self.gate.placed(getattr(X, "columns", None))
         return IdCodes.of(X, self.gate.id_column)
 
+    def _numbers(self, X: Any) -> Any:
+        """Return X in numbers, for a gate that knows ids: it reads no other column."""
+        if self._id_codes is None:
+            return X
+        coded = self._id_codes.coded(X)
+        return blank(coded, categories(coded)) if self._reads["categories"] else coded
+
     def _check_X(self, X, *, reset: bool) -> tuple[Any, Array | None]:
         """Return (X as given, X as a float array or CSR if a part reads it)."""
         refuse_lazy(X, "X")
@@ -292,7 +321,7 @@ class CheckedMixin:
             try:
                 with about("X"):
                     array = check_array(
-                        X if self._id_codes is None else self._id_codes.coded(X),
+                        self._numbers(X),
                         accept_sparse="csr" if self._reads["sparse"] else False,
                         dtype=[np.float64, np.float32],
                         ensure_all_finite=finite,
@@ -303,7 +332,7 @@ class CheckedMixin:
                 if "contains NaN" in str(error):
                     said = f"Input X contains NaN. {self._takes_no_nan}"
                     raise ValueError(said) from None
-                raise
+                raise ValueError(f"{error}{remedy(X, error)}") from None
             _check_n_features(self, array, reset=reset)
             check_magnitude(array, "X")
             array = parts.small_indices(array)
@@ -340,8 +369,15 @@ class CheckedMixin:
         )
 
     def _before_gate(self, X: Array | None, gate: BaseGate) -> Pipeline | None:
-        """Return what stands before a gate that cannot take the NaN that X holds."""
-        if self._gate_is_pipeline or parts.takes_nan(gate):
+        """Return what stands before a gate that cannot take what X holds.
+
+        That is NaN, or categories.
+        """
+        if self._gate_is_pipeline or self._id_codes is not None:
+            return None
+        if self._reads["categories"]:
+            return Pipeline([("encoder", encoder(self._reads["categories"]))])
+        if parts.takes_nan(gate):
             return None
         found = X is not None and self._reads["allow_nan"] and parts.has_nan(X)
         # New rows may only miss values where rows that were learned from do.

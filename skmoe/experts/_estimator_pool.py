@@ -14,6 +14,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline
 
+from .._frames import remedy
 from .._learners import (
     is_frozen,
     read_answer,
@@ -364,7 +365,7 @@ def _fit_expert(
             failure = RuntimeError(
                 f"Expert {k} ({learner!r}) failed to "
                 f"{'answer' if is_frozen(learner) else what}: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}{remedy(X, error)}"
             )
             if not isinstance(error, ValueError):
                 raise failure from error

@@ -1,0 +1,60 @@
+"""Columns of data frames that hold categories."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+
+def categories(X: Any) -> list:
+    """Return the names of a data frame's columns that hold categories or strings.
+
+    A column of objects that are all numbers is numeric, as it is to scikit-learn.
+    """
+    if not hasattr(X, "columns"):
+        return []
+    return [name for name in X.columns if _is_category(X[name])]
+
+
+def _is_category(column: Any) -> bool:
+    dtype = column.dtype
+    if hasattr(dtype, "categories") or str(dtype) == "Categorical":
+        return True
+    if hasattr(dtype, "is_numeric"):  # polars
+        return str(dtype) in ("String", "Object")
+    return dtype.kind == "O" and not _is_numeric(column)
+
+
+def _is_numeric(column: Any) -> bool:
+    try:
+        np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def blank(X: Any, names: list) -> Any:
+    """Return a data frame with zeros in some of its columns."""
+    zeros = np.zeros(len(X))
+    if hasattr(X, "with_columns"):  # polars
+        return X.with_columns(*(type(X[name])(name, zeros) for name in names))
+    return X.assign(**dict.fromkeys(names, 0.0))
+
+
+def remedy(X: Any, error: Exception) -> str:
+    """Name the columns that a part could not read as numbers, and say what helps.
+
+    Nothing is said of other errors.
+    """
+    names = categories(X)
+    if not names or not re.search("could not convert|dtype", str(error)):
+        return ""
+    return (
+        f" Columns {names} of X are no numbers. Make them category columns, with "
+        "X.astype, for experts that read these, such as HistGradientBoosting; or "
+        "encode them in a Pipeline: "
+        "make_pipeline(make_column_transformer((OneHotEncoder(), "
+        f"{names}), remainder='passthrough'), expert)."
+    )
