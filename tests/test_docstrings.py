@@ -13,6 +13,8 @@ PUBLIC = [
     "skmoe.metrics",
     "skmoe.onnx",
     "skmoe.packing",
+    "skmoe.persistence",
+    "skmoe.pipeline",
 ]
 LEFT_OUT = {
     "GL01",  # the summary may start on the opening line, as in scikit-learn

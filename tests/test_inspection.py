@@ -761,7 +761,7 @@ def test_models_that_will_not_do(name):
         ASKED[name](MoERegressor())
     with pytest.raises(TypeError, match="must be a fitted MoEClassifier or MoERegr"):
         ASKED[name](Ridge().fit(X, Y))
-    with pytest.raises(TypeError, match="pass best_estimator_"):
+    with pytest.raises(TypeError, match="or fitted search that ends in one"):
         ASKED[name](GridSearchCV(MoERegressor(), {"top_k": [1]}))
 
 

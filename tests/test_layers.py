@@ -22,6 +22,7 @@ FLOORS = {
     "experts": 2,
     "em": 3,
     "estimators": 4,
+    "pipeline": 4.5,
     "inspection": 5,
     "metrics": 5,
     "onnx": 5,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..experts import AveragedClassifier, AveragedRegressor, take_rows
+from ..pipeline import split
 from ._cost import Cost, cost
-from ._reading import Reading, mixture_of
+from ._reading import Reading
 from ._routing import learner_name
 
 N_CALLS = 5
@@ -122,7 +123,7 @@ def compute_report(model, X, *, watts=None):
     """
     if watts is not None and not (isinstance(watts, Real) and watts > 0):
         raise ValueError(f"watts must be a positive number or None; got {watts!r}.")
-    n_outputs = len(getattr(mixture_of(model)[1], "gates_", [0]))
+    n_outputs = len(getattr(split(model)[1], "gates_", [0]))
     by_gate = [Reading(model, X, output=j) for j in range(n_outputs)]
     first, notes = by_gate[0], []
     gate = _total([_of_gate(reading) for reading in by_gate], notes)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..pipeline import split
 from ._drawing import axes_of, colours_of
-from ._reading import mixture_of
 
 
 class ConvergenceDisplay:
@@ -71,7 +71,7 @@ class ConvergenceDisplay:
         ConvergenceDisplay
             The display, drawn.
         """
-        _, mixture = mixture_of(estimator)
+        _, mixture = split(estimator)
         kept = [
             run
             for run, told in enumerate(mixture.history_)

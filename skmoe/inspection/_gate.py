@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ..pipeline import split
 from ._drawing import axes_of, colours_of
 from ._reading import (
     Reading,
     column_of,
     feature_position,
-    mixture_of,
     names_of,
     rows_on_host,
     span,
@@ -115,7 +115,7 @@ class GateDisplay:
         GateDisplay
             The display, drawn.
         """
-        mixture_of(estimator)
+        split(estimator)
         if grid_resolution < 2:
             raise ValueError(
                 f"grid_resolution must be at least 2; got {grid_resolution!r}."

@@ -8,11 +8,11 @@ import numpy as np
 from sklearn.base import is_classifier
 
 from ..experts import take_rows
+from ..pipeline import split
 from ._drawing import axes_of
 from ._reading import (
     column_of,
     feature_position,
-    mixture_of,
     names_of,
     rows_on_host,
     span,
@@ -261,7 +261,7 @@ class PredictiveDistributionDisplay:
 
 def _checked(estimator: Any, kind: str, grid_resolution: int) -> tuple[Any, Any]:
     """Return the steps before the mixture, and the mixture."""
-    before, mixture = mixture_of(estimator)
+    before, mixture = split(estimator)
     if is_classifier(mixture):
         raise TypeError(
             f"PredictiveDistributionDisplay needs a MoERegressor; got {mixture!r}."

@@ -14,32 +14,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import (
     check_array,
     check_consistent_length,
-    check_is_fitted,
 )
 
 from ..backends import namespace, to_host
-from ..estimators import MoEClassifier, MoERegressor
 from ..estimators._ids import IdCodes
 from ..estimators._validation import refuse_lazy
 from ..experts import take_rows
-
-
-def mixture_of(estimator: Any) -> tuple[Pipeline | None, Any]:
-    """Return (the fitted steps before the mixture or None, the fitted mixture)."""
-    before, mixture = None, estimator
-    if isinstance(estimator, Pipeline):
-        mixture = estimator.steps[-1][1]
-        before = estimator[:-1] if len(estimator.steps) > 1 else None
-    if not isinstance(mixture, (MoEClassifier, MoERegressor)):
-        hint = ""
-        if hasattr(estimator, "estimator") or hasattr(estimator, "best_estimator_"):
-            hint = " Of a search, pass best_estimator_."
-        raise TypeError(
-            "estimator must be a fitted MoEClassifier or MoERegressor, or a Pipeline "
-            f"that ends in one; got {estimator!r}.{hint}"
-        )
-    check_is_fitted(mixture)
-    return before, mixture
+from ..pipeline import split
 
 
 def names_after(before: Pipeline | None, names: np.ndarray) -> np.ndarray | None:
@@ -103,7 +84,7 @@ class Reading:
     """
 
     def __init__(self, estimator: Any, X: Any, y: Any = None, output: int = 0) -> None:
-        before, self.mixture = mixture_of(estimator)
+        before, self.mixture = split(estimator)
         X = rows_on_host(X)
         given = names_of(estimator, X)
         self.X = X if before is None else rows_on_host(before.transform(X))
