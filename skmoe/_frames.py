@@ -13,18 +13,19 @@ def categories(X: Any) -> list:
 
     A column of objects that are all numbers is numeric, as it is to scikit-learn.
     """
-    if not hasattr(X, "columns"):
+    if not hasattr(X, "dtypes"):
         return []
-    return [name for name in X.columns if _is_category(X[name])]
+    kinds = zip(X.columns, X.dtypes, strict=True)
+    return [name for j, (name, kind) in enumerate(kinds) if _is_category(X, j, kind)]
 
 
-def _is_category(column: Any) -> bool:
-    dtype = column.dtype
+def _is_category(X: Any, j: int, dtype: Any) -> bool:
+    """Tell whether a column holds categories; dtypes are pandas' or polars'."""
     if hasattr(dtype, "categories") or str(dtype) == "Categorical":
         return True
     if hasattr(dtype, "is_numeric"):  # polars
         return str(dtype) in ("String", "Object")
-    return dtype.kind == "O" and not _is_numeric(column)
+    return dtype.kind == "O" and not _is_numeric(X.iloc[:, j])
 
 
 def _is_numeric(column: Any) -> bool:

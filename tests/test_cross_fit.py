@@ -225,7 +225,7 @@ def test_groups_are_welcome_where_experts_are_judged_in_sample():
     [
         ({}, GROUPS[:7], r"groups must have .* shape \(120,\); got shape \(7,\)"),
         ({}, GROUPS.reshape(60, 2), r"shape \(120,\); got shape \(60, 2\)"),
-        ({}, np.where(GROUPS > 3, GROUPS, np.nan), "Input groups contains NaN"),
+        ({}, np.where(GROUPS > 3, GROUPS, np.nan), "groups: Input contains NaN"),
         ({}, np.zeros(N), r"cross_fit='auto' needs at least 2 groups.*groups has 1\."),
         ({"cross_fit": 5}, GROUPS % 3, "cross_fit=5 needs at least 5 groups.* has 3"),
         ({"cross_fit": GroupKFold(5)}, GROUPS % 3, "greater than the number of groups"),
@@ -239,7 +239,7 @@ def test_bad_groups(params, groups, message):
 
 def test_wrong_length_of_groups_beside_weights():
     with pytest.raises(ValueError, match=r"groups must have .*\(120,\); got .*\(7,\)"):
-        MoERegressor(TREE, **QUICK).fit(X, Y, np.arange(N), groups=GROUPS[:7])
+        MoERegressor(TREE, **QUICK).fit(X, Y, np.arange(N) % 3, groups=GROUPS[:7])
 
 
 def test_a_splitter_without_groups_says_that_it_ignores_them():

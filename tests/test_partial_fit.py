@@ -794,7 +794,7 @@ def test_learners_that_see_a_sample_again_are_not_kept_either(monkeypatch):
     learners = [Ridge(), DecisionTreeRegressor(max_depth=2)]
     model = MoERegressor(learners, **LONG, tol=1.0).fit(X[:60], y[:60])
     before = dict(vars(model))
-    with pytest.raises(ValueError, match=r"infinity|finite|infs"):
+    with pytest.raises(ValueError, match=r"infinity|finite|infs|must hold numbers"):
         model.partial_fit(X[60:] * 1e160, y[60:])
     assert vars(model) == before
 

@@ -239,6 +239,7 @@ class CheckedMixin:
                 f"This {type(self).__name__} estimator requires y to be passed, but "
                 "the target y is None."
             )
+        refuse_lazy(X, "X")
         tags = get_tags(self).input_tags
         self._reads = {"sparse": tags.sparse, "allow_nan": tags.allow_nan}
         warm = self.warm_start and hasattr(self, "gate_")
