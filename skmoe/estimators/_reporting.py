@@ -90,6 +90,8 @@ class ReportingMixin:
         if mixture.judged or run.converged or by_callback:
             return
         gain = run.passes[-1].gain
+        if gain <= self.tol:  # annealed passes do not end a run
+            return
         warnings.warn(
             f"EM stopped after max_iter={self.max_iter} passes while a pass still "
             f"raised the mean log-likelihood bound by {gain:.1e}, more than tol="
