@@ -134,7 +134,7 @@ def test_a_pyarrow_table_itself():
 # -------------------------------------------------------------- groups, routed
 def test_groups_are_routed_to_splitter_and_fit():
     groups = np.empty(240, dtype=int)
-    groups[np.argsort(X[:, 0])] = np.arange(240) // 10  # of one side of the V each
+    groups[np.argsort(X[:, 1])] = np.arange(240) // 10  # of both sides of the V each
     with config_context(enable_metadata_routing=True):
         model = regressor().set_fit_request(groups=True)
         found = cross_validate(

@@ -460,7 +460,7 @@ def test_a_list_pulled_to_its_best_learner(kind, monkeypatch):
 
 def test_a_list_is_no_worse_than_its_best_learner():
     """Of the learners one explains y; noise, which varies, is left to the gate."""
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(3)
     x = rng.uniform(-2, 2, size=(800, 2))
     y = np.sign(np.sin(4 * x[:, 0])) + np.exp(x[:, 1]) * 0.3 * rng.normal(size=800)
     tree = DecisionTreeRegressor(max_depth=4, random_state=0)
