@@ -134,9 +134,11 @@ def _tree(problem, features, targets, number, random) -> Routing:
         features = features.toarray()
     seen = TreeView.of(features).rows(features)
     y = targets
-    if problem.y.ndim == 2:  # in units of its spread: trees take the tiny for nothing
+    if problem.y.ndim == 2:  # near its spread: trees take the tiny for nothing
         spread = _spread(problem.y, problem.sample_weight)
-        y = problem.y / np.where(spread > 0, spread, 1.0)
+        # A power of two rounds nothing: equal gains of grades or counts stay equal.
+        power = np.rint(np.log2(np.where(spread > 0, spread, 1.0)))
+        y = problem.y / np.exp2(power)
     tree = DecisionTreeRegressor(
         max_leaf_nodes=problem.n_experts,
         splitter="best" if number == 0 else "random",
