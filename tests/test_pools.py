@@ -1,6 +1,7 @@
 """Pools of experts: grouped answers equal clones', weights, densities, registry."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from skmoe.experts import (
     register_pool,
 )
 from skmoe.experts._base import PROBABILITY_FLOOR, floored, share
-from skmoe.experts._estimator_pool import resample
+from skmoe.experts._estimator_pool import resample, summable
 from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing
 
@@ -573,6 +574,17 @@ def test_clones_see_their_rows_and_mean_one_weights(X, Y, routing):
         assert_array_equal(y, Y[rows, 0])
         expected = table[rows, k] * table[rows].sum() / table[rows, k].sum()
         assert_allclose(weights, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1.0, 1e9])
+def test_sums_of_weights_are_exact(factor):
+    weights = factor * np.random.default_rng(0).uniform(1e-3, 3.0, size=999)
+    found = summable(weights)
+    assert_allclose(found, weights, rtol=1e-9)
+    assert sum(found) == sum(found[::-1]) == math.fsum(found)
+    single = weights.astype(np.float32)
+    assert_array_equal(summable(single), single)
+    assert summable(single).dtype == np.float32
 
 
 @pytest.mark.parametrize(

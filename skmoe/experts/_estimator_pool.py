@@ -322,6 +322,16 @@ class EstimatorPool(ExpertPool):
         return sum(_count_parameters(expert) for expert in self.fitted)
 
 
+def summable(weights: np.ndarray) -> np.ndarray:
+    """Return weights rounded to a step so that sums of them are exact in float64.
+
+    Splits of a tree often have equal gains. Where sums round, the order of rows would
+    choose among them, and a row of weight 2 would not be the row twice.
+    """
+    step = float(np.exp2(np.ceil(np.log2(weights.sum(dtype=np.float64))) - 52))
+    return np.rint(weights / step) * step
+
+
 def _fit_expert(
     learner: BaseEstimator,
     k: int,
@@ -355,7 +365,8 @@ def _fit_expert(
             if weight_name is None or isinstance(expert, DummyClassifier):
                 expert.fit(X, target)
             else:
-                expert.fit(X, target, **{weight_name: weight_unit * weights})
+                given = summable(weight_unit * weights)
+                expert.fit(X, target, **{weight_name: given})
             if hasattr(expert, asks):
                 # Neighbours say only now that they are too few.
                 getattr(expert, asks)(take_rows(X, np.zeros(1, dtype=np.intp)))
