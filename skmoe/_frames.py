@@ -53,9 +53,10 @@ def remedy(X: Any, error: Exception) -> str:
     if not names or not re.search("could not convert|dtype", str(error)):
         return ""
     return (
-        f" Columns {names} of X are no numbers. Make them category columns, with "
-        "X.astype, for experts that read these, such as HistGradientBoosting; or "
-        "encode them in a Pipeline: "
-        "make_pipeline(make_column_transformer((OneHotEncoder(), "
-        f"{names}), remainder='passthrough'), expert)."
+        f". Columns {names} of X hold text or categories, where numbers are needed. "
+        "Encode them before the mixture: make_pipeline(make_column_transformer("
+        f"(OneHotEncoder(handle_unknown='ignore'), {names}), remainder='passthrough'), "
+        "mixture). Or use an expert that reads category columns, such as "
+        "HistGradientBoosting, after X.astype(dict.fromkeys("
+        f"{names}, 'category'))."
     )

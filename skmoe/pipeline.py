@@ -66,7 +66,7 @@ def split(model: Any) -> tuple[Pipeline | None, Any]:
         last = last.steps[-1][1]
     if not isinstance(last, (MoEClassifier, MoERegressor)):
         raise TypeError(
-            "estimator must be a fitted MoEClassifier or MoERegressor, or a Pipeline "
+            "model must be a fitted MoEClassifier or MoERegressor, or a Pipeline "
             f"or fitted search that ends in one; got {model!r}."
         )
     check_is_fitted(last)

@@ -67,20 +67,30 @@ class ReportingMixin:
         if not np.isfinite(held["mixture"]):
             return (
                 f"No rows were held out, so nothing says whether {name} is better than "
-                "one of its learners (cross_fit='auto' would)."
+                f"one of its learners: {self._why_none()}."
             )
         gain = held["mixture"] - held["single"]
         worth = (
-            f"It gains {gain:.3f} nats a row over one learner"
+            f"It gains {gain:.3f} nats per row over one learner"
             if gain > WORTH
             else "It brings nothing over one learner"
         )
         return (
-            f"{worth} on rows held out, of which {self.routing_gain_:.3f} come from "
-            f"the gate. Experts keep {1.0 - self.shrinkage_:.0%} of their own answers"
+            f"{worth} on rows held out; with a gate that ignores x it would lose "
+            f"{self.routing_gain_:.3f}. Experts keep {1.0 - self.shrinkage_:.0%} of "
+            "their own answers"
             f"{', the rest is the best learner' if self._to_best else ''}; "
             f"{int(np.sum(self.expert_load_ < IDLE / self.n_experts_))} of "
             f"{self.n_experts_} experts serve next to no rows."
+        )
+
+    def _why_none(self) -> str:
+        """Say why no rows were held out."""
+        if self.cross_fit is None:
+            return "cross_fit=None asks for that"
+        return (
+            "there are too few rows, or a single expert. n_experts='auto' finds how "
+            "many experts so few rows can tell apart"
         )
 
     def _warn_of(self, mixture: Mixture) -> None:
