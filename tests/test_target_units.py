@@ -256,3 +256,16 @@ def test_origins():
     assert_array_equal(origin_of(constant, np.ones(5)), [7.0])
     single = origin_of(far.astype(np.float32), weight)
     assert single.dtype == np.float32
+
+
+@pytest.mark.parametrize("units", [(1.0, 1024.0), (2.0**-26, 2.0**26)])
+def test_no_output_speaks_louder_than_another(units):
+    """One output has regimes, the other is noise in another unit."""
+    random = np.random.RandomState(1)
+    X = random.normal(size=(200, 3))
+    y = np.where(X[:, 0] > 0, X[:, 1], -2 * X[:, 1]) + 0.1 * random.normal(size=200)
+    Y = np.column_stack([y, y[::-1]])
+    model = MoERegressor(n_experts=2, n_init=1, random_state=0)
+    expected = clone(model).fit(X, Y).predict(X)
+    found = model.fit(X, Y * units).predict(X) / units
+    np.testing.assert_allclose(found, expected, atol=1e-6)

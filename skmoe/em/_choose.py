@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backends import like, namespace, to_host
+from ..backends import Array, like, namespace, to_host
 from ..experts import MOST, ExpertPool
 from ..gates import BaseGate, ConstantGate, RoutingRule
 from ._cross_fit import content_folds
@@ -265,7 +265,8 @@ def loss(problem: Problem, state: State) -> float:
     """Return how wrong the point prediction of a routed state is.
 
     Regression: mean squared error; mean absolute error for families whose centre is not
-    the mean. Classification: share of the rows whose label has
+    the mean; outputs in units of their own deviation, so that none speaks louder than
+    another. Classification: share of the rows whose label has
     less than half of the probability, which for two classes is the error rate.
     """
     terms, weight = state.terms, problem.sample_weight
@@ -279,8 +280,18 @@ def loss(problem: Problem, state: State) -> float:
         means = family.means(terms.values, choice)
         scale = state.pool.scale_at(problem.X, choice)
         error = problem.y - family.centre(means, scale, choice)
+        error = error / _deviations(problem) if problem.y.shape[1] > 1 else error
         error = xp.sum(xp.abs(error) if family.centred else error**2, axis=1)
     return float(to_host(xp.sum(weight * error) / xp.sum(weight)))
+
+
+def _deviations(problem: Problem) -> Array:
+    """Return the standard deviation of each output, (q,); 1 where it is constant."""
+    xp, weight = namespace(problem.y), problem.sample_weight[:, None]
+    total = xp.sum(weight)
+    away = problem.y - xp.sum(weight * problem.y, axis=0) / total
+    variance = xp.sum(weight * away**2, axis=0) / total
+    return xp.sqrt(xp.where(variance > 0, variance, xp.ones_like(variance)))
 
 
 def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
