@@ -325,6 +325,8 @@ class CheckedMixin:
                         self._numbers(X),
                         accept_sparse="csr" if self._reads["sparse"] else False,
                         dtype=[np.float64, np.float32],
+                        # A frame's columns lie one after another: sums would differ.
+                        order="C" if self._has_columns(X) else None,
                         ensure_all_finite=finite,
                         input_name="X",
                         estimator=self,
