@@ -1,12 +1,14 @@
 """Random mixtures on random tables, held against what must be true of any of them.
 
 A case is drawn from its number: kind, gate, expert, container, precision, weights and
-parameters. Some cases run by default, thousands with ``-m slow``; one that fails names
+parameters. Some cases run by default, more with ``-m slow``, and thousands with
+``SKMOE_FUZZ=1000 python -m pytest -n 2 -m slow tests/test_fuzz.py``. One that fails names
 its number, and ``case(number)`` draws it again.
 """
 
 import contextlib
 import copy
+import os
 import warnings
 from dataclasses import dataclass, replace
 
@@ -32,8 +34,11 @@ from skmoe.gates import (
     TreeGate,
 )
 
-FEW, MANY = 8, 1000
-"""Cases of each oracle by default, and those that are marked slow."""
+FEW, MORE = 6, 20
+"""Cases of each oracle by default, and with ``-m slow``. ``SKMOE_FUZZ=1000`` in the
+environment makes it a thousand."""
+
+MANY = max(int(os.environ.get("SKMOE_FUZZ", MORE)), FEW)
 
 GATES = [
     "softmax",
@@ -171,7 +176,7 @@ regimes are few rows or an unpenalised gate is all but certain."""
 
 
 def oracle(function):
-    """Let an oracle see some cases by default, and a thousand others if asked."""
+    """Let an oracle see some cases by default, and many others if asked."""
 
     @pytest.mark.parametrize(
         "number",
