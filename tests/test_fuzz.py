@@ -1,9 +1,9 @@
 """Random mixtures on random tables, held against what must be true of any of them.
 
 A case is drawn from its number: kind, gate, expert, container, precision, weights and
-parameters. Some cases run by default, more with ``-m slow``, and thousands with
-``SKMOE_FUZZ=1000 python -m pytest -n 2 -m slow tests/test_fuzz.py``. One that fails names
-its number, and ``case(number)`` draws it again.
+parameters. Some cases run by default, more with ``-m slow``, thousands with
+``SKMOE_FUZZ=1000 python -m pytest -n 2 -m slow tests/test_fuzz.py``. One that fails
+names its number, and ``case(number)`` draws it again.
 """
 
 import contextlib
