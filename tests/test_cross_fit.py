@@ -489,7 +489,7 @@ def test_a_classifier_that_its_folds_lack_examples_for():
     learner = CalibratedClassifierCV(GaussianNB(), cv=3)
     pool = CrossFitPool(classifiers(learner, ["x", "y", "z"]), folds)
     half = Routing.from_labels((np.arange(N) >= 60).astype(np.intp), 2)
-    with pytest.raises(RuntimeError, match=r"Expert 0 .* less than 3 examples"):
+    with pytest.raises(ValueError, match=r"Expert 0 .* less than 3 examples"):
         pool.fit(X, labels, half)  # all rows of the fold have too few as well
     folds[:5] = [0, 0, 1, 1, 1]
     folds[100:103], labels[100:103] = 0, 2  # expert 1 helps out

@@ -61,7 +61,7 @@ def grow(
         young = parents[: n_new - n_old]
         try:
             gate, pool = _trained(smaller, gate, pool, young, labels, judged)
-        except RuntimeError as error:
+        except ValueError as error:
             if not isinstance(error.__cause__, ValueError):
                 raise  # the rows are not to blame
     copies = parents[pool.n_experts - n_old :]

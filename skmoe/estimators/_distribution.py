@@ -133,10 +133,9 @@ class DistributionMixin:
         """
         with about("quantiles"):
             p = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
-        if p.ndim != 1 or not p.size:
-            raise ValueError(
-                f"quantiles must be a list of probabilities; got shape {p.shape}."
-            )
+        if quantiles is None or p.ndim != 1 or not p.size:
+            got = "None" if quantiles is None else f"shape {p.shape}"
+            raise ValueError(f"quantiles must be a list of probabilities; got {got}.")
         if not np.all((p > 0) & (p < 1)):
             bad = p[~((p > 0) & (p < 1))][0]
             raise ValueError(

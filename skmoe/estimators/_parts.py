@@ -242,8 +242,8 @@ def check_made(Z: Array, gate: BaseGate) -> None:
 
 
 def numeric(Z: Any) -> np.ndarray:
-    """Return a transform's output as a float array."""
-    Z = np.asarray(Z)
+    """Return a transform's output as a float array, one row after another."""
+    Z = np.asarray(Z, order="C")
     return Z if Z.dtype.kind == "f" else Z.astype(np.float64)
 
 

@@ -325,8 +325,8 @@ class CheckedMixin:
                         self._numbers(X),
                         accept_sparse="csr" if self._reads["sparse"] else False,
                         dtype=[np.float64, np.float32],
-                        # A frame's columns lie one after another: sums would differ.
-                        order="C" if self._has_columns(X) else None,
+                        # Columns may lie one after another: sums would differ.
+                        order="C",
                         ensure_all_finite=finite,
                         input_name="X",
                         estimator=self,
@@ -352,6 +352,11 @@ class CheckedMixin:
                 "it is one row."
             )
         X = parts.small_indices(X.tocsr()) if sparse.issparse(X) else X
+        if self._reads["categories"] and not self._has_columns(X):
+            raise ValueError(
+                "X must be a data frame, as in fit: its columns "
+                f"{self._reads['categories']} hold categories; got {type(X).__name__}."
+            )
         _check_feature_names(self, X, reset=reset)
         _check_n_features(self, X, reset=reset)
         _num_samples(X)

@@ -115,7 +115,7 @@ class EstimatorPool(ExpertPool):
             if rows.shape[0]:
                 shares[k] = to_host(rows), to_host(mass * factor)
         fitted = self._fit_each(X, target, shares)
-        failed = {k: e for k, e in fitted.items() if isinstance(e, RuntimeError)}
+        failed = {k: e for k, e in fitted.items() if isinstance(e, ValueError)}
 
         row_mass = to_host(self.learnable(routing))
         everyone = np.flatnonzero(row_mass > 0)
@@ -131,7 +131,7 @@ class EstimatorPool(ExpertPool):
         learn = [k for k in lost if k not in idle]
         pooled = dict.fromkeys(learn, (everyone, row_mass[everyone]))
         for k, expert in self._fit_each(X, target, pooled).items():
-            if isinstance(expert, RuntimeError):  # the rows are not to blame
+            if isinstance(expert, ValueError):  # the rows are not to blame
                 raise failed.get(k, expert)
             fitted[k] = expert
         for k, expert in fitted.items():
@@ -166,7 +166,7 @@ class EstimatorPool(ExpertPool):
             self._asks(k),
             self.weight_unit,
         )
-        if isinstance(expert, RuntimeError):
+        if isinstance(expert, ValueError):
             raise expert
         self.fitted[k], self.taken[k] = expert, learner
 
@@ -345,8 +345,8 @@ def _fit_expert(
 ) -> Any:
     """Fit one clone; runs in a worker process when n_jobs asks for it.
 
-    A ValueError, scikit-learn's word for rows that a learner cannot take, is returned
-    as the RuntimeError that any other error raises.
+    Errors name the expert. A ValueError, scikit-learn's word for rows that a learner
+    cannot take, is returned; a TypeError stays one, any other is a RuntimeError.
     """
     expert = seeded(clone(learner), seed)
     weight_name = weight_parameter(expert)
@@ -373,12 +373,14 @@ def _fit_expert(
                 return expert
         except Exception as error:
             what = f"fit on its {len(target)} rows"
-            failure = RuntimeError(
+            kinds = ValueError, TypeError
+            kind = next((k for k in kinds if isinstance(error, k)), RuntimeError)
+            failure = kind(
                 f"Expert {k} ({learner!r}) failed to "
                 f"{'answer' if is_frozen(learner) else what}: "
                 f"{type(error).__name__}: {error}{remedy(X, error)}"
             )
-            if not isinstance(error, ValueError):
+            if kind is not ValueError:
                 raise failure from error
             failure.__cause__ = error
             return failure

@@ -399,7 +399,7 @@ class LeftOutPool(EstimatorPool):
     ) -> dict[int, Any]:
         """Return the expert of each share, and remember what it says of the share."""
         experts = super()._fit_each(X, target, shares)
-        fitted = {k: e for k, e in experts.items() if not isinstance(e, RuntimeError)}
+        fitted = {k: e for k, e in experts.items() if not isinstance(e, ValueError)}
         answers = Parallel(n_jobs=self.n_jobs)(
             delayed(_judge)(
                 expert, host_rows(X, rows), target[rows], weights, self.seeds[k]

@@ -14,6 +14,7 @@ except ImportError as error:
         "pip install 'skmoe[onnx]'."
     ) from error
 
+import numpy as np
 from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
@@ -95,6 +96,7 @@ def to_onnx(model, X, *, target_opset=None):
            [2.]], dtype=float32)
     """
     check_is_fitted(model)
+    X = X if hasattr(X, "shape") else np.asarray(X)
     options = {id(model): {"zipmap": False}} if is_classifier(model) else None
     graph = skl2onnx.to_onnx(model, X[:1], target_opset=target_opset, options=options)
     check_answers(graph, model, X)
