@@ -6,7 +6,7 @@ from scipy.special import log_softmax
 from sklearn.tree import DecisionTreeClassifier
 
 from skmoe import MoEClassifier
-from skmoe.em._calibrate import calibrated
+from skmoe.em._temperature import calibrated
 
 
 def said_and_labels(n, temperature, bias, seed=0):

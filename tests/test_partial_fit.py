@@ -23,8 +23,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.em import Pace, absorb
-from skmoe.em._sample import Sample, stacked
 from skmoe.em._stepwise import Level
+from skmoe.em._stream_sample import Sample, stacked
 from skmoe.estimators import _streaming
 from skmoe.experts import make_pool
 from skmoe.gates import ConstantGate, GaussianGate, SoftmaxGate

@@ -9,7 +9,7 @@ from sklearn.tree import DecisionTreeRegressor
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.backends import _reference
 from skmoe.em import Problem
-from skmoe.em._balance import balanced
+from skmoe.em._load_limits import balanced
 from skmoe.gates import RoutingRule, SoftmaxGate
 from skmoe.routing import Routing, nucleus, within_capacity
 

@@ -14,7 +14,7 @@ from sklearn.tree import DecisionTreeRegressor
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.em import Problem, begin, most_experts
 from skmoe.em._grow import loss_without
-from skmoe.em._select import Rung, _chosen, _standard_error, _without_one
+from skmoe.em._number_of_experts import Rung, _chosen, _standard_error, _without_one
 from skmoe.experts import make_pool
 from skmoe.gates import KNeighborsGate, SoftmaxGate, TreeGate
 from skmoe.likelihoods import Gaussian, ZeroInflated

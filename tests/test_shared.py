@@ -13,9 +13,9 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.em import Problem, begin, initial, resume
-from skmoe.em._choose import PULLS, HeldOut, Split, choose
 from skmoe.em._engine import revived
-from skmoe.em._shared import Shared
+from skmoe.em._held_out import PULLS, HeldOut, Split, choose
+from skmoe.em._shared_expert import Shared
 from skmoe.experts import make_pool
 from skmoe.gates import SoftmaxGate
 from skmoe.likelihoods import Gaussian

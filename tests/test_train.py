@@ -17,10 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
-from skmoe.em import Choice, CrossFitPool, Problem, _choose, _train
+from skmoe.em import Choice, CrossFitPool, Problem, _held_out, _train
 from skmoe.em._engine import begin, run
-from skmoe.em._settle import Pooled, routed, settle
-from skmoe.em._starts import initial, targets
+from skmoe.em._last_passes import routed, settle
+from skmoe.em._pooled import Pooled
+from skmoe.em._starts import initial
 from skmoe.estimators import _planning
 from skmoe.experts import make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
@@ -479,7 +480,7 @@ def test_rounding_is_nothing_to_start_from(n_rows, spread):
     x = np.random.default_rng(0).normal(size=(n_rows, 31))
     views = x[:, 1:], x[:, 1:], x[:, :1]
     problem = Problem(*views, np.ones(n_rows), 2, 2, max_iter=8, tol=0.0)
-    assert_allclose(targets(problem).std(), spread, atol=1e-3)
+    assert_allclose(problem.content.residual.std(), spread, atol=1e-3)
 
 
 # ------------------------------------------------------------------- the choices
@@ -521,7 +522,7 @@ def test_the_single_learner_by_hand():
     seed = int(np.random.RandomState(0).randint(2**31 - 1, size=4)[2])
     scores, weights = np.empty((2, 4)), np.empty(4)
     problem = replace(problem_of(Y, 2), seed=seed)
-    for i, part in enumerate(_choose.splits(problem, rigid=True)):
+    for i, part in enumerate(_held_out.splits(problem, rigid=True)):
         seen = part.rows
         weights[i] = WEIGHT[~seen].sum()
         for j, learner in enumerate(learners):
@@ -544,7 +545,7 @@ def test_without_rows_held_out_nothing_is_chosen():
 
 
 def test_few_rows_are_not_held_out():
-    least = _choose.FEW_ROWS * 2
+    least = _held_out.FEW_ROWS * 2
     few = MoERegressor(**QUICK).fit(X[: least - 1], Y[: least - 1])
     assert np.isnan(few.held_out_["mixture"])
     assert few.shrinkage_ == 0.0
@@ -562,12 +563,12 @@ def test_number_of_splits(n_rows, rigid):
     grouped = {7: 0, 8: 4, 999: 4, 1000: 2, 3999: 2, 4000: 1}
     others = {7: 0, 8: 2, 999: 2, 1000: 1, 3999: 1, 4000: 1}
     expected = (grouped if rigid else others)[n_rows]
-    assert _choose.count_splits(problem, rigid=rigid) == expected
+    assert _held_out.count_splits(problem, rigid=rigid) == expected
 
 
 def test_each_row_is_held_out_once():
     problem = problem_of(Y)
-    parts = _choose.splits(problem, rigid=True)
+    parts = _held_out.splits(problem, rigid=True)
     held = np.array([~part.rows for part in parts])
     assert_array_equal(held.sum(axis=0), 1)
     for part in parts:
@@ -579,7 +580,7 @@ def test_each_row_is_held_out_once():
 
 @pytest.mark.parametrize("expert", [Ridge(), TREE], ids=str)
 def test_groups_are_held_out_whole(expert, monkeypatch):
-    groups, seen, true_splits = np.arange(N) // 5 % 16, [], _choose.splits
+    groups, seen, true_splits = np.arange(N) // 5 % 16, [], _held_out.splits
 
     def spy(problem, **params):
         seen.extend(true_splits(problem, **params))
@@ -783,11 +784,11 @@ def test_warm_starts_keep_what_was_chosen(expert, strength, monkeypatch):
     assert model.routed_bound_ >= before.routed_bound_ - 0.05
 
 
-def test_of_many_rows_a_sample_chooses(monkeypatch):
-    monkeypatch.setattr(_choose, "ENOUGH_ROWS", 100)
-    monkeypatch.setattr(_choose, "ENOUGH_AN_EXPERT", 1)
+def test_of_many_rows_a_sample_held_outs(monkeypatch):
+    monkeypatch.setattr(_held_out, "ENOUGH_ROWS", 100)
+    monkeypatch.setattr(_held_out, "ENOUGH_AN_EXPERT", 1)
     n = len(Y)
-    part = _choose.splits(problem_of(Y, 2), rigid=True)[0]
+    part = _held_out.splits(problem_of(Y, 2), rigid=True)[0]
     used = part.rows.sum() + len(part.test.y)
     assert used < n
     assert used == pytest.approx(n / -(-n // 100), abs=4)

@@ -1,27 +1,22 @@
 """Floor 3: the EM engine. It knows gates, pools and routings by their contracts."""
 
-from ._choose import Choice
-from ._cross_fit import (
-    FINAL_FOLDS,
-    CrossFitPool,
-    content_folds,
-    fallbacks,
-    finished,
-    judges,
-)
+from ._cross_fit import CrossFitPool, judges
 from ._cross_fit_gate import CrossFitGate, for_new_rows
 from ._engine import begin, expect, resume, run, step
 from ._finite import check_finite
+from ._folds import FINAL_FOLDS, content_folds
+from ._gate_per_output import gates_per_output
 from ._grow import grow, shrink
+from ._held_out import Choice
+from ._last_passes import kept, moved, routed, settle
+from ._noise_expert import varying
+from ._number_of_experts import Selection, most_experts, select_number
 from ._panel import Alone, Panel, Voice
-from ._per_output import gates_per_output
 from ._problem import EMResult, PassInfo, Problem, State, Terms
-from ._sample import stacked
-from ._select import Selection, most_experts, select_number
-from ._settle import kept, moved, routed, settle
-from ._shared import NO_CORRECTION
+from ._shared_expert import NO_CORRECTION
 from ._starts import PORTFOLIO, STARTS, initial
 from ._stepwise import Pace, Stream, absorb, open_stream
+from ._stream_sample import stacked
 from ._train import (
     KINDS,
     Mixture,
@@ -32,7 +27,7 @@ from ._train import (
     finish,
     train,
 )
-from ._varying import varying
+from ._trained import fallbacks, finished
 
 __all__ = [
     "FINAL_FOLDS",

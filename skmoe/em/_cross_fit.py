@@ -19,21 +19,11 @@ import copy
 from typing import Any, Self
 
 import numpy as np
-from scipy import sparse
 
 from ..backends import Array, like, namespace
 from ..experts import DerivedPool, ExpertPool, take_rows
 from ..experts._averaged import averaged
-from ..experts._base import shares
 from ..routing import Routing
-from ._problem import EMResult, Problem, State, learning_mass
-from ._starts import complete, numeric, ranks, standard, targets
-
-FINAL_FOLDS = 5
-"""Folds of the last noise scales where the number is ours to choose: their models
-have seen 4/5 of the rows, and so err nearly as the model of all rows will."""
-
-TINY = float(np.finfo(np.float64).tiny)
 
 
 class CrossFitPool(DerivedPool):
@@ -164,84 +154,6 @@ class CrossFitPool(DerivedPool):
         return pool
 
 
-# -------------------------------------------------------------------- the end
-def finished(
-    problem: Problem, model: State | EMResult, *, average: bool = False
-) -> ExpertPool:
-    """Return the pool that predicts.
-
-    Parameters
-    ----------
-    problem : Problem
-    model : State or EMResult
-        Where EM ended.
-    average : bool
-        Cross-fitted experts become the means of their fold models, instead of being
-        refitted on all rows.
-
-    Returns
-    -------
-    ExpertPool
-        Its noise scales are those of rows out of fold, if experts were cross-fitted.
-    """
-    judge = model.pool
-    if average or judge.scale is not None:
-        judge = last_judge(problem, judge, model.resp)
-    return predictor(problem, judge, model.resp, average=average)
-
-
-def last_judge(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
-    """Return the pool that judges last: of more folds where "auto" chose folds."""
-    if not isinstance(pool, CrossFitPool) or pool.final_folds is None:
-        return pool
-    mass = resp.scaled(problem.sample_weight)
-    learned = learning_mass(problem, pool, mass)
-    more = CrossFitPool(pool.pool, pool.final_folds).fit(problem.X, problem.y, learned)
-    values = more.evaluate(problem.X, problem.y, resp)
-    return more.rescale(problem.y, values, mass)
-
-
-def predictor(
-    problem: Problem, judge: ExpertPool, resp: Routing, *, average: bool
-) -> ExpertPool:
-    """Return the pool that answers for new rows, with the scales of the judge."""
-    if average and isinstance(judge, CrossFitPool):
-        return judge.averaged()
-    mass = learning_mass(problem, judge, resp.scaled(problem.sample_weight))
-    return judge.finished(problem.X, problem.y, mass)
-
-
-def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:
-    """Return of each model why it stands on rows that its expert does not own.
-
-    Parameters
-    ----------
-    result : EMResult
-        Its models judged the experts.
-    final : ExpertPool
-        The pool that predicts.
-
-    Returns
-    -------
-    list of str or None
-        None for a model that was fitted on the rows of its expert. Experts that own
-        no more than a row, all in all, are left out: nothing could judge them.
-    """
-    owners = np.flatnonzero(result.resp.sum_by_expert(result.resp.weights) > 1)
-    judges = getattr(result.pool, "pools", [result.pool])
-    both = (*judges, *getattr(final, "pools", [final]))
-    pools = {id(getattr(one, "fitted", one)): one for one in both}  # copies count once
-    reasons = [dict(getattr(one, "fallbacks", {})) for one in pools.values()]
-    if isinstance(result.pool, CrossFitPool) and not result.pool.part_rows:
-        for fold, why in enumerate(reasons[: len(judges)]):
-            outside = shares(result.pool._without(result.resp, fold))
-            for k in np.flatnonzero(outside == 0):
-                learner = result.pool.learners[k]
-                why[k] = f"Expert {k} ({learner!r}) has no rows outside fold {fold}."
-    return [why.get(k) for why in reasons for k in owners]
-
-
-# ---------------------------------------------------------------------- folds
 def judges(folds: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return folds that have models, and which rows each model learns from.
 
@@ -255,85 +167,3 @@ def judges(folds: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarr
     blind = fitted[folds] & ~learned[folds, np.arange(n_rows)]
     used, folds = np.unique(np.where(blind, folds, n_folds), return_inverse=True)
     return folds, learned[used]
-
-
-def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
-    """Assign each row to a fold by what it holds.
-
-    Rows are ranked along a random direction of [x, residual of y] and dealt out in
-    turn, class by class. Equal rows share a fold, so none is judged by its own copy;
-    the folds of a permuted table are the permuted folds. Groups are dealt out whole, by
-    their mean rank.
-
-    Parameters
-    ----------
-    problem : Problem
-    n_folds : int
-        There are fewer folds where there is less to deal out.
-    seed : int
-        Seed of the direction.
-
-    Returns
-    -------
-    (n_samples,) array of int
-        Folds, from 0 without gaps.
-    """
-    random, one_view = np.random.RandomState(seed), problem.X is problem.X_gate
-    problem = complete(problem)
-    weight, target = problem.sample_weight, targets(problem)
-    X = standard(numeric(problem.X_gate), weight)
-    score = X @ random.standard_normal(X.shape[1])
-    score = score + target @ random.standard_normal(target.shape[1])
-    labels = problem.y if problem.y.ndim == 1 else np.zeros(len(score), dtype=np.intp)
-    if problem.groups is not None:
-        folds = _deal_groups(problem.groups, labels, score, weight, n_folds)
-        return np.unique(folds, return_inverse=True)[1]
-    place = ranks(score)
-    if not one_view and place.max() + 1 < len(place):
-        # The gate may take rows for equal that experts tell apart.
-        seen = standard(numbers(problem.X), weight)
-        other = ranks(seen @ random.standard_normal(seen.shape[1]))
-        place = place * (other.max() + 1) + other
-    folds = np.empty(len(score), dtype=np.intp)
-    for label in np.unique(labels):
-        rows = labels == label
-        folds[rows] = np.unique(place[rows], return_inverse=True)[1] % n_folds
-    return np.unique(folds, return_inverse=True)[1]
-
-
-def numbers(X: Any) -> Any:
-    """Return what experts see, maybe a data frame, as numbers that tell rows apart."""
-    if sparse.issparse(X):
-        return X
-    columns = []
-    for column in np.asarray(X).T:
-        try:
-            known = column.astype(np.float64)
-            there = np.isfinite(known)
-            known = np.where(there, known, known[there].mean() if there.any() else 0.0)
-        except (TypeError, ValueError):
-            known = np.unique(column.astype(str), return_inverse=True)[1]
-        columns.append(known)
-    return np.stack(columns, axis=1)
-
-
-def _deal_groups(
-    groups: np.ndarray,
-    labels: np.ndarray,
-    score: np.ndarray,
-    weight: np.ndarray,
-    n_folds: int,
-) -> np.ndarray:
-    """Deal out groups, the largest first, to the fold with least of what each holds."""
-    group = np.unique(groups, return_inverse=True)[1]
-    mass = np.bincount(group, weight)
-    mean = np.bincount(group, weight * score) / np.maximum(mass, TINY)
-    held = np.zeros((len(mass), labels.max() + 1))
-    np.add.at(held, (group, labels), weight)
-    # Rounded, so that sums in another order decide alike.
-    held = np.round(held / np.maximum(held.sum(axis=0), TINY), 10)
-    load, fold_of = np.zeros((n_folds, held.shape[1])), np.zeros(len(mass), np.intp)
-    for g in np.lexsort((ranks(mean), -held.sum(axis=1))):
-        fold_of[g] = np.argmin(load @ held[g])
-        load[fold_of[g]] += held[g]
-    return fold_of[group]

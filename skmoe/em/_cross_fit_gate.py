@@ -15,7 +15,7 @@ from sklearn.base import clone
 from ..backends import Array, like, namespace, select
 from ..gates import BaseGate
 from ..routing import Routing
-from ._gating import targets
+from ._gate_step import targets
 from ._problem import Problem
 
 

@@ -37,9 +37,9 @@ from ..backends import Array, device_of, filled, like, namespace, select, to_hos
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from ..routing import Routing
-from . import _gating as gating
-from ._balance import balanced, limited, shifted
-from ._gating import fit_gate, improved_gate, log_proba, log_proba_at
+from . import _gate_step as gating
+from ._gate_step import fit_gate, improved_gate, log_proba, log_proba_at
+from ._load_limits import balanced, limited, shifted
 from ._problem import EMResult, PassInfo, Problem, State, Terms, learning_mass
 
 PATIENCE = 2

@@ -21,9 +21,10 @@ from ..experts import ExpertPool, JoinedPool, make_pool, shares
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing, TreeView
 from ._engine import log_joint, resume, run
-from ._gating import improved_gate
+from ._gate_step import improved_gate
+from ._last_passes import routed
 from ._problem import Problem, State, learning_mass
-from ._settle import rescaled, routed
+from ._trained import rescaled
 
 PASSES = 10
 """Passes of EM of new experts, at most."""

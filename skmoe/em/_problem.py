@@ -13,6 +13,7 @@ from ..backends import Array, namespace, to_host
 from ..experts import ExpertPool, remembered, take_rows
 from ..gates import BaseGate
 from ..routing import Routing
+from ._content import Content
 from ._panel import Alone, Panel
 
 
@@ -43,9 +44,12 @@ class Problem:
     tied : bool
         Whether rows of a group share one expert; see `_panel`.
     balance : float
-        Least load of an expert in the E-step, in units of an even load; see `_balance`.
+        Least load of an expert in the E-step, in units of an even load; see
+        `_load_limits`.
     capacity : float
         Largest load of an expert in the E-step, in the same units.
+    content : Content or None
+        What the rows hold. None makes it; copies with the same rows share it.
     """
 
     X_gate: Array
@@ -63,6 +67,12 @@ class Problem:
     tied: bool = True
     balance: float = 0.0
     capacity: float = np.inf
+    content: Content = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        rows = self.X_gate, self.y, self.sample_weight
+        if self.content is None or not self.content.is_of(*rows):
+            object.__setattr__(self, "content", Content(*rows))
 
     @cached_property
     def panel(self) -> Panel | None:

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -25,20 +23,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.tree import DecisionTreeRegressor
 
 from ..backends import select
-from ..experts._linear_pool import solve_ridge, without_constants
-from ..routing import Routing, Standard, TreeView
+from ..routing import Routing, TreeView
+from ._content import deviation, numeric, ranks, standard
 from ._problem import Problem
 
 TREE_MAX_FEATURES = 64
 
 SMOOTHING = 0.1
 """Share of a row's weight that a start by labels spreads over other experts."""
-
-RIDGE = 1e-6
-"""Penalty of that fit, in units of each column's own sum of squares."""
-
-NEXT_TO_NOTHING = 1e-4
-"""Of y's deviation: what a linear fit that goes through all rows leaves."""
 
 
 def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
@@ -57,70 +49,14 @@ def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
     Routing
         One entry a row, or ``problem.width`` for the smooth ``random`` start.
     """
-    host, random = complete(problem), np.random.RandomState(seed)
+    host, random = problem.on_host(), np.random.RandomState(seed)
     if problem.n_experts == 1:
         start = Routing.from_labels(np.zeros(len(host.y), dtype=np.intp), 1)
     else:
-        features = numeric(host.X_gate)
-        start = STARTS[kind](host, features, targets(host), number, random)
+        features = numeric(problem.content.X)
+        residual = problem.content.residual
+        start = STARTS[kind](host, features, residual, number, random)
     return start.like(problem.sample_weight)
-
-
-def complete(problem: Problem) -> Problem:
-    """Return the problem on the host, with column means where the gate sees NaN."""
-    host = problem.on_host()
-    values = host.X_gate.data if sparse.issparse(host.X_gate) else host.X_gate
-    if not np.isnan(np.min(values, initial=0.0)):
-        return host
-    return replace(host, X_gate=known(host.X_gate, host.sample_weight))
-
-
-def known(X: Any, weight: np.ndarray) -> Any:
-    """Return a dense or CSR matrix with weighted column means for its NaN."""
-    dense = X.toarray() if sparse.issparse(X) else np.asarray(X)
-    missing = np.isnan(dense)
-    there = np.where(missing, 0.0, weight[:, None])
-    total = there.sum(axis=0)
-    mean = (there * np.where(missing, 0.0, dense)).sum(axis=0)
-    mean = mean / np.where(total > 0, total, 1.0)
-    dense = np.where(missing, mean, dense)
-    return sparse.csr_matrix(dense) if sparse.issparse(X) else dense
-
-
-def numeric(X: Any) -> Any:
-    """Return X as float64 if it is dense, as it is if it is CSR."""
-    return X if sparse.issparse(X) else np.asarray(X, dtype=np.float64)
-
-
-def targets(problem: Problem) -> np.ndarray:
-    """Return what y is beyond its linear fit, standardised, (n, q).
-
-    Where the fit leaves next to nothing, as with more columns than rows, that is
-    rounding, and stays as small as it is.
-    """
-    y, weight = problem.y, problem.sample_weight
-    if y.ndim == 1:  # class positions
-        y = np.eye(int(y.max()) + 1)[y]
-    y = np.asarray(y, dtype=np.float64)
-    X, whole = problem.X_gate, _spread(y, weight)
-    if X.shape[1] <= 1024:
-        A, B, x_mean, y_mean = select(X).gram(X, y, weight)
-        A, B = without_constants(A, B, x_mean, float(weight.sum()))
-        beta = solve_ridge(A, B, RIDGE * np.diagonal(A))
-        y = y - y_mean - (X @ beta - x_mean @ beta)
-    left = _spread(y, weight)
-    spread = np.where(left > NEXT_TO_NOTHING * whole, left, whole)
-    return y / np.where(spread > 0, spread, 1.0)
-
-
-def _spread(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the weighted standard deviation of each column."""
-    return np.sqrt(weight @ (y - weight @ y / weight.sum()) ** 2 / weight.sum())
-
-
-def standard(X: Any, weight: np.ndarray) -> Any:
-    """Return X on the scale of its columns; dense X is centred too."""
-    return Standard.of(X, weight).rows(X)
 
 
 # -------------------------------------------------------------------- kinds
@@ -135,7 +71,7 @@ def _tree(problem, features, targets, number, random) -> Routing:
     seen = TreeView.of(features).rows(features)
     y = targets
     if problem.y.ndim == 2:  # near its spread: trees take the tiny for nothing
-        spread = _spread(problem.y, problem.sample_weight)
+        spread = deviation(problem.y, problem.sample_weight)
         # A power of two rounds nothing: equal gains of grades or counts stay equal.
         power = np.rint(np.log2(np.where(spread > 0, spread, 1.0)))
         y = problem.y / np.exp2(power)
@@ -225,12 +161,6 @@ STEEPNESS = 3.0
 
 
 # ------------------------------------------------------------------ helpers
-def ranks(score: np.ndarray) -> np.ndarray:
-    """Return the rank of each row's score; scores equal but for rounding share one."""
-    spread = float(np.max(np.abs(score), initial=0.0)) or 1.0
-    return np.unique(np.round(score / spread, 10), return_inverse=True)[1]
-
-
 def _slices(score: np.ndarray, weight: np.ndarray, k: int) -> np.ndarray:
     """Cut rows into k slices of about equal weight along a score."""
     where = ranks(score)

@@ -13,7 +13,8 @@ forgets only as it learns [2]_, so that one whose regime is away for a while is 
 when it comes back.
 
 While M is short, rows choose among twice as many experts as predict asks, with y in
-hand; later among those that predict asks, as in the last passes of a fit (`_settle`).
+hand; later among those that predict asks, as in the last passes of a fit
+(`_last_passes`).
 
 A stream may change. Where the log-likelihood of a batch, before it is learned, is far
 below the mean of the rows before, M falls, batch by batch, until it is not; and an
@@ -22,7 +23,7 @@ the worst rows, with these as its own.
 
 What gate and experts remember is theirs to say (``recall``, ``absorb``). Those that
 cannot add to what they know are updated now and then on a sample of rows, see
-`_sample`.
+`_stream_sample`.
 
 References
 ----------
@@ -46,9 +47,9 @@ from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from ._engine import _handed_over, log_joint, resume
 from ._finite import check_finite
-from ._gating import route, targets
+from ._gate_step import route, targets
 from ._problem import Problem, State
-from ._sample import LARGEST, Sample
+from ._stream_sample import LARGEST, Sample
 
 TINY = float(np.finfo(np.float64).tiny)
 

@@ -24,8 +24,11 @@ from ..experts import ExpertPool, make_pool
 from ..gates import BaseGate, RoutingRule
 from ..likelihoods import Likelihood
 from ..routing import Routing, Standard
-from ._calibrate import calibration
-from ._choose import (
+from ._content import complete, numbers
+from ._cross_fit import CrossFitPool
+from ._cross_fit_gate import CrossFitGate, for_new_rows
+from ._engine import begin, resume, run
+from ._held_out import (
     Choice,
     HeldOut,
     Split,
@@ -33,13 +36,13 @@ from ._choose import (
     hold_out,
     splits,
 )
-from ._cross_fit import CrossFitPool, last_judge, numbers, predictor
-from ._cross_fit_gate import CrossFitGate, for_new_rows
-from ._engine import begin, resume, run
+from ._last_passes import LAST_PASSES, settle
+from ._pooled import Pooled
 from ._problem import EMResult, Problem, State
-from ._settle import LAST_PASSES, Pooled, rescaled, settle
-from ._shared import Shared
-from ._starts import PORTFOLIO, STARTS, complete, initial
+from ._shared_expert import Shared
+from ._starts import PORTFOLIO, STARTS, initial
+from ._temperature import calibration
+from ._trained import last_judge, predictor, rescaled
 
 FEW_PASSES = 4
 """Last passes by which starts are compared."""
@@ -357,12 +360,12 @@ def linear_view(problem: Problem) -> Array:
     """Return what experts see, as numbers."""
     if problem.X is problem.X_gate:
         on_host = namespace(problem.sample_weight) is np
-        return complete(problem).X_gate if on_host else problem.X
+        return problem.content.X if on_host else problem.X
     X, weight = numbers(problem.on_host().X), problem.sample_weight
     if issparse(X):
         if namespace(weight) is not np:
             return problem.X_gate
-        return complete(replace(problem, X_gate=X)).X_gate
+        return complete(X, weight)
     return like(X, weight, problem.X_gate.dtype)
 
 

@@ -24,12 +24,12 @@ import numpy as np
 from ..experts import ExpertPool, OneOutputPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
-from ._cross_fit import last_judge, predictor
 from ._cross_fit_gate import for_new_rows
 from ._engine import resume, run
+from ._last_passes import LAST_PASSES, settle
 from ._problem import Problem, State
-from ._settle import LAST_PASSES, settle
 from ._train import Mixture
+from ._trained import last_judge, predictor
 
 ROUNDS = 20
 """Turns of gates and experts, at most."""

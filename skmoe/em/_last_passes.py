@@ -18,36 +18,28 @@ be preferred because noise favoured it. Responsibilities of tempered likelihoods
 the expert of the best mean p^β, which for β near 0 is that of the best mean log p.
 
 Then experts may be pulled to the pooled fit, their learner fitted on all rows. How
-much is not for the training rows to say: see `_choose`.
+much is not for the training rows to say: see `_held_out`.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from .._learners import recipe
-from ..backends import like, namespace, to_host
+from ..backends import namespace, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
-from ._cross_fit import CrossFitPool
 from ._engine import evaluate, expect, update_pool
-from ._gating import improved_gate, log_proba_at, route
-from ._problem import Problem, State, learning_mass
-from ._shared import all_rows
+from ._gate_step import improved_gate, log_proba_at, route
+from ._problem import Problem, State
 
 PATIENCE = 2
 """Passes without progress before the best is taken."""
 
 MOST_OF_IT = 0.95
 """Little of a row is lost if the experts asked have so much of its probability."""
-
-REWEIGHTINGS = 10
-"""Fits of a learner alone with robust weights; each halves, at least, what outliers
-still pull."""
 
 TEMPERED = 0.25
 """β where predict asks one expert."""
@@ -151,112 +143,3 @@ def moved(problem: Problem, gate: BaseGate, rule: RoutingRule) -> int:
     free = route(problem, gate, replace(rule, capacity_factor=None)).to_csr() != 0
     found = route(problem, gate, rule).to_csr() != 0
     return int(np.count_nonzero(np.diff((free != found).indptr)))
-
-
-# ------------------------------------------------------------------ pooled fits
-@dataclass(frozen=True, eq=False)
-class Pooled:
-    """Each distinct learner, fitted on all rows: what experts are pulled to.
-
-    Attributes
-    ----------
-    pool : ExpertPool
-        One expert for each distinct learner.
-    learner_of : (n_experts,) array of int
-        Which of them belongs to each expert.
-    """
-
-    pool: ExpertPool
-    learner_of: np.ndarray
-
-    @classmethod
-    def of(cls, problem: Problem, pool: ExpertPool) -> Pooled:
-        """Fit the learners of a pool, judged as the pool judges its own.
-
-        Classifiers beside a shared expert are pulled to that one.
-        """
-        if problem.shared is not None and pool.classes is not None:
-            return cls(problem.shared.judge, np.zeros(pool.n_experts, dtype=np.intp))
-        keys = [recipe(learner) for learner in pool.learners]
-        distinct = list(dict.fromkeys(keys))
-        first = np.array([keys.index(key) for key in distinct])
-        learner_of = np.array([distinct.index(key) for key in keys])
-        few = some(pool, first)
-        everyone = learnable_rows(problem, few)
-        few.fit(problem.X, problem.y, everyone)
-        if few.likelihood.robust:
-            few = reweighted(problem, few, everyone)
-        return cls(few, learner_of)
-
-    def everyone(self, problem: Problem) -> Routing:
-        """Return the routing that gives each learner all rows, alike."""
-        return learnable_rows(problem, self.pool)
-
-    def best(self, problem: Problem) -> int:
-        """Return which learner alone, with one noise scale, suits the rows best."""
-        mass = self.everyone(problem)
-        judge = rescaled(problem, self.pool, mass)
-        log_lik = judge.log_likelihood(problem.X, problem.y, mass)
-        xp, counted = namespace(log_lik), mass.weights > 0
-        log_lik = xp.where(counted, log_lik, xp.zeros_like(log_lik))
-        return int(np.argmax(mass.sum_by_expert(mass.weights * log_lik)))
-
-    def only(self, learner: int) -> Pooled:
-        """Return one of the learners as that of all experts."""
-        return Pooled(self.pool, np.full_like(self.learner_of, learner))
-
-    def pull(self, pool: ExpertPool, strength: float) -> ExpertPool:
-        """Return a pool of blended experts."""
-        return pool.pulled(self.pool, self.learner_of, strength)
-
-    def remember(self, problem: Problem) -> Pooled:
-        """Return learners that know already what they say of the rows."""
-        return Pooled(problem.remember(self.pool), self.learner_of)
-
-    def finished(self, problem: Problem) -> Pooled:
-        """Return the learners for new rows."""
-        if problem.shared is not None and self.pool is problem.shared.judge:
-            return Pooled(problem.shared.pool, self.learner_of)
-        mass = learning_mass(problem, self.pool, self.everyone(problem))
-        done = self.pool.finished(problem.X, problem.y, mass)
-        used, learner_of = np.unique(self.learner_of, return_inverse=True)
-        return Pooled(done.take(used), learner_of)
-
-
-def learnable_rows(problem: Problem, pool: ExpertPool) -> Routing:
-    """Return the routing that gives each learner all rows that it may have, alike."""
-    everyone, beyond = (
-        all_rows(problem, pool.n_experts),
-        pool.likelihood.beyond(problem.y),
-    )
-    if beyond is None:
-        return everyone
-    return everyone.scaled(like(np.where(beyond, 0.0, 1.0), everyone.weights))
-
-
-def some(pool: ExpertPool, which: np.ndarray) -> ExpertPool:
-    """Return an unfitted pool of some of the learners."""
-    if isinstance(pool, CrossFitPool):
-        return CrossFitPool(some(pool.pool, which), pool.folds, learned=pool.learned)
-    few = copy.copy(pool)
-    few.learners = [pool.learners[k] for k in which]
-    few.likelihood = pool.likelihood.take(which)
-    few.seeds = [pool.seeds[k] for k in which]
-    few.n_experts = len(few.learners)
-    return few
-
-
-def reweighted(problem: Problem, pool: ExpertPool, mass: Routing) -> ExpertPool:
-    """Return a fitted pool with robust weights of rows that agree with its fit."""
-    for _ in range(REWEIGHTINGS):
-        values = pool.evaluate(problem.X, problem.y, mass)
-        pool = pool.rescale(problem.y, values, mass)
-        few = pool.emphasised(problem.y, values, mass)
-        pool = pool.update(problem.X, problem.y, few)
-    return pool
-
-
-def rescaled(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
-    """Return the pool with the noise scales of what it says."""
-    values = pool.evaluate(problem.X, problem.y, resp)
-    return pool.rescale(problem.y, values, resp.scaled(problem.sample_weight))

@@ -19,11 +19,13 @@ import numpy as np
 from ..backends import Array, like, namespace, to_host
 from ..experts import MOST, ExpertPool
 from ..gates import BaseGate, ConstantGate, RoutingRule
-from ._cross_fit import content_folds
 from ._cross_fit_gate import for_new_rows
-from ._gating import improved_gate
+from ._folds import content_folds
+from ._gate_step import improved_gate
+from ._last_passes import routed, settle
+from ._pooled import Pooled
 from ._problem import EMResult, Problem, State, learning_mass
-from ._settle import Pooled, rescaled, routed, settle
+from ._trained import rescaled
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Weights of an expert against the pooled fit."""
@@ -137,7 +139,7 @@ class Choice:
         that ignores x, of the best mixture whose experts are the pooled fit, and of
         one learner with one noise scale.
     temperature, bias : float and (n_classes,) array
-        Of the class probabilities; see `_calibrate`.
+        Of the class probabilities; see `_temperature`.
     """
 
     gate: int = 0

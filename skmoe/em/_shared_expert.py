@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from sklearn.linear_model import Ridge
 
-from ..backends import Array, namespace
 from ..experts import ExpertPool
-from ..routing import Routing
-from ._cross_fit import CrossFitPool, content_folds
+from ._cross_fit import CrossFitPool
+from ._folds import content_folds
+from ._pooled import all_rows
 from ._problem import Problem
 
 FOLDS = 5
@@ -23,15 +23,6 @@ FOLDS = 5
 
 NO_CORRECTION = Ridge(alpha=1e300, fit_intercept=False)
 """The expert that leaves the shared prediction as it is: its coefficients are zero."""
-
-
-def all_rows(problem: Problem, n_experts: int) -> Routing:
-    """Return the routing that gives each expert all rows, alike.
-
-    As in EM, the weights of a row sum to its sample weight; `share` undoes the rest.
-    """
-    weight: Array = problem.sample_weight / n_experts
-    return Routing.from_dense(namespace(weight).stack([weight] * n_experts, axis=1))
 
 
 @dataclass(frozen=True, eq=False)

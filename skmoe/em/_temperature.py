@@ -22,8 +22,8 @@ from scipy.special import logsumexp
 
 from ..backends import to_host
 from ..gates import RoutingRule
-from ._choose import Choice, HeldOut, Split
-from ._gating import route
+from ._gate_step import route
+from ._held_out import Choice, HeldOut, Split
 
 RANGE = (0.2, 5.0)
 """Temperatures that are tried."""

@@ -22,7 +22,7 @@ from .._learners import MIN_RESPONSIBILITY, seeded, weight_parameter
 from ..backends import few_openmp_threads, to_host
 from ..experts import WIDEST, ExpertPool, VaryingPool, spread, take_rows
 from ..likelihoods import Likelihood
-from ._cross_fit import content_folds
+from ._folds import content_folds
 from ._problem import Problem
 from ._train import Mixture
 

@@ -39,13 +39,14 @@ from ..backends import like, namespace, select, to_host
 from ..experts import DerivedPool, ExpertPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing, Standard
-from ._choose import Split, splits
 from ._cross_fit_gate import for_new_rows
 from ._engine import begin, log_joint, resume, step
-from ._gating import fit_gate
+from ._gate_step import fit_gate
 from ._grow import handed_down, loss_without
+from ._held_out import Split, splits
+from ._last_passes import routed
+from ._pooled import some
 from ._problem import Problem, State, learning_mass
-from ._settle import routed, some
 from ._starts import smoothed
 from ._train import Plan, linear_pool, linear_view
 

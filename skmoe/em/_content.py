@@ -1,0 +1,130 @@
+"""What rows hold, as numbers on the host: starts and folds look at nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from ..backends import Array, select, to_host
+from ..experts._linear_pool import solve_ridge, without_constants
+from ..routing import Standard
+
+RIDGE = 1e-6
+"""Penalty of the linear fit of y, in units of each column's own sum of squares."""
+
+NEXT_TO_NOTHING = 1e-4
+"""Of y's deviation: what a linear fit that goes through all rows leaves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What the rows of a problem hold; each part is worked out once, when it is needed.
+
+    Attributes
+    ----------
+    X_gate : (n_samples, n_features) array or CSR
+        What the gate sees, on any device.
+    y, sample_weight : arrays
+        As those of a problem.
+    """
+
+    X_gate: Array
+    y: Array
+    sample_weight: Array
+
+    def is_of(self, X_gate: Array, y: Array, sample_weight: Array) -> bool:
+        """Tell whether this is the content of these very arrays."""
+        return (
+            self.X_gate is X_gate
+            and self.y is y
+            and self.sample_weight is sample_weight
+        )
+
+    @cached_property
+    def X(self) -> Any:
+        """What the gate sees, with column means in the place of NaN."""
+        sparse_X = sparse.issparse(self.X_gate)  # on the host already
+        X = self.X_gate if sparse_X else to_host(self.X_gate)
+        return complete(X, to_host(self.sample_weight))
+
+    @cached_property
+    def residual(self) -> np.ndarray:
+        """What y is beyond its linear fit, standardised, (n_samples, n_outputs)."""
+        return residual(self.X, to_host(self.y), to_host(self.sample_weight))
+
+
+def complete(X: Any, weight: np.ndarray) -> Any:
+    """Return a dense or CSR matrix with weighted column means in the place of NaN."""
+    values = X.data if sparse.issparse(X) else X
+    if not np.isnan(np.min(values, initial=0.0)):
+        return X
+    dense = X.toarray() if sparse.issparse(X) else np.asarray(X)
+    missing = np.isnan(dense)
+    there = np.where(missing, 0.0, weight[:, None])
+    total = there.sum(axis=0)
+    mean = (there * np.where(missing, 0.0, dense)).sum(axis=0)
+    mean = mean / np.where(total > 0, total, 1.0)
+    dense = np.where(missing, mean, dense)
+    return sparse.csr_matrix(dense) if sparse.issparse(X) else dense
+
+
+def numeric(X: Any) -> Any:
+    """Return X as float64 if it is dense, as it is if it is CSR."""
+    return X if sparse.issparse(X) else np.asarray(X, dtype=np.float64)
+
+
+def residual(X: Any, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return what y is beyond its linear fit on X, standardised, (n, q).
+
+    Where the fit leaves next to nothing, as with more columns than rows, that is
+    rounding, and stays as small as it is.
+    """
+    if y.ndim == 1:  # class positions
+        y = np.eye(int(y.max()) + 1)[y]
+    y = np.asarray(y, dtype=np.float64)
+    before = deviation(y, weight)
+    if X.shape[1] <= 1024:
+        A, B, x_mean, y_mean = select(X).gram(X, y, weight)
+        A, B = without_constants(A, B, x_mean, float(weight.sum()))
+        beta = solve_ridge(A, B, RIDGE * np.diagonal(A))
+        y = y - y_mean - (X @ beta - x_mean @ beta)
+    after = deviation(y, weight)
+    unit = np.where(after > NEXT_TO_NOTHING * before, after, before)
+    return y / np.where(unit > 0, unit, 1.0)
+
+
+def deviation(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the weighted standard deviation of each column."""
+    return np.sqrt(weight @ (y - weight @ y / weight.sum()) ** 2 / weight.sum())
+
+
+def standard(X: Any, weight: np.ndarray) -> Any:
+    """Return X on the scale of its columns; dense X is centred too."""
+    return Standard.of(X, weight).rows(X)
+
+
+def ranks(score: np.ndarray) -> np.ndarray:
+    """Return the rank of each row's score; scores equal but for rounding share one."""
+    unit = float(np.max(np.abs(score), initial=0.0)) or 1.0
+    return np.unique(np.round(score / unit, 10), return_inverse=True)[1]
+
+
+def numbers(X: Any) -> Any:
+    """Return what experts see, maybe a data frame, as numbers that tell rows apart."""
+    if sparse.issparse(X):
+        return X
+    return np.stack([_number(column) for column in np.asarray(X).T], axis=1)
+
+
+def _number(column: np.ndarray) -> np.ndarray:
+    """Return a column as numbers: NaN becomes the mean, a category its position."""
+    try:
+        number = column.astype(np.float64)
+    except (TypeError, ValueError):
+        return np.unique(column.astype(str), return_inverse=True)[1]
+    finite = np.isfinite(number)
+    return np.where(finite, number, number[finite].mean() if finite.any() else 0.0)
