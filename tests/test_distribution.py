@@ -13,8 +13,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skmoe import MoERegressor
-from skmoe.estimators import _regions as density
-from skmoe.estimators._conformal import Calibration
 from skmoe.likelihoods import (
     Beta,
     Gamma,
@@ -28,6 +26,8 @@ from skmoe.likelihoods import (
     ZeroInflated,
 )
 from skmoe.metrics import crps_scorer, log_likelihood_scorer
+from skmoe.predictive import Calibration
+from skmoe.predictive import _regions as density
 
 CONTINUOUS = [Gaussian(), StudentT(), StudentT(1.0), Laplace(), Gamma(), Beta()]
 COUNTS = [Poisson(), NegativeBinomial()]
@@ -495,7 +495,7 @@ def test_all_answers_speak_of_the_distribution_of_score_samples(data, options):
     step = 1e-5
     slope = (model.cdf(X, y + step) - model.cdf(X, y - step)) / (2 * step)
     np.testing.assert_allclose(slope, np.exp(model.score_samples(X, y)), atol=1e-4)
-    (((mix,),), _) = model._predictive(X)
+    (((mix,),), _) = model._mixtures(X)
     median = model.predict_quantiles(X, [0.5])
     centre = median[:, 0] if mix.family.centred else mix.mean()
     if not isinstance(mix.family, WithOutliers):  # which leaves its fixed expert out

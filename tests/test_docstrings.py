@@ -15,6 +15,7 @@ PUBLIC = [
     "skmoe.packing",
     "skmoe.persistence",
     "skmoe.pipeline",
+    "skmoe.predictive",
 ]
 LEFT_OUT = {
     "GL01",  # the summary may start on the opening line, as in scikit-learn

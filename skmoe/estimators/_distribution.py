@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
-from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_scalar
+from sklearn.utils.validation import check_consistent_length
 
-from ..backends import filled, like, to_host
+from ..backends import filled, namespace, to_host
 from ..likelihoods import PredictiveMixture
-from . import _regions as density
+from ..predictive import Calibration, MixtureDistribution
 from ._all_or_nothing import all_or_nothing
-from ._conformal import Calibration
 from ._validation import about, given
-
-KINDS = ("equal_tailed", "highest_density")
 
 
 class DistributionMixin:
@@ -30,7 +24,7 @@ class DistributionMixin:
     """
 
     # ------------------------------------------------------------ distributions
-    def _predictive(self, X, groups=None) -> tuple[list[list[PredictiveMixture]], Any]:
+    def _mixtures(self, X, groups=None) -> tuple[list[list[PredictiveMixture]], Any]:
         """Return the distribution of each output, gate by gate, and the dtype.
 
         That is the dtype of the experts' answers, or of y where these are too coarse
@@ -53,45 +47,84 @@ class DistributionMixin:
                     shift=np.zeros(means.shape[::2]),
                 )
                 outputs.append([whole.output(j) for j in range(means.shape[2])])
-            said = self._said(X_expert, routing.weights[:, 0])
-        if not isinstance(said, float):
+            shift = self._said(X_expert, routing.weights[:, 0])
+        if not isinstance(shift, float):
             shape = means.shape[0], sum(map(len, outputs))
-            columns = iter(np.broadcast_to(to_host(said), shape).T.astype(np.float64))
+            columns = iter(np.broadcast_to(to_host(shift), shape).T.astype(np.float64))
             outputs = [
                 [replace(each, shift=next(columns)) for each in own] for own in outputs
             ]
         return outputs, np.result_type(means.dtype, self._origin)
 
-    def _each_output(
-        self, X, groups, ask: Callable[[PredictiveMixture, int], np.ndarray]
-    ):
-        """Return what is asked of each output, along the last axis if several."""
-        outputs, dtype = self._predictive(X, groups)
-        mixtures = itertools.chain.from_iterable(outputs)
-        found = np.stack([ask(each, j) for j, each in enumerate(mixtures)], axis=-1)
-        return self._told(X, found[..., 0] if self._single_output else found, dtype)
+    @property
+    def _calibrations(self) -> list[Calibration] | None:
+        """The calibration of each output; None if the model changed since."""
+        gate, pool, calibrations = getattr(self, "_calibrated", (None, None, None))
+        return calibrations if (gate, pool) == (self.gate_, self._pool) else None
 
-    def _told(self, X, found: np.ndarray, dtype) -> Any:
-        return like(found.astype(dtype, copy=False), X)
-
-    def _one_output(self, method: str) -> None:
+    def _of_one_output(self, method: str, X, groups) -> MixtureDistribution:
+        """Return the distribution for a method that several outputs do not have."""
+        distribution = self.predict_distribution(X, groups=groups)
         if not self._single_output:
             raise ValueError(
                 f"{method} is for one output, but {type(self).__name__} was fitted "
                 f"with {self._n_outputs}: sets of each row differ in number. Fit one "
                 "mixture for each output."
             )
+        return distribution
 
-    @property
-    def _calibrations(self) -> list[Calibration] | None:
-        """The calibration of each output; None if the model changed since."""
-        gate, pool, found = getattr(self, "_calibrated", (None, None, None))
-        return found if (gate, pool) == (self.gate_, self._pool) else None
-
-    def _std(self, X, groups):
-        return self._each_output(X, groups, lambda each, _: np.sqrt(each.variance()))
+    def _targets(self, X, y) -> np.ndarray:
+        """Return targets of X on the host, as the distribution takes them."""
+        self._views(X)  # raises where not fitted
+        y = np.asarray(self._read_target(given(y, "y")), dtype=np.float64)
+        check_consistent_length(X, y)
+        return y[:, 0] if self._single_output else y
 
     # ------------------------------------------------------------------- public
+    def predict_distribution(self, X, *, groups=None):
+        """Predict the distribution of y, as an object to ask.
+
+        All other methods of this kind (`predict_interval`, `predict_quantiles`,
+        `predict_region`, `modes`, `sample_y`, `cdf`, `crps`) ask such an object once.
+        To ask several things of the same rows, keep it: rows are routed once.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group of each row; see `predict`.
+
+        Returns
+        -------
+        MixtureDistribution
+            The distribution of each row, with the methods of a frozen distribution of
+            `scipy.stats`; see `skmoe.predictive.MixtureDistribution`. It keeps what it
+            knows when the model is trained again.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skmoe import MoERegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.uniform(-3, 3, size=(400, 1))
+        >>> y = np.where(X[:, 0] < 0, 0.1, 1.0) * rng.normal(size=400)
+        >>> model = MoERegressor(n_experts=2, random_state=0).fit(X, y)
+        >>> distribution = model.predict_distribution([[-2.0], [2.0]])
+        >>> distribution.std().round(1)
+        array([0.2, 1. ])
+        >>> distribution.interval(0.9).shape
+        (2, 2)
+        """
+        mixtures, dtype = self._mixtures(X, groups)
+        return MixtureDistribution(
+            mixtures,
+            calibrations=self._calibrations,
+            single_output=self._single_output,
+            dtype=dtype,
+            container=_empty_like(X),
+        )
+
     def predict_quantiles(self, X, quantiles, *, groups=None):
         """Predict quantiles of y.
 
@@ -131,24 +164,7 @@ class DistributionMixin:
         >>> bool((high - low)[1] > 5 * (high - low)[0])     # noise grows at 0
         True
         """
-        with about("quantiles"):
-            p = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
-        if quantiles is None or p.ndim != 1 or not p.size:
-            got = "None" if quantiles is None else f"shape {p.shape}"
-            raise ValueError(f"quantiles must be a list of probabilities; got {got}.")
-        if not np.all((p > 0) & (p < 1)):
-            bad = p[~((p > 0) & (p < 1))][0]
-            raise ValueError(
-                f"quantiles must lie between 0 and 1, both excluded; got {bad}."
-            )
-
-        def ask(mixture: PredictiveMixture, j: int) -> np.ndarray:
-            kept = self._calibrations
-            if kept is None:
-                return mixture.quantile(np.tile(p, (len(mixture), 1)))
-            return mixture.at_score(np.tile(kept[j].scores(p), (len(mixture), 1)))
-
-        return self._each_output(X, groups, ask)
+        return self.predict_distribution(X, groups=groups).ppf(_levels(quantiles))
 
     def predict_interval(self, X, coverage=0.9, *, kind="equal_tailed", groups=None):
         """Predict an interval that holds y with a given probability.
@@ -191,24 +207,8 @@ class DistributionMixin:
         >>> bool(0.85 < np.mean((low <= y[600:]) & (y[600:] <= high)) < 0.95)
         True
         """
-        _check_coverage(coverage)
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {list(KINDS)}; got {kind!r}.")
-
-        def below(mixture: PredictiveMixture) -> np.ndarray:
-            if kind == "highest_density":
-                return density.shortest(mixture, coverage)
-            return np.full(len(mixture), (1.0 - coverage) / 2)
-
-        def ask(mixture: PredictiveMixture, j: int) -> np.ndarray:
-            low, kept = below(mixture), self._calibrations
-            if kept is None:
-                ends = np.column_stack([low, np.minimum(low + coverage, 1.0)])
-                return mixture.quantile(ends)
-            own = below(kept[j].mixture)
-            return mixture.at_score(kept[j].interval(low, coverage, own))
-
-        return self._each_output(X, groups, ask)
+        distribution = self.predict_distribution(X, groups=groups)
+        return distribution.interval(coverage, kind=kind)
 
     def predict_region(self, X, coverage=0.9, *, groups=None):
         """Predict where the density of y is highest: one or several intervals.
@@ -251,12 +251,7 @@ class DistributionMixin:
         array([[-2., -2.],
                [ 2.,  2.]])
         """
-        _check_coverage(coverage)
-        (mixture,), dtype = self._only_output(X, groups, "predict_region")
-        kept = self._calibrations
-        mass = coverage if kept is None else kept[0].mass(coverage)
-        found = density.regions(mixture, mass)
-        return [self._told(X, each, dtype) for each in found]
+        return self._of_one_output("predict_region", X, groups).region(coverage)
 
     def modes(self, X, *, groups=None):
         """Return the peaks of the density of y.
@@ -279,15 +274,7 @@ class DistributionMixin:
         ValueError
             If y has several outputs.
         """
-        (mixture,), dtype = self._only_output(X, groups, "modes")
-        return [self._told(X, each, dtype) for each in density.modes(mixture)]
-
-    def _only_output(
-        self, X, groups, method: str
-    ) -> tuple[list[PredictiveMixture], Any]:
-        outputs, dtype = self._predictive(X, groups)
-        self._one_output(method)
-        return outputs[0], dtype
+        return self._of_one_output("modes", X, groups).modes()
 
     def sample_y(self, X, n_samples=1, random_state=None, *, groups=None):
         """Draw y from the predicted distribution.
@@ -309,15 +296,8 @@ class DistributionMixin:
             Independent draws, as `GaussianProcessRegressor.sample_y` has them. Outputs
             of a draw come from one expert, but for ``gate_per_output=True``.
         """
-        check_scalar(n_samples, "n_samples", Integral, min_val=1)
-        random = check_random_state(random_state)
-        outputs, dtype = self._predictive(X, groups)
-        drawn = []
-        for own in outputs:
-            chosen = own[0].choose(n_samples, random)
-            drawn += [each.sample(chosen, random) for each in own]
-        found = drawn[0] if self._single_output else np.stack(drawn, axis=1)
-        return self._told(X, found, dtype)
+        distribution = self.predict_distribution(X, groups=groups)
+        return distribution.sample(n_samples, random_state)
 
     def cdf(self, X, y, *, groups=None):
         """Return the probability that y is at most as large as given.
@@ -337,9 +317,8 @@ class DistributionMixin:
             P(Y <= y | x), of each output by itself. Of targets that follow the
             predicted distribution these are uniform (unless they are counts).
         """
-        return self._of_targets(
-            X, y, groups, lambda each, own: each.cdf(own[:, None])[:, 0]
-        )
+        y = self._targets(X, y)
+        return self.predict_distribution(X, groups=groups).cdf(y)
 
     def crps(self, X, y, *, groups=None):
         r"""Return the continuous ranked probability score of each row; lower is better.
@@ -370,13 +349,8 @@ class DistributionMixin:
            prediction, and estimation", JASA 102 (2007) 359-378.
            doi:10.1198/016214506000001437
         """
-        return self._of_targets(X, y, groups, lambda each, own: each.crps(own))
-
-    def _of_targets(self, X, y, groups, ask):
-        self._views(X)  # raises where not fitted
-        y = np.asarray(self._read_target(given(y, "y")), dtype=np.float64)
-        check_consistent_length(X, y)
-        return self._each_output(X, groups, lambda each, j: ask(each, y[:, j]))
+        y = self._targets(X, y)
+        return self.predict_distribution(X, groups=groups).crps(y)
 
     @all_or_nothing
     def conformalize(self, X, y, *, groups=None) -> Self:
@@ -415,23 +389,34 @@ class DistributionMixin:
         .. [1] V. Chernozhukov, K. Wüthrich and Y. Zhu, "Distributional conformal
            prediction", PNAS 118 (2021). doi:10.1073/pnas.2107794118
         """
-        outputs, _ = self._predictive(X, groups)
-        y = np.asarray(self._read_target(given(y, "y")), dtype=np.float64)
-        check_consistent_length(X, y)
-        mixtures = itertools.chain.from_iterable(outputs)
-        found = [Calibration(each, y[:, j]) for j, each in enumerate(mixtures)]
-        self._calibrated = self.gate_, self._pool, found
+        mixtures, _ = self._mixtures(X, groups)
+        outputs = itertools.chain.from_iterable(mixtures)
+        columns = self._targets(X, y).reshape(-1, self._n_outputs).T
+        calibrations = [
+            Calibration(mixture, column)
+            for mixture, column in zip(outputs, columns, strict=True)
+        ]
+        self._calibrated = self.gate_, self._pool, calibrations
         return self
 
 
-def _check_coverage(coverage) -> None:
-    check_scalar(
-        coverage,
-        "coverage",
-        Real,
-        min_val=0,
-        max_val=1,
-        include_boundaries="neither",
-    )
-    if np.isnan(coverage):
-        raise ValueError("coverage == nan, must be > 0 and < 1.")
+def _empty_like(X: Any) -> Any:
+    """Return no rows in the container and on the device of X; None for NumPy."""
+    xp = namespace(X)
+    return None if xp is np else xp.zeros_like(X[:0, ...])
+
+
+def _levels(quantiles: Any) -> np.ndarray:
+    """Return a list of probabilities, checked."""
+    with about("quantiles"):
+        levels = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+    if quantiles is None or levels.ndim != 1 or not levels.size:
+        got = "None" if quantiles is None else f"shape {levels.shape}"
+        raise ValueError(f"quantiles must be a list of probabilities; got {got}.")
+    outside = ~((levels > 0) & (levels < 1))
+    if np.any(outside):
+        raise ValueError(
+            "quantiles must lie between 0 and 1, both excluded; got "
+            f"{levels[outside][0]}."
+        )
+    return levels

@@ -554,4 +554,6 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         """
         mean = self._combine(X, groups)
         mean = mean[:, 0] if self._single_output else mean
-        return (mean, self._std(X, groups)) if return_std else mean
+        if not return_std:
+            return mean
+        return mean, self.predict_distribution(X, groups=groups).std()

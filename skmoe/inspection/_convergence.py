@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._axes import axes_of
 from ..pipeline import split
-from ._drawing import axes_of, colours_of
+from ._drawing import colours_of
 
 
 class ConvergenceDisplay:

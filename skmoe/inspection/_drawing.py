@@ -1,12 +1,10 @@
-"""What displays share: axes, colours, heat maps. matplotlib loads when asked for."""
+"""What displays share: colours and heat maps. matplotlib loads when asked for."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-
-from .._sklearn_compat import check_matplotlib_support
 
 MOST_TICKS = 30
 """Names on an axis of a heat map, at most."""
@@ -23,20 +21,6 @@ SMALLEST, LARGEST = np.array([6.4, 4.8]), np.array([16.0, 12.0])
 
 FITS = np.array([0.32, 0.17])
 """Width and height, in inches, of the smallest cell that a number is written into."""
-
-
-def axes_of(display: Any, ax: Any, **options: Any) -> Any:
-    """Return the axes to draw on, and keep them on the display.
-
-    Options are of a new figure, if there are no axes yet.
-    """
-    check_matplotlib_support(f"{type(display).__name__}.plot")
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        _, ax = plt.subplots(**options)
-    display.ax_, display.figure_ = ax, ax.figure
-    return ax
 
 
 def size_of_table(values: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from .._axes import axes_of
 from ..pipeline import split
-from ._drawing import axes_of, colours_of
+from ._drawing import colours_of
 from ._reading import (
     Reading,
     column_of,

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import is_classifier
 
-from ..experts import take_rows
+from .._axes import axes_of, draw_bands, quantile_levels
 from ..pipeline import split
-from ._drawing import axes_of
 from ._reading import (
     column_of,
     feature_position,
@@ -167,15 +166,16 @@ class PredictiveDistributionDisplay:
                 "PredictiveDistributionDisplay needs a mixture of one output; this one "
                 f"was fitted with {mean.shape[1]}."
             )
+        distribution = mixture.predict_distribution(rows)
         y_grid = density = quantiles = None
         if kind != "density":
-            quantiles = np.asarray(mixture.predict_quantiles(rows, levels))
+            quantiles = np.asarray(distribution.ppf(levels))
         if kind != "bands":
-            ends = mixture.predict_quantiles(rows, [ALL_BUT, 1.0 - ALL_BUT])
+            ends = distribution.ppf([ALL_BUT, 1.0 - ALL_BUT])
             y_grid = np.linspace(np.min(ends), np.max(ends), grid_resolution)
             if np.array_equal(ends, np.rint(ends)):  # y is a count
                 y_grid = np.unique(np.rint(y_grid))
-            density = _density(mixture, rows, y_grid)
+            density = _density(distribution, y_grid)
         display = cls(
             grid,
             mean,
@@ -236,27 +236,14 @@ class PredictiveDistributionDisplay:
         self.figure_.colorbar(self.image_, ax=self.ax_, label="density p(y | x)")
 
     def _plot_bands(self) -> None:
-        n_bands, lines = len(self.levels) // 2, self.quantiles.T
         if self.density is not None:
+            lines = self.quantiles.T
             share = f"{self.levels[-1] - self.levels[0]:.0%}"
             own = {"color": "tab:red", "lw": 1.0, "ls": "--"}
             self.ax_.plot(self.grid, lines[0], label=f"{share} of y", **own)
             self.ax_.plot(self.grid, lines[-1], **own)
             return
-        import matplotlib
-
-        shades = matplotlib.colormaps["Blues"](np.linspace(0.2, 0.6, n_bands))
-        self.bands_ = [
-            self.ax_.fill_between(
-                self.grid,
-                lines[b],
-                lines[-1 - b],
-                color=shades[b],
-                linewidth=0,
-                label=f"{self.levels[-1 - b] - self.levels[b]:.0%} of y",
-            )
-            for b in range(n_bands)
-        ]
+        self.bands_ = draw_bands(self.ax_, self.grid, self.quantiles, self.levels)
 
 
 def _checked(estimator: Any, kind: str, grid_resolution: int) -> tuple[Any, Any]:
@@ -282,13 +269,12 @@ def _levels(coverages: Any) -> np.ndarray:
         raise ValueError(
             f"coverages must lie between 0 and 1; got {coverages.tolist()}."
         )
-    lower = 0.5 - coverages[::-1] / 2
-    return np.concatenate([lower, [0.5], 1.0 - lower[::-1]])
+    return quantile_levels(coverages)
 
 
-def _density(mixture: Any, rows: Any, y_grid: np.ndarray) -> np.ndarray:
+def _density(distribution: Any, y_grid: np.ndarray) -> np.ndarray:
     """Return p(y | x) of each row at each value of y."""
-    n_rows, n_y = rows.shape[0], len(y_grid)
-    each = take_rows(rows, np.repeat(np.arange(n_rows), n_y))
-    log_density = mixture.score_samples(each, np.tile(y_grid, n_rows))
-    return np.exp(np.asarray(log_density)).reshape(n_rows, n_y)
+    n_rows = len(distribution)
+    each = distribution[np.repeat(np.arange(n_rows), len(y_grid))]
+    density = each.pdf(np.tile(y_grid, n_rows))
+    return np.asarray(density).reshape(n_rows, len(y_grid))

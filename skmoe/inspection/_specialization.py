@@ -8,7 +8,8 @@ import numpy as np
 from scipy import sparse
 from sklearn.preprocessing import StandardScaler
 
-from ._drawing import axes_of, heat_map, size_of_table
+from .._axes import axes_of
+from ._drawing import heat_map, size_of_table
 from ._reading import Reading, numeric_columns
 
 KINDS = ("features", "classes", "score")

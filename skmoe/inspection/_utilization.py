@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._drawing import axes_of
+from .._axes import axes_of
 from ._reading import Reading
 
 
