@@ -13,8 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
-from skmoe.gates import EstimatorGate, SoftmaxGate
-from skmoe.gates._frozen import FrozenGate
+from skmoe.gates import EstimatorGate, FrozenGate, SoftmaxGate
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"

@@ -1,6 +1,7 @@
-"""A module imports only from floors below its own."""
+"""A module imports only from floors below its own, and nothing in a circle."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ FLOORS = {
     "_sklearn_compat": 0,
     "_version": 0,
     "routing": 1,
-    "solvers": 1,
+    "solvers": 1.25,
     "_axes": 1,
     "likelihoods": 1.5,
     "predictive": 2,
@@ -35,37 +36,57 @@ FLOORS = {
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
-def package_of(module: Path) -> str:
-    first = module.relative_to(ROOT).parts[0].removesuffix(".py")
-    return "" if first in ("__init__", "__main__") else first
+def name_of(module: Path) -> str:
+    parts = module.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+NAMES = {name_of(module) for module in MODULES}
+
+
+def package_of(name: str) -> str:
+    """Return the part of skmoe that a module belongs to; "" is the face."""
+    first = name.split(".")[1:2]
+    return "" if first in ([], ["__main__"]) else first[0]
 
 
 def imported(module: Path) -> set[str]:
-    """Return the parts of skmoe that a module imports."""
+    """Return the modules of skmoe that a module imports, lazily or not."""
     here = ("skmoe", *module.relative_to(ROOT).parts[:-1])
-    found = set()
+    names = []
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = list(here[: len(here) - node.level + 1]) if node.level else []
             base += node.module.split(".") if node.module else []
-            names = [[*base, alias.name] for alias in node.names]
-        else:
-            continue
-        found |= {name[1] for name in names if name[0] == "skmoe" and len(name) > 1}
-    return found & set(FLOORS)
+            names += [".".join([*base, alias.name]) for alias in node.names]
+    modules = {name if name in NAMES else name.rpartition(".")[0] for name in names}
+    return modules & NAMES
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
 def test_imports_point_down(module):
-    own = package_of(module)
-    for other in imported(module) - {own}:
-        assert FLOORS[other] < FLOORS[own], f"{own or 'the face'} imports {other}"
+    package = package_of(name_of(module))
+    for other in {package_of(name) for name in imported(module)} - {package}:
+        assert FLOORS[other] < FLOORS[package], f"{package or 'the face'} <- {other}"
+
+
+def test_no_circles():
+    graph = {name_of(module): imported(module) for module in MODULES}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_private_modules_stay_in_their_package():
+    for module in MODULES:
+        for name in imported(module):
+            private = any(part.startswith("_") for part in name.split(".")[2:])
+            alien = package_of(name) != package_of(name_of(module))
+            assert not (private and alien), f"{name_of(module)} imports {name}"
 
 
 def test_every_package_has_a_floor():
-    assert {package_of(module) for module in MODULES} == set(FLOORS)
+    assert {package_of(name) for name in NAMES} == set(FLOORS)
 
 
 def test_private_scikit_learn_names_stay_in_one_file():

@@ -24,8 +24,12 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import get_tags
 
 from skmoe import MoEClassifier
-from skmoe.experts import MultilabelExpert, make_pool
-from skmoe.experts._averaged import AveragedPool
+from skmoe.experts import (
+    AveragedPool,
+    MultilabelExpert,
+    make_pool,
+    shrunk_pool,
+)
 from skmoe.inspection import (
     ExpertSpecializationDisplay,
     ExpertUtilizationDisplay,
@@ -281,7 +285,7 @@ def test_blended_and_averaged_pools():
     one = pool.fit(X, Y.astype(float), routing)
     pooled = make_pool([MultilabelExpert(TREE)], n_features=4, likelihood=Bernoulli())
     other = pooled.fit(X, Y.astype(float), everyone)
-    blend = one.pulled(other, np.array([0, 0]), 0.25)
+    blend = shrunk_pool(one, other, np.array([0, 0]), 0.25)
     a, b = one.predict(X, even), other.predict(X, everyone)
     assert_allclose(blend.predict(X, even), 0.25 * a + 0.75 * b)
     for k, expert in enumerate(blend.estimators()):

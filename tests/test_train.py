@@ -23,9 +23,8 @@ from skmoe.em._last_passes import routed, settle
 from skmoe.em._pooled import Pooled
 from skmoe.em._starts import initial
 from skmoe.estimators import _planning
-from skmoe.experts import make_pool
+from skmoe.experts import ShrunkPool, make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
-from skmoe.experts._blended import BlendedPool
 from skmoe.experts._remembered import MOST, RememberedPool, remembered
 from skmoe.gates import ConstantGate, RoutingRule, SoftmaxGate
 from skmoe.gates._softmax import ALPHAS
@@ -101,7 +100,7 @@ def test_blended_experts_by_hand(kind, strength):
     pooled = Pooled.of(problem, pool)
     assert pooled.pool.n_experts == 2
     blended = pooled.pull(pool, strength)
-    assert isinstance(blended, BlendedPool)
+    assert isinstance(blended, ShrunkPool)
 
     def says(expert):
         if regress:

@@ -28,7 +28,7 @@ from types import ModuleType
 import numpy as np
 
 from . import _reference
-from ._compat import Array, device_of, filled, like, namespace, to_device, to_host
+from ._compat import Array, device_of, filled, like, namespace, to_host
 from ._reference._tree import Tree
 from ._threads import at_most, few_openmp_threads, one_blas_thread
 
@@ -97,6 +97,13 @@ def select(*arrays: Array) -> ModuleType:
         largest = max((a.shape[0] * a.shape[-1] for a in arrays), default=0)
         backend = "numba" if largest >= NUMBA_FROM else "numpy"
     return _load_numba() if backend == "numba" else _reference
+
+
+def to_device(array: np.ndarray) -> Array:
+    """Return the array as CuPy, on the current device."""
+    from ._cupy._device import require
+
+    return require().asarray(array)
 
 
 @functools.cache

@@ -53,13 +53,6 @@ def to_host(array: Array) -> np.ndarray:
     return np.asarray(array)
 
 
-def to_device(array: np.ndarray) -> Array:
-    """Return the array as CuPy, on the current device."""
-    from ._cupy._device import require
-
-    return require().asarray(array)
-
-
 def like(array: Array, other: Array, dtype: Any = None) -> Array:
     """Return the array in the container and on the device of ``other``."""
     xp = namespace(other)

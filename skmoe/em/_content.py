@@ -10,8 +10,8 @@ import numpy as np
 from scipy import sparse
 
 from ..backends import Array, select, to_host
-from ..experts._linear_pool import solve_ridge, without_constants
 from ..routing import Standard
+from ..solvers import solve_ridge, without_constants
 
 RIDGE = 1e-6
 """Penalty of the linear fit of y, in units of each column's own sum of squares."""

@@ -21,8 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..backends import Array, like, namespace
-from ..experts import DerivedPool, ExpertPool, take_rows
-from ..experts._averaged import averaged
+from ..experts import DerivedPool, ExpertPool, averaged, shrunk_pool, take_rows
 from ..routing import Routing
 
 
@@ -124,15 +123,15 @@ class CrossFitPool(DerivedPool):
         ]
         return chosen
 
-    def pulled(
+    def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
-    ) -> ExpertPool:
-        """Return the pool whose fold models are drawn to those of ``pooled``."""
+    ) -> ExpertPool | None:
+        """Return the pool whose fold models are shrunk to those of ``pooled``."""
         if not isinstance(pooled, CrossFitPool) or pooled.folds is not self.folds:
-            return super().pulled(pooled, learner_of, strength)
+            return None
         chosen = copy.copy(self)
         chosen.pools = [
-            own.pulled(base, learner_of, strength)
+            shrunk_pool(own, base, learner_of, strength)
             for own, base in zip(self.pools, pooled.pools, strict=True)
         ]
         return chosen

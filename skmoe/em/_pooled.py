@@ -9,7 +9,7 @@ import numpy as np
 
 from .._learners import recipe
 from ..backends import Array, like, namespace
-from ..experts import ExpertPool
+from ..experts import ExpertPool, shrunk_pool
 from ..routing import Routing
 from ._cross_fit import CrossFitPool
 from ._problem import Problem, learning_mass
@@ -73,7 +73,7 @@ class Pooled:
 
     def pull(self, pool: ExpertPool, strength: float) -> ExpertPool:
         """Return a pool of blended experts."""
-        return pool.pulled(self.pool, self.learner_of, strength)
+        return shrunk_pool(pool, self.pool, self.learner_of, strength)
 
     def remember(self, problem: Problem) -> Pooled:
         """Return learners that know already what they say of the rows."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..experts import ExpertPool
-from ..experts._base import shares
+from ..experts import ExpertPool, shares
 from ..routing import Routing
 from ._cross_fit import CrossFitPool
 from ._problem import EMResult, Problem, State, learning_mass

@@ -21,13 +21,13 @@ from ..gates import (
     BaseGate,
     ConstantGate,
     EstimatorGate,
+    FrozenGate,
     GaussianGate,
     HierarchicalGate,
     ProductGate,
     SoftmaxGate,
     TreeGate,
 )
-from ..gates._frozen import FrozenGate
 
 GATES: dict[str, type[BaseGate]] = {
     "softmax": SoftmaxGate,

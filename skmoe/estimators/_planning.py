@@ -28,8 +28,7 @@ from ..em import (
     resume,
     select_number,
 )
-from ..experts import ExpertPool, make_pool
-from ..experts._averaged import AveragedPool
+from ..experts import AveragedPool, ExpertPool, make_pool
 from ..routing import Routing
 from . import _parts as parts
 from ._columns import reader, reads_numbers_only

@@ -21,8 +21,7 @@ from .._sklearn_compat import (
 )
 from ..backends import Array, namespace, to_host
 from ..em import Mixture, gates_per_output, varying
-from ..likelihoods import FAMILIES, Likelihood, is_extreme, origin_of
-from ..likelihoods._fixed import BesideFixed
+from ..likelihoods import FAMILIES, BesideFixed, Likelihood, is_extreme, origin_of
 from . import _parts as parts
 from ._all_or_nothing import all_or_nothing
 from ._base import BaseMoE

@@ -1,6 +1,11 @@
 """Experts: the models of p(y | x, k), all of a mixture's in one pool."""
 
-from ._averaged import AveragedClassifier, AveragedRegressor
+from ._averaged import (
+    AveragedClassifier,
+    AveragedPool,
+    AveragedRegressor,
+    averaged,
+)
 from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, shares, take_rows
 from ._estimator_pool import EstimatorPool
 from ._frozen_pool import FrozenPool
@@ -14,6 +19,7 @@ from ._one_output import OneOutputPool
 from ._packed import LARGEST, PackedPool
 from ._registry import make_pool, register_pool
 from ._remembered import MOST, remembered
+from ._shrunk import ShrunkPool, shrunk_pool
 from ._varying import WIDEST, VaryingPool, spread
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "PROBABILITY_FLOOR",
     "WIDEST",
     "AveragedClassifier",
+    "AveragedPool",
     "AveragedRegressor",
     "DerivedPool",
     "EstimatorPool",
@@ -36,7 +43,9 @@ __all__ = [
     "MultilabelExpert",
     "OneOutputPool",
     "PackedPool",
+    "ShrunkPool",
     "VaryingPool",
+    "averaged",
     "indicator",
     "joined",
     "left_out",
@@ -44,6 +53,7 @@ __all__ = [
     "register_pool",
     "remembered",
     "shares",
+    "shrunk_pool",
     "spread",
     "take_rows",
 ]

@@ -251,10 +251,10 @@ class ExpertPool(ABC):
         """Return the pool that predicts once EM has ended: this one."""
         return self
 
-    def pulled(
+    def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
-    ) -> ExpertPool:
-        """Return the pool whose experts are drawn to their learners' pooled fits.
+    ) -> ExpertPool | None:
+        """Return the pool of experts shrunk in closed form, if there is such a form.
 
         Parameters
         ----------
@@ -263,18 +263,15 @@ class ExpertPool(ABC):
         learner_of : (n_experts,) array of int
             Which of them belongs to each expert.
         strength : float
-            Weight of the expert itself, from 0 (the pooled fit) to 1 (the expert).
+            Weight of the expert itself, from 0 (the pooled fit) up to, but not, 1.
 
         Returns
         -------
-        ExpertPool
-            Fitted; its scale is that of self.
+        ExpertPool or None
+            Fitted, with the scale of self. With None the answers are shrunk, by
+            `shrunk_pool`.
         """
-        from ._blended import BlendedPool
-
-        if strength == 1.0:
-            return self
-        return BlendedPool(self, pooled, learner_of, strength)
+        return None
 
     # --------------------------------------------------------------- streams
     @property

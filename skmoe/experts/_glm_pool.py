@@ -13,8 +13,8 @@ from sklearn.linear_model import GammaRegressor, PoissonRegressor
 
 from ..backends import Array, like, namespace, select, to_host
 from ..routing import Routing, deviations
+from ..solvers import solve_ridge
 from ._base import ExpertPool, host_rows
-from ._linear_pool import solve_ridge
 
 MAX_FEATURES = 512
 """Above this many features a Newton step costs more than an iterative solver."""
@@ -134,15 +134,15 @@ class GLMPool(ExpertPool):
         other.coef, other.intercept = self.coef[experts], self.intercept[experts]
         return other
 
-    def pulled(
+    def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
-    ) -> ExpertPool:
-        r"""Return the pool of the blended coefficients.
+    ) -> ExpertPool | None:
+        r"""Return the pool of the shrunk coefficients.
 
         That is the geometric mean :math:`b^{1-a} h^a` of the answers.
         """
-        if not isinstance(pooled, GLMPool) or strength == 1.0:
-            return super().pulled(pooled, learner_of, strength)
+        if not isinstance(pooled, GLMPool):
+            return None
         pool, a = copy.copy(self), strength
         pool.coef = (1.0 - a) * pooled.coef[learner_of] + a * self.coef
         pool.intercept = (1.0 - a) * pooled.intercept[learner_of] + a * self.intercept

@@ -46,15 +46,10 @@ from ..backends import (
     to_host,
 )
 from ..routing import Routing
+from ..solvers import SINGULAR, equilibrated, singular_root, without_constants
 from ._base import ExpertPool, floored, host_rows, take_rows
 from ._estimator_pool import EstimatorPool
-from ._linear_pool import (
-    SINGULAR,
-    LinearPool,
-    equilibrated,
-    singular_root,
-    without_constants,
-)
+from ._linear_pool import LinearPool
 
 LONE = 1.0 - 1e-6
 """Leverage from which a row counts as the only one that decides some direction of the
@@ -194,11 +189,11 @@ class LeaveOneOutPool(LinearPool):
         chosen.left = _swapped(self.left, other.left, take)
         return chosen
 
-    def pulled(
+    def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
-    ) -> ExpertPool:
-        """Return a pool that blends what is said of rows left out."""
-        return ExpertPool.pulled(self, pooled, learner_of, strength)
+    ) -> ExpertPool | None:
+        """Return None: what is shrunk are the answers for rows left out."""
+        return None
 
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return the pool that predicts; it has forgotten the rows."""

@@ -8,13 +8,13 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, qr
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LinearRegression, Ridge
 
 from ..backends import Array, namespace, select, to_host
 from ..likelihoods import Likelihood
-from ..routing import Moments, Routing, deviations, reciprocal
+from ..routing import Moments, Routing
+from ..solvers import solve_ridge, without_constants
 from ._base import ExpertPool, Seen, shares
 
 MAX_FEATURES = 4096
@@ -25,13 +25,6 @@ ROUNDING = 1e-9
 
 LARGEST = 1e30
 """Penalty that leaves nothing of coefficients."""
-
-SINGULAR = 1e-12
-"""Pivots and eigenvalues below this are rounding, once the diagonal is made of ones."""
-
-STEP = 20
-"""Powers of two that columns are moved by where the least norm is sought: there
-coefficients far apart in size would lose each other's digits."""
 
 
 class LinearPool(ExpertPool):
@@ -267,12 +260,12 @@ class LinearPool(ExpertPool):
         shift = moments.mean[:, d:] - at_mean
         return np.maximum(squares, 0.0) + moments.mass[:, None] * shift**2
 
-    def pulled(
+    def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
-    ) -> ExpertPool:
-        """Return the linear pool of the blended coefficients."""
+    ) -> ExpertPool | None:
+        """Return the linear pool of the shrunk coefficients."""
         if not isinstance(pooled, LinearPool):
-            return super().pulled(pooled, learner_of, strength)
+            return None
         pool, a = copy.copy(self), strength
         pool.coef = (1.0 - a) * pooled.coef[learner_of] + a * self.coef
         pool.intercept = (1.0 - a) * pooled.intercept[learner_of] + a * self.intercept
@@ -317,61 +310,3 @@ def _explained(scatter: np.ndarray, cross: np.ndarray) -> np.ndarray:
     cross = cross / scale[:, None, :]
     solved = np.linalg.solve(unit, np.swapaxes(cross, 1, 2))
     return np.einsum("kqd,kdq->kq", cross, solved)
-
-
-def without_constants(
-    A: np.ndarray, B: np.ndarray, x_mean: np.ndarray, total: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return centred equations in which columns of mere rounding are zero."""
-    varies = deviations(x_mean, np.diagonal(A) / (total or 1.0)) > 0
-    return A * np.outer(varies, varies), B * varies[:, None]
-
-
-def solve_ridge(A: np.ndarray, B: np.ndarray, alpha: float | np.ndarray) -> np.ndarray:
-    """Solve (A + αI) β = B, by the minimum norm where the matrix is singular.
-
-    There may be one α for all columns, or one for each.
-    """
-    S, unit = equilibrated(A, alpha)
-    try:
-        factor, lower = cho_factor(S)
-        # The smallest pivot tells a singular matrix before rounding hides it.
-        if np.min(np.diag(factor), initial=1.0) ** 2 > SINGULAR:
-            return unit[:, None] * cho_solve((factor, lower), unit[:, None] * B)
-    except LinAlgError:
-        pass
-    R = singular_root(S, unit)
-    return R @ (R.T @ B)
-
-
-def equilibrated(
-    A: np.ndarray, alpha: float | np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (S, unit), where A + αI = S / (unit unitᵀ) and S has a diagonal of ones.
-
-    The unit of a zero column is 0.
-    """
-    S = A.copy()
-    S[np.diag_indices_from(S)] += alpha
-    unit = reciprocal(np.sqrt(np.maximum(np.diagonal(S), 0.0)))
-    S *= unit[:, None]
-    S *= unit
-    S[np.diag_indices_from(S)] = 1.0
-    return S, unit
-
-
-def singular_root(S: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Return R with R Rᵀ the pseudo-inverse of S / (unit unitᵀ).
-
-    Norms are those of `LinearRegression`, in the units of the columns. Columns whose
-    unit is another order of magnitude than the usual one are moved to it in `STEP`s.
-    """
-    values, vectors = eigh(S)
-    seen = values > SINGULAR * values[-1]
-    power = np.log2(np.where(unit > 0, unit, 1.0))
-    usual = np.median(power[unit > 0])
-    step = np.exp2(STEP * np.rint((power - usual) / STEP))
-    inside = (unit / step)[:, None]
-    R = inside * (vectors[:, seen] / np.sqrt(values[seen]))
-    Q = qr(inside * vectors[:, ~seen], mode="economic")[0]
-    return step[:, None] * (R - Q @ (Q.T @ R))

@@ -317,18 +317,16 @@ class LogisticPool(ExpertPool):
             bend[met] = Moments.of(x, None, steep).about(self.center, self._unit)
         return bend
 
-    def pulled(
+    def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
-    ) -> ExpertPool:
-        r"""Return the logistic pool of the blended coefficients.
+    ) -> ExpertPool | None:
+        r"""Return the logistic pool of the shrunk coefficients.
 
         That is the geometric pool :math:`p \propto b^{1-a} h^a` of the probabilities.
         To a class that it did not meet an expert gives its floor.
         """
-        if strength == 1.0:
-            return self
         if not isinstance(pooled, LogisticPool):
-            return super().pulled(pooled, learner_of, strength)
+            return None
         own_coef, own = self._imputed()
         base_coef, base = pooled._imputed()
         pool, a = copy.copy(self), strength

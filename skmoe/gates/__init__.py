@@ -3,6 +3,7 @@
 from ._base import BaseGate
 from ._constant import ConstantGate
 from ._estimator import EstimatorGate
+from ._frozen import FrozenGate as FrozenGate
 from ._gaussian import GaussianGate
 from ._group import GroupGate
 from ._hierarchical import HierarchicalGate

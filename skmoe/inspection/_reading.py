@@ -17,8 +17,7 @@ from sklearn.utils.validation import (
 )
 
 from ..backends import namespace, to_host
-from ..estimators._ids import IdCodes
-from ..estimators._validation import refuse_lazy
+from ..estimators import IdCodes, refuse_lazy
 from ..experts import take_rows
 from ..pipeline import split
 

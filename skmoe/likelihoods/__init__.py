@@ -8,22 +8,13 @@ A family is a small object; see `Likelihood` for its contract. Name one in
 from ._base import Likelihood, is_extreme, origin_of
 from ._categorical import PROBABILITY_FLOOR, Categorical
 from ._counts import NegativeBinomial, Poisson
+from ._families import FAMILIES
+from ._fixed import BesideFixed as BesideFixed
 from ._fixed import WithOutliers, ZeroInflated
 from ._labels import Bernoulli
 from ._mixture import PredictiveMixture
 from ._positive import Beta, Gamma
 from ._real import Gaussian, Laplace, StudentT
-
-FAMILIES: dict[str, type[Likelihood]] = {
-    "gaussian": Gaussian,
-    "student_t": StudentT,
-    "laplace": Laplace,
-    "poisson": Poisson,
-    "negative_binomial": NegativeBinomial,
-    "gamma": Gamma,
-    "beta": Beta,
-}
-"""Families that ``likelihood`` may name."""
 
 __all__ = [
     "FAMILIES",

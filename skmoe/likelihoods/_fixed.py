@@ -12,6 +12,7 @@ from sklearn.dummy import DummyRegressor
 from ..backends import Array, filled, like, namespace, to_host
 from ..routing import Routing
 from ._base import Likelihood, unit_of
+from ._families import FAMILIES
 from ._mixture import median
 
 IMPOSSIBLE = -1e3
@@ -94,8 +95,6 @@ class BesideFixed(Likelihood):
         self._named().check(y)
 
     def _named(self) -> Likelihood:
-        from . import FAMILIES
-
         if isinstance(self.family, Likelihood):
             return self.family
         if not isinstance(self.family, str) or self.family not in FAMILIES:

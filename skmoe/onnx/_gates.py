@@ -14,13 +14,13 @@ from .._learners import bare
 from ..gates import (
     ConstantGate,
     EstimatorGate,
+    FrozenGate,
     GaussianGate,
     HierarchicalGate,
     ProductGate,
     SoftmaxGate,
     TreeGate,
 )
-from ..gates._frozen import FrozenGate
 from ._graph import Graph
 from ._parts import Input, answer, rows_by
 from ._trees import leaves_of, sum_of_trees

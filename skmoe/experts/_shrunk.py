@@ -1,4 +1,4 @@
-"""Experts pulled to the pooled fit: their learner, fitted on all rows."""
+"""Experts shrunk to the pooled fit: their learner, fitted on all rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,37 @@ from ._averaged import kind_of_mean
 from ._base import DerivedPool, ExpertPool
 
 
-class BlendedPool(DerivedPool):
-    r"""A pool whose answers are drawn to what its learners say when fitted on all rows.
+def shrunk_pool(
+    pool: ExpertPool, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+) -> ExpertPool:
+    """Return the pool whose experts are shrunk to their learners' pooled fits.
+
+    Parameters
+    ----------
+    pool : ExpertPool
+        The experts, fitted.
+    pooled : ExpertPool
+        One expert for each distinct learner, fitted on all rows.
+    learner_of : (n_experts,) array of int
+        Which of them belongs to each expert.
+    strength : float
+        Weight of the expert itself, from 0 (the pooled fit) to 1 (the expert).
+
+    Returns
+    -------
+    ExpertPool
+        Fitted, with the scale of ``pool``.
+    """
+    if strength == 1.0:
+        return pool
+    in_closed_form = pool.shrunk(pooled, learner_of, strength)
+    if in_closed_form is not None:
+        return in_closed_form
+    return ShrunkPool(pool, pooled, learner_of, strength)
+
+
+class ShrunkPool(DerivedPool):
+    r"""A pool whose answers are shrunk to those of its learners fitted on all rows.
 
     .. math:: \mu_k(x) = (1 - a) \, b_k(x) + a \, h_k(x)
 
@@ -59,24 +88,24 @@ class BlendedPool(DerivedPool):
         return chosen
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
-        """Return blended predictions, or log probabilities of each row's label."""
+        """Return shrunk predictions, or log probabilities of each row's label."""
         base = self._at(routing, self.pooled.evaluate(X, y, self._everyone(routing)))
         if not self.strengths.any():
             return base
         own = self.pool.evaluate(X, y, routing)
         if self.classes is None:
-            return self._blend(base, own, routing)
+            return self._shrink(base, own, routing)
         xp = namespace(own)
-        return xp.log(self._blend(xp.exp(base), xp.exp(own), routing))
+        return xp.log(self._shrink(xp.exp(base), xp.exp(own), routing))
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's mean or class probabilities."""
         base = self._at(routing, self.pooled.predict(X, self._everyone(routing)))
         if not self.strengths.any():
             return base
-        return self._blend(base, self.pool.predict(X, routing), routing)
+        return self._shrink(base, self.pool.predict(X, routing), routing)
 
-    def _blend(self, base: Array, own: Array, routing: Routing) -> Array:
+    def _shrink(self, base: Array, own: Array, routing: Routing) -> Array:
         share: Any = self.strength
         if self.strengths.max() != self.strength:
             share = self.strengths[to_host(filled(routing.indices))][:, :, None]

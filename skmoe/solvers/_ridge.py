@@ -1,0 +1,73 @@
+"""Ridge normal equations, whatever the units of the columns."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, qr
+
+from ..routing import deviations, reciprocal
+
+SINGULAR = 1e-12
+"""Pivots and eigenvalues below this are rounding, once the diagonal is made of ones."""
+
+STEP = 20
+"""Powers of two that columns are moved by where the least norm is sought: there
+coefficients far apart in size would lose each other's digits."""
+
+
+def without_constants(
+    A: np.ndarray, B: np.ndarray, x_mean: np.ndarray, total: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return centred equations in which columns of mere rounding are zero."""
+    varies = deviations(x_mean, np.diagonal(A) / (total or 1.0)) > 0
+    return A * np.outer(varies, varies), B * varies[:, None]
+
+
+def solve_ridge(A: np.ndarray, B: np.ndarray, alpha: float | np.ndarray) -> np.ndarray:
+    """Solve (A + αI) β = B, by the minimum norm where the matrix is singular.
+
+    There may be one α for all columns, or one for each.
+    """
+    S, unit = equilibrated(A, alpha)
+    try:
+        factor, lower = cho_factor(S)
+        # The smallest pivot tells a singular matrix before rounding hides it.
+        if np.min(np.diag(factor), initial=1.0) ** 2 > SINGULAR:
+            return unit[:, None] * cho_solve((factor, lower), unit[:, None] * B)
+    except LinAlgError:
+        pass
+    R = singular_root(S, unit)
+    return R @ (R.T @ B)
+
+
+def equilibrated(
+    A: np.ndarray, alpha: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (S, unit), where A + αI = S / (unit unitᵀ) and S has a diagonal of ones.
+
+    The unit of a zero column is 0.
+    """
+    S = A.copy()
+    S[np.diag_indices_from(S)] += alpha
+    unit = reciprocal(np.sqrt(np.maximum(np.diagonal(S), 0.0)))
+    S *= unit[:, None]
+    S *= unit
+    S[np.diag_indices_from(S)] = 1.0
+    return S, unit
+
+
+def singular_root(S: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Return R with R Rᵀ the pseudo-inverse of S / (unit unitᵀ).
+
+    Norms are those of `LinearRegression`, in the units of the columns. Columns whose
+    unit is another order of magnitude than the usual one are moved to it in `STEP`s.
+    """
+    values, vectors = eigh(S)
+    seen = values > SINGULAR * values[-1]
+    power = np.log2(np.where(unit > 0, unit, 1.0))
+    usual = np.median(power[unit > 0])
+    step = np.exp2(STEP * np.rint((power - usual) / STEP))
+    inside = (unit / step)[:, None]
+    R = inside * (vectors[:, seen] / np.sqrt(values[seen]))
+    Q = qr(inside * vectors[:, ~seen], mode="economic")[0]
+    return step[:, None] * (R - Q @ (Q.T @ R))
