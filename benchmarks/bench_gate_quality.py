@@ -357,7 +357,7 @@ def top_p_tables(frame: pd.DataFrame) -> Iterator[str]:
                     f"{line[f'{name}: score']:.4f}",
                 ]
             )
-    header = ["set, gate, rule", "training rows", "experts a row", "log-lik."]
+    header = ["set, gate, rule", "training rows", "experts per row", "log-lik."]
     yield table([*header, "change", "of the worst row", "R² or accuracy"], rows)
 
 
