@@ -170,7 +170,7 @@ def test_operation_is_the_references(host, name, dtype):
     for p in edges(dtype):
         for args in CASES[name](p):
             answer = quiet(getattr(_cupy, name), *args)
-            assert_same(answer, expected_of(name, args), TOLERANCE[dtype], str(p))
+            assert_same(name, p, answer, expected_of(name, args))
 
 
 @pytest.mark.parametrize("name", OVERRIDDEN)
@@ -187,7 +187,7 @@ def test_operation_on_blocks_of_a_devices_size(full_size, name):
     p = Problem(n=3001, d=5, K=6, m=2, q=3, dtype="float32")
     for args in CASES[name](p):
         answer = getattr(_cupy, name)(*args)
-        assert_same(answer, expected_of(name, args), TOLERANCE["float32"])
+        assert_same(name, p, answer, expected_of(name, args))
 
 
 @pytest.mark.parametrize("name", OVERRIDDEN)
@@ -197,23 +197,26 @@ def test_operation_takes_any_strides(host, name):
             return value
         return np.repeat(np.asfortranarray(value), 2, axis=0)[::2]
 
-    for args in CASES[name](Problem()):
+    p = Problem()
+    for args in CASES[name](p):
         answer = getattr(_cupy, name)(*map(strided, args))
-        assert_same(answer, expected_of(name, args), 1e-10)
+        assert_same(name, p, answer, expected_of(name, args))
 
 
 @pytest.mark.parametrize("name", sorted(set(OVERRIDDEN) - {"novel"}))
 def test_other_dtypes_go_to_the_reference(host, name):
-    args = CASES[name](Problem())[0]
-    args = (args[0].astype(np.float16), *args[1:])
-    assert_same(getattr(_cupy, name)(*args), expected_of(name, args), 1e-10)
+    p = Problem()
+    first, *rest = CASES[name](p)[0]
+    args = first.astype(np.float16), *rest
+    assert_same(name, p, getattr(_cupy, name)(*args), expected_of(name, args))
     assert host.launched == []
 
 
 def test_csr_goes_to_the_reference(host):
-    X, *rest = CASES["softmax_route"](Problem())[0]
+    name, p = "softmax_route", Problem()
+    X, *rest = CASES[name](p)[0]
     answer = _cupy.softmax_route(sparse.csr_array(X), *rest)
-    assert_same(answer, _reference.softmax_route(X, *rest), 1e-10)
+    assert_same(name, p, answer, expected_of(name, (X, *rest)))
     assert host.launched == []
 
 
@@ -230,16 +233,17 @@ def test_arrays_on_the_host_are_not_moved(host, monkeypatch):
 
 
 def test_counts_may_be_numpys(host):
-    p = Problem(kind="tied", dtype="float32", k=2)
-    X, coef, intercept, k = CASES["softmax_route"](p)[0]
-    answer = _cupy.softmax_route(X, coef, intercept, np.int32(k))
-    assert_same(answer, _reference.softmax_route(X, coef, intercept, k), 1e-5)
+    name, p = "softmax_route", Problem(kind="tied", dtype="float32", k=2)
+    *gate, k = CASES[name](p)[0]
+    answer = _cupy.softmax_route(*gate, np.int32(k))
+    assert_same(name, p, answer, expected_of(name, (*gate, k)))
 
 
 def test_arrays_of_another_library_go_to_the_reference(host, monkeypatch):
     monkeypatch.setattr(_device.xp(), "ndarray", Other)
-    args = CASES["truncate"](Problem())[0]
-    assert_same(_cupy.truncate(*args), _reference.truncate(*args), 0.0)
+    name, p = "truncate", Problem()
+    args = CASES[name](p)[0]
+    assert_same(name, p, _cupy.truncate(*args), expected_of(name, args), factor=0.0)
     assert host.launched == []
 
 
@@ -344,7 +348,7 @@ def test_operation_on_the_device(cupy, name, dtype):
     for p in edges(dtype):
         for args in CASES[name](p):
             answer = getattr(_cupy, name)(*put(cupy, args))
-            assert_same(answer, expected_of(name, args), TOLERANCE[dtype], str(p))
+            assert_same(name, p, answer, expected_of(name, args))
 
 
 @pytest.mark.gpu
