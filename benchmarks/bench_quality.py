@@ -1,11 +1,11 @@
 """Measure predictions on real data: mixtures, their learners, bagging and stacking.
 
 Four learners (a linear one, a tree, boosted trees, and the three of them together)
-stand alone, bagged, stacked and as experts of a mixture, on all public sets of the
-folder named by SKMOE_DATA but those of several targets and the tiny ones. Each
+stand alone, bagged, stacked and as experts of a mixture. They run on all public sets of
+the folder named by SKMOE_DATA except those of several targets and the tiny ones. Each
 (set, learner, method, fold) becomes one line of a JSON-lines file: RMSE or accuracy
-and the negative log-likelihood (NLL) a row on the test rows, in nats; seconds of fit
-and microseconds a row of predict; of mixtures also the bound of every pass. Targets of
+and the mean negative log-likelihood (NLL) per test row, in nats; seconds of fit and
+microseconds per row of predict; of mixtures also the bound of every pass. Targets of
 regression are in units of their standard deviation on the training rows, so RMSE and
 NLL are too. ``report`` turns the file into Markdown.
 
@@ -350,7 +350,7 @@ def said_of(record: dict[str, Any]) -> str:
     kind = "rmse" if "rmse" in record else "accuracy"
     return about + (
         f"{kind} {record[kind]:.4f}, nll {record['nll']:.4f}, "
-        f"fit {record['fit']:.2f} s, predict {record['predict']:.2f} µs a row"
+        f"fit {record['fit']:.2f} s, predict {record['predict']:.2f} µs per row"
     )
 
 
@@ -386,35 +386,35 @@ MARGIN, AXIS = 1.7, 3.8
 """Inches of the picture of ranks."""
 
 ABOUT = f"""\
-Each learner alone (`single`), bagged (`bagging`), stacked (`stacking`), and as experts
-of a mixture: judged on the rows that it learned from (`in-sample`, which is
-`cross_fit=None`), at the library's defaults (`default`), and at the defaults but for
-`top_k=1` (`default top-1`). The learners are Ridge or logistic regression (`linear`), a
-tree of depth 6 (`tree`), histogram gradient boosting at its defaults (`hgb`), and the
-three together (`mixed`). Mixtures have {N_EXPERTS} experts and bagging {N_EXPERTS}
-learners; a mixture or stack of `mixed` has one of each of the three, and its `single`
-is the one with the best cross-validated NLL on the training rows. Nothing is tuned by
-set. Sparse sets have linear and tree only.
+Each learner stands alone (`single`), bagged (`bagging`) and stacked (`stacking`), and
+is the expert of three mixtures: one judged on the rows that it learned from
+(`in-sample`, which is `cross_fit=None`), one at the library's defaults (`default`), and
+one at the defaults except for `top_k=1` (`default top-1`). The learners are Ridge or
+logistic regression (`linear`), a tree of depth 6 (`tree`), histogram gradient boosting
+at its defaults (`hgb`), and the three together (`mixed`). Mixtures have {N_EXPERTS}
+experts and bagging has {N_EXPERTS} learners. A mixture or stack of `mixed` has one of
+each of the three, and its `single` is the one with the best cross-validated NLL on the
+training rows. Nothing is tuned by set. Sparse sets have linear and tree only.
 
-NLL is the mean negative log-likelihood of a test row in nats; lower is better. Targets
-of regression are standardised by the mean and the deviation of the training rows, so
-RMSE and NLL are in units of that deviation; {", ".join(sorted(LOG_TARGETS))} predict
-the logarithm. Regressors other than mixtures are given a normal law with the deviation
-of their cross-validated residuals on the training rows. Probabilities of all
-classifiers are floored at {FLOOR:g} over the number of classes and renormalised, so
-that a hard zero does not decide alone.
+NLL is the mean negative log-likelihood per test row in nats (the units of natural
+logarithms); lower is better. Targets of regression are standardised by mean and
+standard deviation of the training rows, so RMSE and NLL are in units of that deviation;
+{", ".join(sorted(LOG_TARGETS))} predict the logarithm. Regressors other than mixtures
+get a normal law with the standard deviation of their cross-validated residuals on the
+training rows. Probabilities of all classifiers are raised to at least {FLOOR:g} over
+the number of classes and renormalised, so that a single zero does not decide.
 
-Sets of more than {{rows}} rows are a random draw of so many. Folds are random, the same
-for all methods ({{folds}} of {N_SPLITS} measured); numbers are means over those that
-all methods of a set and learner have done."""
+Sets of more than {{rows}} rows are cut to a random draw of that many. Folds are random
+and the same for all methods ({{folds}} of {N_SPLITS} measured). Numbers are means over
+the folds that all methods of a set and learner have done."""
 
-MARKS = "Bold is the best of a line; ↓ marks where `default` is worse than `single`."
+MARKS = "Bold is the best of a row; ↓ marks where `default` is worse than `single`."
 
 RANKS = """\
 Mean rank by NLL over the {n} pairs of set and learner that have all of
 {methods}; rank 1 is best. Friedman's test gives p = {p:.2g}. Ranks that are
 {cd:.2f} apart or more differ at the {level:.0%} level (Nemenyi). The test takes pairs
-as independent, though those of one set share its rows."""
+as independent, though pairs of one set share their rows."""
 
 
 # ---- what was measured
@@ -450,7 +450,8 @@ def orientation(frame: pd.DataFrame) -> pd.Series:
 
 def filled(text: str) -> str:
     """Return paragraphs with their lines filled."""
-    return "\n\n".join(textwrap.fill(part, 88) for part in text.split("\n\n"))
+    parts = text.split("\n\n")
+    return "\n\n".join(textwrap.fill(p, 88, break_on_hyphens=False) for p in parts)
 
 
 # ---- targets
@@ -494,7 +495,7 @@ def targets(shared: pd.DataFrame, frame: pd.DataFrame) -> str:
     rows = [
         ("`default` against `single`, NLL: better", single.nats < -TIE, share),
         ("… tied", single.nats.abs() <= TIE, share),
-        ("… worse by more than 0.01 nats a row", single.nats > WORSE, share),
+        ("… worse by more than 0.01 nats per row", single.nats > WORSE, share),
         ("… worse by more than 1% of its value", single.relative_nats > WORSE, share),
         ("… RMSE or accuracy: better", single.score < -TIE, share),
         ("… tied", single.score.abs() <= TIE, share),
@@ -530,7 +531,7 @@ def losses(gaps: pd.DataFrame) -> str:
         [
             "Where `default` is worse than `single`:\n",
             line(
-                "NLL by more than 0.01 nats a row, which makes it 1% less likely",
+                "NLL by more than 0.01 nats per row, which makes it 1% less likely",
                 "nats",
                 "+.3f",
             ),
@@ -584,7 +585,7 @@ def times(frame: pd.DataFrame) -> str:
     means = wide(frame)
     lines = []
     for method in METHODS:
-        for field, unit in (("fit", "fit, s"), ("predict", "predict, µs a row")):
+        for field, unit in (("fit", "fit, s"), ("predict", "predict, µs per row")):
             values = means[field, method].dropna()
             if len(values):
                 lines.append(by_learner(f"{method}: {unit}", values, median))

@@ -4,7 +4,7 @@ Reads ``oracle.json`` and its csv files from the folder named by SKMOE_ORACLE: o
 row a model, with the log-likelihood that flexmix reached and the exact maximum that
 L-BFGS found from there. Every model is fitted without penalties, from 20 starts, to
 convergence; the table gives the log-likelihood above flexmix and above the exact
-maximum, how many of the starts reached flexmix, and CPU seconds a start. Where the
+maximum, how many of the starts reached flexmix, and CPU seconds per start. Where the
 optimum is flexmix's own, experts and gate are compared with flexmix's, in the best
 order of experts: the largest root mean square difference of an expert's mean, in
 standard deviations of y, and the largest mean difference of a gate probability.
@@ -136,7 +136,7 @@ def main() -> None:
     folder = Path(os.environ["SKMOE_ORACLE"])
     lines = [
         "| model | grade | best | - flexmix | - exact | starts that reach flexmix | "
-        "first start at the best | flexmix's | experts, gate apart | CPU s a start | "
+        "first start at the best | flexmix's | experts, gate apart | CPU s per start | "
         "flexmix / ours |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]

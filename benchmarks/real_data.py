@@ -4,10 +4,10 @@ Reads eight public sets with the ``load.py`` of the folder named by SKMOE_DATA; 
 ``load(name)`` returns a data frame or a CSR matrix, the targets, and a dict that may
 hold published splits. On each set three models see the same preprocessed columns:
 the single learner (Ridge or LogisticRegression), the mixture of eight of them with
-every expert asked (``top_k=None``), and the mixture that asks two a row. Settings are
+every expert asked (``top_k=None``), and the mixture that asks two per row. Settings are
 the same for all sets. The table gives the R² or the accuracy, and the mean
-log-likelihood a row in nats, on the test rows and on the training rows, seconds of
-fit, and microseconds a row of predict.
+log-likelihood per row in nats, on the test rows and on the training rows, seconds of
+fit, and microseconds per row of predict.
 
     SKMOE_DATA=path/to/data python benchmarks/real_data.py [--out docs/real_data.md]
 """
@@ -58,23 +58,23 @@ REPEATS, SHORTEST = 7, 0.5
 
 HEADER = (
     "| set | train + test × columns | model | score | log-lik. | on training rows: "
-    "score | log-lik. | fit s | predict µs a row |\n"
+    "score | log-lik. | fit s | predict µs per row |\n"
     "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 NOTES = f"""\
-Score is R² or accuracy; log-lik. is the mean log p(y | x) a row in nats, higher is
-better: a density in units of y for regression, so only models of one set compare.
-For Ridge it is that of a normal law with the residual standard deviation of the
-training rows. diamonds predicts the logarithm of the price.
+Score is R² or accuracy. Log-lik. is the mean log p(y | x) per row in nats (the units of
+natural logarithms); higher is better. For regression it is a density in units of y, so
+compare only models of one set. For Ridge it is that of a normal law with the residual
+standard deviation of the training rows. diamonds predicts the logarithm of the price.
 
-Every model has scikit-learn's or the library's default settings, but for
+Every model has the default settings of its library, except for
 `LogisticRegression(max_iter=1000)`, `n_experts={N_EXPERTS}`, `top_k` and
-`random_state`; nothing is tuned by set. Numeric columns are standardised (and missing
-values replaced by the median), categories one-hot with those rarer than
-{MIN_FREQUENCY} rows joined, word counts turned into sparse tf-idf. The columns counted
-are those after preprocessing, which the times leave out. Predict is the median of at
-least {REPEATS} runs on all test rows, after one that warms up; a * marks a fit that
-stopped at `max_iter`."""
+`random_state`. Nothing is tuned by set. Numeric columns are standardised, and missing
+values are replaced by the median. Categories are one-hot, and those rarer than
+{MIN_FREQUENCY} rows are joined. Word counts become sparse tf-idf. The columns counted
+are those after preprocessing; the times leave preprocessing out. Predict is the median
+of at least {REPEATS} runs on all test rows, after one that warms up. A * marks a fit
+that stopped at `max_iter`."""
 
 
 def loader():
@@ -137,7 +137,7 @@ def models(task: str, seed: int) -> dict:
 
 
 def log_likelihood(model, X, y, train) -> float:
-    """Return the mean log p(y | x) a row."""
+    """Return the mean log p(y | x) per row."""
     if hasattr(model, "score_samples"):
         return float(np.mean(model.score_samples(X, y)))
     if is_classifier(model):
@@ -150,7 +150,7 @@ def log_likelihood(model, X, y, train) -> float:
 
 
 def predict_time(model, X) -> float:
-    """Return the median microseconds a row of predict on all rows."""
+    """Return the median microseconds per row of predict on all rows."""
     model.predict(X)
     seconds: list[float] = []
     while len(seconds) < REPEATS or sum(seconds) < SHORTEST:
@@ -268,7 +268,7 @@ def main() -> None:
     split = "; ".join(f"{', '.join(who)}: {how}" for how, who in origins.items())
     if "bike_sharing" in names:
         split += ". bike_sharing is in time order: its random split says how well the "
-        split += "rows between are filled in, not how well the future is foretold"
+        split += "rows between are filled in, not how well the future is predicted"
     shown = shlex.join(["python", "benchmarks/real_data.py", *sys.argv[1:]])
     command = f"    SKMOE_DATA=path/to/data {shown}"
     below = "\n\n".join([NOTES, f"Splits: {split}.", facts(), f"Command:\n\n{command}"])
