@@ -19,10 +19,10 @@ from skmoe.gates import (
     TreeGate,
 )
 
-QUICK = {"cross_fit": None, "n_init": 1, "max_iter": 5}
+QUICK = {"cross_fit": None, "n_init": 1, "max_iter": 2}
 
 # The choices that are made on rows held out, as by default.
-CHOOSY = {**QUICK, "cross_fit": "auto"}
+CHOOSY = {"n_init": 1, "max_iter": 2}
 
 # Tables of the checks have 20 rows or so: 2 to 4 experts, and small trees.
 TREE = {"max_depth": 3}
@@ -31,8 +31,8 @@ TREE = {"max_depth": 3}
 CLASS_TREE = {"max_depth": 3, "min_weight_fraction_leaf": 0.01}
 
 LINEAR = [
-    MoERegressor(n_experts=2, cross_fit=None, max_iter=5),
     MoERegressor(n_experts=2, **CHOOSY),
+    MoERegressor(n_experts=2, cross_fit=None, max_iter=2),
     MoERegressor(n_experts=3, top_k=None, **QUICK),
     MoERegressor(n_experts=4, top_k=1, **QUICK),
     MoERegressor(Ridge(alpha=0.1), n_experts=2, init="random", **QUICK),
@@ -107,9 +107,12 @@ SCALED = [
     ),
 ]
 
-passes_of_a_check_are_few = pytest.mark.filterwarnings(
-    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings(
+        "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
 
 WEIGHTS_DENSE = "check_sample_weight_equivalence_on_dense_data"
 WEIGHTS_SPARSE = "check_sample_weight_equivalence_on_sparse_data"
@@ -126,14 +129,12 @@ def weights_count_inexactly(estimator):
 
 
 # A few of each kind run by default, all others with `-m slow`.
-@passes_of_a_check_are_few
 @parametrize_with_checks(LINEAR[::3] + GATES[::3])
 def test_contract(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
-@passes_of_a_check_are_few
 @parametrize_with_checks([*LINEAR[1::3], *LINEAR[2::3], *GATES[1::3], *GATES[2::3]])
 def test_contract_of_more(estimator, check):
     check(estimator)
@@ -145,14 +146,12 @@ BUT_FOR_WEIGHTS = {
 }
 
 
-@passes_of_a_check_are_few
 @parametrize_with_checks([TREES[2], TREE_GATES[0], SCALED[1]], **BUT_FOR_WEIGHTS)
 def test_contract_but_for_weights(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
-@passes_of_a_check_are_few
 @parametrize_with_checks(
     [*TREES[:2], *TREES[3:], TREE_GATES[1], SCALED[0], SCALED[2], SUPPORT_VECTORS],
     **BUT_FOR_WEIGHTS,
