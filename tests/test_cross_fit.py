@@ -46,16 +46,14 @@ from skmoe.em import (
 )
 from skmoe.estimators import _folds
 from skmoe.experts import (
-    EstimatorPool,
-    LinearPool,
-    LogisticPool,
-    make_pool,
-)
-from skmoe.experts._averaged import (
     AveragedClassifier,
     AveragedPool,
     AveragedRegressor,
+    EstimatorPool,
+    LinearPool,
+    LogisticPool,
     averaged,
+    make_pool,
 )
 from skmoe.gates import SoftmaxGate
 from skmoe.likelihoods import Categorical, Gaussian

@@ -25,7 +25,7 @@ from skmoe.em._starts import initial
 from skmoe.estimators import _planning
 from skmoe.experts import ShrunkPool, make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
-from skmoe.experts._remembered import MOST, RememberedPool, remembered
+from skmoe.experts._cached import MOST, RememberedPool, remembered
 from skmoe.gates import ConstantGate, RoutingRule, SoftmaxGate
 from skmoe.gates._softmax import ALPHAS
 from skmoe.likelihoods import Categorical, Gaussian

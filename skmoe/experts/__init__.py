@@ -1,26 +1,23 @@
 """Experts: the models of p(y | x, k), all of a mixture's in one pool."""
 
-from ._averaged import (
-    AveragedClassifier,
-    AveragedPool,
-    AveragedRegressor,
-    averaged,
-)
+from ._averaged import AveragedPool, averaged
 from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, shares, take_rows
+from ._cached import MOST, remembered
 from ._estimator_pool import EstimatorPool
 from ._frozen_pool import FrozenPool
 from ._glm_pool import GLMPool
-from ._joined import JoinedPool, joined
 from ._labels import MultilabelExpert, indicator
-from ._left_out import LeaveOneOutPool, LeftOutPool, left_out
+from ._leave_one_out import LeaveOneOutPool
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
+from ._mean_models import AveragedClassifier, AveragedRegressor
+from ._noise import WIDEST, VaryingPool, spread
+from ._old_and_new import JoinedPool, joined
 from ._one_output import OneOutputPool
+from ._out_of_bag import LeftOutPool
 from ._packed import LARGEST, PackedPool
-from ._registry import make_pool, register_pool
-from ._remembered import MOST, remembered
+from ._registry import left_out, make_pool, register_pool
 from ._shrunk import ShrunkPool, shrunk_pool
-from ._varying import WIDEST, VaryingPool, spread
 
 __all__ = [
     "LARGEST",

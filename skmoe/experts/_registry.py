@@ -11,8 +11,10 @@ from ._base import ExpertPool
 from ._estimator_pool import EstimatorPool
 from ._frozen_pool import FrozenPool
 from ._glm_pool import GLMPool
+from ._leave_one_out import LeaveOneOutPool
 from ._linear_pool import LinearPool
 from ._logistic_pool import LogisticPool
+from ._out_of_bag import LeftOutPool
 
 _POOLS: list[type[ExpertPool]] = [
     EstimatorPool,
@@ -64,3 +66,24 @@ def make_pool(
         if all(pool.supports(estimator, n_features) for estimator in estimators):
             return pool(estimators, **options)
     raise AssertionError("EstimatorPool supports every learner")
+
+
+def left_out(pool: ExpertPool) -> ExpertPool | None:
+    """Return the pool that trains the same experts and judges each without its row.
+
+    Parameters
+    ----------
+    pool : ExpertPool
+        A pool that is not fitted yet.
+
+    Returns
+    -------
+    ExpertPool or None
+        None if some learner cannot leave out a row without being fitted again.
+    """
+    judges: dict[type[ExpertPool], type[LeaveOneOutPool] | type[LeftOutPool]]
+    judges = {LinearPool: LeaveOneOutPool, EstimatorPool: LeftOutPool}
+    judge = judges.get(type(pool))
+    if judge is None or not all(judge.leaves_out(each) for each in pool.learners):
+        return None
+    return judge(pool.learners, **pool.options)

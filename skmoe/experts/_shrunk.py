@@ -9,8 +9,8 @@ import numpy as np
 
 from ..backends import Array, filled, like, namespace, to_host
 from ..routing import Routing
-from ._averaged import kind_of_mean
 from ._base import DerivedPool, ExpertPool
+from ._mean_models import kind_of_mean
 
 
 def shrunk_pool(

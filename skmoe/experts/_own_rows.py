@@ -1,0 +1,92 @@
+"""What an expert says of the rows that it was fitted on, each without itself.
+
+An expert remembers the rows that it is fitted on, so its likelihood of these flatters
+it. Folds undo that by refitting. Some learners say what they would have said without
+a row from the one fit that they have:
+
+* least squares, in closed form: `_leave_one_out`;
+* bags of learners and nearest neighbours, by the members or neighbours that do not
+  know the row: `_out_of_bag`.
+
+A row goes with all rows that equal it, or its copies would give it away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from ..backends import Array, device_of, namespace
+from ._base import ExpertPool, take_rows
+
+
+@dataclass(frozen=True, eq=False)
+class OwnRows:
+    """What an expert says of rows that it was fitted on, each without itself.
+
+    Attributes
+    ----------
+    rows : (n_k,) array of int or None
+        In ascending order; None stands for all rows.
+    values : (n_k, q) array
+        In the form of `ExpertPool.evaluate`.
+    """
+
+    rows: Array | None
+    values: Array
+
+    def at(self, rows: Array | None, n_rows: int) -> Array:
+        """Return the values of rows (None: all ``n_rows``), NaN where it has none."""
+        if self.rows is None:
+            return take_rows(self.values, rows)
+        xp, own = namespace(self.values), self.rows
+        if rows is None:
+            rows = xp.arange(n_rows, dtype=own.dtype, device=device_of(own))
+        if not own.shape[0]:
+            return xp.full(
+                (rows.shape[0], self.values.shape[1]),
+                xp.nan,
+                dtype=self.values.dtype,
+                device=device_of(own),
+            )
+        place = xp.searchsorted(own, rows)
+        place = xp.where(place < own.shape[0], place, own.shape[0] - 1)
+        found = xp.take(own, place) == rows
+        return xp.where(found[:, None], xp.take(self.values, place, axis=0), xp.nan)
+
+
+def swapped(
+    old: dict[int, OwnRows], new: dict[int, OwnRows], take: np.ndarray
+) -> dict[int, OwnRows]:
+    return {k: new[k] if taken else old[k] for k, taken in enumerate(take)}
+
+
+def forgetful(pool: ExpertPool, kind: type[ExpertPool]) -> ExpertPool:
+    """Return the pool as one of its parent class, without the rows of the experts."""
+    plain = kind(pool.learners, **pool.options)
+    vars(plain).update({k: v for k, v in vars(pool).items() if k != "left"})
+    return plain
+
+
+def together(X: Array, y: Array, rows: Array | None, weights: Array) -> Array:
+    """Return the weight of each row and of all rows that equal it."""
+    if namespace(X, weights) is not np:  # rows of a device are not compared
+        return weights
+    same = alike(take_rows(X, rows), take_rows(y, rows))
+    return np.bincount(same, weights)[same]
+
+
+def alike(X: Any, target: np.ndarray) -> np.ndarray:
+    """Return a number for each row, shared by rows of equal features and target."""
+    if sparse.issparse(X):  # sums over a row's entries, in their order
+        waves = np.random.RandomState(0).standard_normal((X.shape[1], 2))
+        X = X @ waves
+    labels = target
+    if target.ndim == 1:
+        labels = np.unique(target, return_inverse=True)[1][:, None]
+    table = np.hstack([np.asarray(X, dtype=np.float64), labels]) + 0.0  # no -0.0
+    rows = np.ascontiguousarray(table).view(f"V{table.shape[1] * table.itemsize}")
+    return np.unique(rows[:, 0], return_inverse=True)[1]
