@@ -89,7 +89,8 @@ def using(
 
 def select(*arrays: Array) -> ModuleType:
     """Return the backend module that serves these arrays."""
-    xp, backend = namespace(*arrays), _chosen.get()
+    xp = namespace(*arrays)
+    backend = _chosen.get()
     if xp is not np:
         ours = xp.__name__.partition(".")[0] == "cupy" and backend != "numpy"
         return _load_cupy() if ours else _reference

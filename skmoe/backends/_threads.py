@@ -107,7 +107,8 @@ def n_threads() -> int:
     """
     if _in_joblib_thread():
         return 1
-    before, limit = _before.get(), _limit.get()
+    before = _before.get()
+    limit = _limit.get()
     blas = _blas_threads() if before is None else before
     return max(1, blas if limit is None else min(blas, limit))
 
@@ -130,7 +131,8 @@ def _workers() -> ThreadPoolExecutor:
 def _forget_workers() -> None:
     """In a forked process, whose parent's threads are not there."""
     global _busy, _region
-    _busy, _region = threading.Lock(), threading.Lock()
+    _busy = threading.Lock()
+    _region = threading.Lock()
     _workers.cache_clear()
 
 
@@ -161,7 +163,8 @@ def _run_threads(
     work: Callable[[int, int], Any], bounds: list[tuple[int, int]], n_threads: int
 ) -> list[Any]:
     answers: list[Any] = [None] * len(bounds)
-    tickets, stop = count(), threading.Event()
+    tickets = count()
+    stop = threading.Event()
 
     def worker() -> None:
         try:

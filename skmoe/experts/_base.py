@@ -175,7 +175,8 @@ class ExpertPool(ABC):
 
     def learnable(self, routing: Routing) -> Array:
         """Return the weight of each row that some expert learns from, else 0."""
-        xp, row_mass = namespace(routing.weights), routing.row_sums
+        xp = namespace(routing.weights)
+        row_mass = routing.row_sums
         some = self.taught(routing).row_sums > 0
         return xp.where(some, row_mass, 0.0 * row_mass)
 
@@ -353,7 +354,8 @@ class Seen:
     @classmethod
     def of(cls, y: Array, values: Array, routing: Routing) -> Seen:
         """Return the sums of a batch."""
-        xp, sums = namespace(values), []
+        xp = namespace(values)
+        sums = []
         for j in range(values.shape[-1]):
             error = xp.expand_dims(y[:, j], axis=1) - values[:, :, j]
             sums.append(routing.sum_by_expert(routing.weights * error * error))
@@ -408,7 +410,8 @@ def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array,
     learner that reads weights as counts sees as many rows as it is given. With
     integer sample weights the answer equals that of repeated rows.
     """
-    xp, (rows, mass) = namespace(row_mass), routing.segment(expert)
+    xp = namespace(row_mass)
+    rows, mass = routing.segment(expert)
     total = row_mass if rows is None else xp.take(row_mass, rows)
     kept = mass > MIN_RESPONSIBILITY * total
     found = xp.nonzero(kept)[0]

@@ -31,7 +31,8 @@ class RememberedPool(DerivedPool):
     def __init__(self, pool: ExpertPool, values: Array) -> None:
         super().__init__(pool)
         self.scale = pool.scale
-        self.pool, self.values = pool, values
+        self.pool = pool
+        self.values = values
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return what was said of each entry."""

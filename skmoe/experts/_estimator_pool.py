@@ -92,24 +92,28 @@ class EstimatorPool(ExpertPool):
         one = host_rows(X, np.zeros(1, dtype=np.intp))
         self.dtype = one.dtype.name if hasattr(one, "dtype") else None
         self.fitted = [None] * self.n_experts
-        self.fallbacks, self.taken = {}, {}
+        self.fallbacks = {}
+        self.taken = {}
         self._fit_experts(X, y, routing)
         return self
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
         """Return a new pool of fresh clones; an empty share keeps the old expert."""
         other = copy.copy(self)
-        other.fitted, other.fallbacks = list(self.fitted), dict(self.fallbacks)
+        other.fitted = list(self.fitted)
+        other.fallbacks = dict(self.fallbacks)
         other.taken = dict(self.taken)
         other._fit_experts(X, y, routing)
         return other
 
     def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
         """Fit each expert on its share; on all rows where that does not go."""
-        row_mass, own = routing.row_sums, self.taught(routing)
+        row_mass = routing.row_sums
+        own = self.taught(routing)
         target = self._target(y)
         fixed = self.likelihood.fixed(self.n_experts)
-        shares, frozen = {}, self.frozen & ~fixed
+        shares = {}
+        frozen = self.frozen & ~fixed
         for k in np.flatnonzero(~frozen).tolist():
             rows, mass, factor = share(own, k, row_mass)
             if rows.shape[0]:
@@ -168,7 +172,8 @@ class EstimatorPool(ExpertPool):
         )
         if isinstance(expert, ValueError):
             raise expert
-        self.fitted[k], self.taken[k] = expert, learner
+        self.fitted[k] = expert
+        self.taken[k] = learner
 
     def _fit_each(
         self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]
@@ -221,7 +226,8 @@ class EstimatorPool(ExpertPool):
 
     def _predict_one(self, k: int, X: Array) -> np.ndarray:
         """Return the numbers that an expert says of rows, (n, q) or (n, C)."""
-        expert, who = self.fitted[k], f"Expert {k} ({self.learners[k]!r})"
+        expert = self.fitted[k]
+        who = f"Expert {k} ({self.learners[k]!r})"
         try:
             with few_openmp_threads(X.shape[0]):
                 found = getattr(expert, self._asks(k))(X)
@@ -276,8 +282,10 @@ class EstimatorPool(ExpertPool):
         """
         if not self.streams.any():
             return self
-        other, row_mass = copy.copy(self), routing.row_sums
-        other.fitted, other.n_batches = list(self.fitted), self.n_batches + 1
+        other = copy.copy(self)
+        row_mass = routing.row_sums
+        other.fitted = list(self.fitted)
+        other.n_batches = self.n_batches + 1
         target = self._target(y)
         for k in np.flatnonzero(self.streams).tolist():
             rows, mass, _ = share(routing, k, row_mass)
@@ -286,7 +294,8 @@ class EstimatorPool(ExpertPool):
             if weight_parameter(self.learners[k], "partial_fit") is None:
                 random = np.random.RandomState((self.seeds[k] + self.n_batches) % 2**32)
                 counts = np.floor(mass + random.uniform(size=len(mass)))
-                rows, given = np.repeat(rows, counts.astype(np.intp)), None
+                rows = np.repeat(rows, counts.astype(np.intp))
+                given = None
             if len(rows):
                 seen = host_rows(X, rows), target[rows], given
                 other.fitted[k] = self._taught(k, *seen)
@@ -353,7 +362,8 @@ def _fit_expert(
     if weight_name is None:
         rows = resample(weights, seed)
         if rows is not None:
-            X, target = take_rows(X, rows), target[rows]
+            X = take_rows(X, rows)
+            target = target[rows]
     if classify and np.unique(target).size == 1 and not is_frozen(expert):
         expert = DummyClassifier(strategy="prior")
     with (

@@ -19,7 +19,8 @@ from ._base import ExpertPool, host_rows
 MAX_FEATURES = 512
 """Above this many features a Newton step costs more than an iterative solver."""
 
-FIT_STEPS, UPDATE_STEPS = 100, 3
+FIT_STEPS = 100
+UPDATE_STEPS = 3
 """Newton steps from scratch, at most, and in an M-step."""
 
 TOL = 1e-10
@@ -56,7 +57,8 @@ class GLMPool(ExpertPool):
                 f"expert {self.learners[0]!r} takes y of one output; got {y.shape[1]}."
             )
         shape = (self.n_experts, 1, X.shape[1])
-        self.coef, self.intercept = np.zeros(shape), np.full(shape[:2], np.nan)
+        self.coef = np.zeros(shape)
+        self.intercept = np.full(shape[:2], np.nan)
         pooled = Routing.from_dense(self.learnable(routing)[:, None])
         for k in self._solve(X, y, routing, FIT_STEPS):
             self._solve_expert(k, X, y, *pooled.segment(0), FIT_STEPS)
@@ -66,7 +68,8 @@ class GLMPool(ExpertPool):
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
         """Return a new pool, some Newton steps on; self is unchanged."""
         other = copy.copy(self)
-        other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
+        other.coef = self.coef.copy()
+        other.intercept = self.intercept.copy()
         other._solve(X, y, routing, UPDATE_STEPS)
         return other
 
@@ -86,8 +89,10 @@ class GLMPool(ExpertPool):
         if not mass.sum() > 0:
             return False
         target = host_rows(y, rows) + self.likelihood.origin_
-        x, target = host_rows(X, rows), target[:, 0]
-        learner, center = self.learners[k], np.zeros(x.shape[1])
+        x = host_rows(X, rows)
+        target = target[:, 0]
+        learner = self.learners[k]
+        center = np.zeros(x.shape[1])
         if learner.fit_intercept and not sparse.issparse(x):
             x, center = centred(x, mass)
         start = np.append(self.coef[k, 0], self.intercept[k, 0])
@@ -143,7 +148,8 @@ class GLMPool(ExpertPool):
         """
         if not isinstance(pooled, GLMPool):
             return None
-        pool, a = copy.copy(self), strength
+        pool = copy.copy(self)
+        a = strength
         pool.coef = (1.0 - a) * pooled.coef[learner_of] + a * self.coef
         pool.intercept = (1.0 - a) * pooled.intercept[learner_of] + a * self.intercept
         return pool
@@ -214,7 +220,8 @@ def newton(x, y, weight, *, alpha, intercept, loss, start, n_steps) -> np.ndarra
             total = weight @ value + 0.5 * at @ (penalty * at)
         return total if np.isfinite(total) else np.inf, first, second
 
-    at, (value, first, second) = start, terms(start)
+    at = start
+    value, first, second = terms(start)
     for _ in range(n_steps):
         slope, curve = weight * first, weight * second
         gradient = np.append(x.T @ slope, slope.sum()) + penalty * at
@@ -229,7 +236,8 @@ def newton(x, y, weight, *, alpha, intercept, loss, start, n_steps) -> np.ndarra
         hessian = np.block([[square, cross[:, None]], [cross[None, :], curve.sum()]])
         hessian = hessian + np.diag(penalty)
         if not intercept:
-            gradient, hessian = gradient[:-1], hessian[:-1, :-1]
+            gradient = gradient[:-1]
+            hessian = hessian[:-1, :-1]
         step = _direction(hessian, gradient)
         step = step if intercept else np.append(step, 0.0)
         decrement = -float(gradient @ step[: len(gradient)])
@@ -243,7 +251,8 @@ def newton(x, y, weight, *, alpha, intercept, loss, start, n_steps) -> np.ndarra
             size /= 2
         else:
             break
-        at, (value, first, second) = at + size * step, new
+        at = at + size * step
+        value, first, second = new
     return at
 
 

@@ -53,13 +53,15 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, Y: np.ndarray, sample_weight: Any = None) -> Self:
         """Fit the learner to labels (n_samples, n_labels) of 0 and 1."""
         learner = clone(self.estimator)
-        name, params = weight_parameter(learner), {}
+        name = weight_parameter(learner)
+        params = {}
         if sample_weight is not None and name is not None:
             params[name] = sample_weight
         elif sample_weight is not None:
             rows = resample(sample_weight, self.random_state or 0)
             if rows is not None:
-                X, Y = take_rows(X, rows), Y[rows]
+                X = take_rows(X, rows)
+                Y = Y[rows]
         self.n_features_in_ = X.shape[1]
         self.classes_ = np.arange(Y.shape[1])
         self.constant_ = Y[0].astype(np.float64)
@@ -76,7 +78,8 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
         """Return the probability of each label, (n_samples, n_labels)."""
         if self.estimator_ is None:
             return np.tile(self.constant_, (X.shape[0], 1))
-        said, n_labels = self.estimator_.predict_proba(X), int(self.varies_.sum())
+        said = self.estimator_.predict_proba(X)
+        n_labels = int(self.varies_.sum())
         answer = self._of_ones(said, X.shape[0], n_labels)
         proba = np.tile(self.constant_, (len(answer), 1)).astype(answer.dtype)
         proba[:, self.varies_] = answer

@@ -68,18 +68,21 @@ class LeaveOneOutPool(LinearPool):
     def _solve_expert(
         self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
     ) -> None:
-        learner, origin = self.learners[k], self.likelihood.origin_
+        learner = self.learners[k]
+        origin = self.likelihood.origin_
         fit = RidgeFit.of(
             learner.fit_intercept, self.penalty(k), X, y, rows, weights, origin
         )
-        self.coef[k], self.intercept[k] = fit.coef, fit.intercept
+        self.coef[k] = fit.coef
+        self.intercept[k] = fit.intercept
         gone = together(X, y, rows, weights)
         self.left[k] = OwnRows(rows, fit.leave_one_out(X, y, rows, gone))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return the predictions, of an expert's own rows without the row."""
         plain = super().evaluate(X, y, routing)
-        xp, (n, _, q) = namespace(plain), plain.shape
+        xp = namespace(plain)
+        n, _, q = plain.shape
         left = routing.dispatch(lambda k, rows: self.left[k].at(rows, n), q)
         return xp.where(xp.isnan(left), plain, left)
 
@@ -145,7 +148,8 @@ class RidgeFit:
         if not fit_intercept:
             A = A + total * np.outer(x_mean, x_mean)
             B = B + total * np.outer(x_mean, y_mean + origin)
-            x_mean, y_mean = np.zeros_like(x_mean), np.zeros_like(y_mean) - origin
+            x_mean = np.zeros_like(x_mean)
+            y_mean = np.zeros_like(y_mean) - origin
             pull = 0.0
         R = inverse_root(A, alpha)
         return cls((R @ (R.T @ B)).T, x_mean, y_mean, R, pull)
@@ -169,7 +173,8 @@ class RidgeFit:
         nothing, so the minimum-norm fit to these is β - t v with t = vᵀβ / vᵀv. It
         says ŷ - t (1/Σw + \|z\|²). An expert of one row (v = 0) says ŷ.
         """
-        xp, r = namespace(X, weights), self.root.shape[1]
+        xp = namespace(X, weights)
+        r = self.root.shape[1]
         mean, level, R, beta = (
             like(a, weights, xp.float64)
             for a in (self.x_mean, self.y_mean, self.root, self.coef.T)
@@ -178,7 +183,8 @@ class RidgeFit:
         answers = []
         for x, target, w in _blocks(X, y, rows, weights):
             product = _centred_product(x, mean, both)
-            z, fitted = product[:, :r], product[:, r:] + level
+            z = product[:, :r]
+            fitted = product[:, r:] + level
             size = self.pull + xp.sum(z * z, axis=1, keepdims=True)
             h = w * size
             lone = h > LONE
@@ -210,7 +216,8 @@ def _blocks(
     X: Array, y: Array, rows: Array | None, weights: Array
 ) -> Iterator[tuple[Array, Array, Array]]:
     """Yield rows of X, of y and of the weights (as a column), block by block."""
-    ops, xp = select(X), namespace(weights)
+    ops = select(X)
+    xp = namespace(weights)
     for block in ops.row_blocks(weights.shape[0], min(X.shape[1], WIDE)):
         x, target = (
             ops.block_of(a, block) if rows is None else ops.take_rows(a, rows[block])

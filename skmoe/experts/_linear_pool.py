@@ -65,7 +65,8 @@ class LinearPool(ExpertPool):
         for learner in self.learners:
             learner._validate_params()
         shape = (self.n_experts, y.shape[1], X.shape[1])
-        self.coef, self.intercept = np.zeros(shape), np.zeros(shape[:2])
+        self.coef = np.zeros(shape)
+        self.intercept = np.zeros(shape[:2])
         moments = select(X).weighted_moments(X, routing.row_sums)
         self.center, self.variance = (to_host(each) for each in moments)
         pooled = Routing.from_dense(self.learnable(routing)[:, None])
@@ -77,16 +78,19 @@ class LinearPool(ExpertPool):
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
         """Return a new pool; an expert with an empty share keeps what it has."""
         other = copy.copy(self)
-        other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
+        other.coef = self.coef.copy()
+        other.intercept = self.intercept.copy()
         other._solve(X, y, routing)
         return other
 
     def update_each(self, X: Array, y: Array, routings: Sequence[Routing]) -> Self:
         """Return a new pool, each output trained on a routing of its own."""
-        other, parts = copy.copy(self), []
+        other = copy.copy(self)
+        parts = []
         assert isinstance(self.likelihood, Likelihood)
         for j, routing in enumerate(routings):
-            own, one = slice(j, j + 1), copy.copy(self)
+            own = slice(j, j + 1)
+            one = copy.copy(self)
             one.coef, one.intercept = self.coef[:, own], self.intercept[:, own]
             one.likelihood = self.likelihood.one_output(own)
             parts.append(one.update(X, y[:, own], routing))
@@ -125,7 +129,8 @@ class LinearPool(ExpertPool):
             A = A + total * np.outer(x_mean, x_mean)
             origin = self.likelihood.origin_  # such a line goes through the true one
             B = B + total * np.outer(x_mean, y_mean + origin)
-            x_mean, y_mean = np.zeros_like(x_mean), np.zeros_like(y_mean) - origin
+            x_mean = np.zeros_like(x_mean)
+            y_mean = np.zeros_like(y_mean) - origin
         self.coef[k] = solve_ridge(A, B, self.penalty(k)).T
         self.intercept[k] = y_mean - self.coef[k] @ x_mean
 
@@ -178,7 +183,8 @@ class LinearPool(ExpertPool):
         Their y are as the experts predict, and scatter as their scales say: experts
         fitted to what is remembered are those that there are.
         """
-        other, d = super().recall(X, routing, mass), X.shape[1]
+        other = super().recall(X, routing, mass)
+        d = X.shape[1]
         seen = Moments.of(X, None, routing)
         # Few rows do not span the features: pseudo-rows like all rows of the fit do.
         pseudo = (d + 1) * (1.0 - np.minimum(1.0, _ratio(seen.mass, mass)))
@@ -187,7 +193,8 @@ class LinearPool(ExpertPool):
         center = np.broadcast_to(self.center, seen.mean.shape)
         seen = seen.plus(Moments(pseudo, center, spread))
         factor = _ratio(mass, seen.mass)
-        x, other.rows = seen.times(factor), rows * factor
+        x = seen.times(factor)
+        other.rows = rows * factor
         alpha = [self.penalty(k) for k in range(self.n_experts)]
         penalty = np.asarray(alpha) * _ratio(x.mass, other.rows)
         noise = np.zeros(self.coef.shape[:2]) if self.scale is None else self.scale
@@ -230,22 +237,24 @@ class LinearPool(ExpertPool):
         in directions of which the rows say nothing.
         """
         assert self.moments is not None
-        batch, other, ratio = (
-            Moments.of(X, y, routing),
-            copy.copy(self),
-            shares(routing),
-        )
+        batch = Moments.of(X, y, routing)
+        other = copy.copy(self)
+        ratio = shares(routing)
         other.moments = known = self.moments.times(keep).plus(batch)
         other.rows = keep * self.rows + batch.mass * np.maximum(ratio, 1.0)
         other.pull = keep[:, None, None] * self.pull
-        other.coef, other.intercept = self.coef.copy(), self.intercept.copy()
+        other.coef = self.coef.copy()
+        other.intercept = self.intercept.copy()
         d = self.coef.shape[2]
         for k in np.flatnonzero((ratio > 0) & (known.mass > 0)).tolist():
             coef = self.coef[k]
-            factor, S = other.rows[k] / known.mass[k], known.scatter[k]
+            factor = other.rows[k] / known.mass[k]
+            S = known.scatter[k]
             drawn = self.penalty(k) * (other.pull[k] - coef)
-            A, B = factor * S[:d, :d], factor * (S[:d, d:] - S[:d, :d] @ coef.T)
-            x_mean, y_mean = known.mean[k, :d], known.mean[k, d:]
+            A = factor * S[:d, :d]
+            B = factor * (S[:d, d:] - S[:d, :d] @ coef.T)
+            x_mean = known.mean[k, :d]
+            y_mean = known.mean[k, d:]
             left = y_mean - coef @ x_mean
             other._solve_sums(k, float(other.rows[k]), A, B + drawn.T, x_mean, left)
             other.coef[k] += coef
@@ -253,7 +262,9 @@ class LinearPool(ExpertPool):
 
     def _squares(self, moments: Moments) -> np.ndarray:
         """Return Σ w (y - μ)² of the rows that are remembered."""
-        coef, S, d = self.coef, moments.scatter, self.coef.shape[2]
+        coef = self.coef
+        S = moments.scatter
+        d = self.coef.shape[2]
         explained = 2.0 * S[:, d:, :d] - coef @ S[:, :d, :d]
         squares = np.einsum("kqq->kq", S[:, d:, d:]) - np.sum(explained * coef, axis=2)
         at_mean = np.einsum("kqd,kd->kq", coef, moments.mean[:, :d]) + self.intercept
@@ -266,7 +277,8 @@ class LinearPool(ExpertPool):
         """Return the linear pool of the shrunk coefficients."""
         if not isinstance(pooled, LinearPool):
             return None
-        pool, a = copy.copy(self), strength
+        pool = copy.copy(self)
+        a = strength
         pool.coef = (1.0 - a) * pooled.coef[learner_of] + a * self.coef
         pool.intercept = (1.0 - a) * pooled.intercept[learner_of] + a * self.intercept
         return pool
@@ -276,7 +288,8 @@ class LinearPool(ExpertPool):
         fitted = []
         for k, learner in enumerate(self.learners):
             expert = clone(learner)
-            coef, intercept = self.coef[k], self.intercept[k] + self.likelihood.origin_
+            coef = self.coef[k]
+            intercept = self.intercept[k] + self.likelihood.origin_
             single = coef.shape[0] == 1
             expert.coef_ = coef[0] if single else coef
             expert.intercept_ = np.float64(0.0)

@@ -15,7 +15,8 @@ from ..routing import Moments, Routing, units
 from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
 from ._base import PROBABILITY_FLOOR, ExpertPool, share
 
-FIT_ITER, UPDATE_ITER = 1000, 10
+FIT_ITER = 1000
+UPDATE_ITER = 10
 TINY = float(np.finfo(np.float64).tiny)
 
 TOL = 1e-2
@@ -61,13 +62,15 @@ class LogisticPool(ExpertPool):
         assert self.classes is not None
         for learner in self.learners:
             learner._validate_params()
-        n_classes, d = len(self.classes), X.shape[1]
+        n_classes = len(self.classes)
+        d = X.shape[1]
         self.coef = np.zeros((self.n_experts, n_classes, d))
         self.intercept = np.zeros((self.n_experts, n_classes))
         self.met = np.zeros((self.n_experts, n_classes), dtype=bool)
         row_mass = routing.row_sums
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, row_mass))
-        self.center, self.variance = center, variance
+        self.center = center
+        self.variance = variance
         pooled = Routing.from_dense(row_mass[:, None])
         for k in self._solve(X, y, routing, FIT_ITER):
             self._solve_expert(k, X, y, pooled, 0, row_mass, FIT_ITER)
@@ -103,17 +106,20 @@ class LogisticPool(ExpertPool):
         kept, mass, factor = share(routing, column, row_mass)
         if not kept.shape[0]:
             return False
-        ops, weights = select(X), mass * factor
+        ops = select(X)
+        weights = mass * factor
         n_classes, d = self.coef.shape[1:]
         labels = to_host(ops.take_rows(y, kept))
         met = np.bincount(labels, minlength=n_classes) > 0
         known = met & self.met[k]
         self.met[k] = met
         if met.sum() == 1:
-            self.coef[k], self.intercept[k] = 0.0, 0.0
+            self.coef[k] = 0.0
+            self.intercept[k] = 0.0
             return True
         x = ops.take_rows(X, None if kept.shape[0] == X.shape[0] else kept)
-        labels, host = np.cumsum(met)[labels] - 1, to_host(weights)
+        labels = np.cumsum(met)[labels] - 1
+        host = to_host(weights)
         onehot = np.zeros((len(labels), int(met.sum())))
         onehot[np.arange(len(labels)), labels] = host
         sums = to_host(ops.column_sums(x, like(onehot, weights)))
@@ -137,8 +143,10 @@ class LogisticPool(ExpertPool):
             max_iter=max_iter,
             tol=TOL * self.learners[k].tol,
         )
-        self.coef[k], self.intercept[k] = 0.0, 0.0
-        self.coef[k][met], self.intercept[k][met] = found.coef, found.intercept
+        self.coef[k] = 0.0
+        self.intercept[k] = 0.0
+        self.coef[k][met] = found.coef
+        self.intercept[k][met] = found.intercept
         return True
 
     def _strength(self, k: int) -> float:
@@ -172,7 +180,8 @@ class LogisticPool(ExpertPool):
         indices = None if routing.dense else routing.indices
         values = select(X).softmax_at(X, y, indices, self.coef, self._known())
         if not self.met.all():
-            xp, (floor, left) = namespace(values), self._floors(routing, values)
+            xp = namespace(values)
+            floor, left = self._floors(routing, values)
             label = xp.broadcast_to(y[:, None, None], (*routing.shape, 1))
             floor = xp.take_along_axis(floor, label, axis=2)[:, :, 0]
             unmet = floor > 0
@@ -182,7 +191,8 @@ class LogisticPool(ExpertPool):
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return the class probabilities at each entry, (n, m, C)."""
-        ops, indices = select(X), None if routing.dense else routing.indices
+        ops = select(X)
+        indices = None if routing.dense else routing.indices
         proba = ops.softmax(ops.linear_at(X, indices, self.coef, self._known()))
         if not self.met.all():
             floor, left = self._floors(routing, proba)
@@ -192,7 +202,8 @@ class LogisticPool(ExpertPool):
 
     def _mix(self, X: Array, routing: Routing) -> Array:
         """Return the weighted sum of each row's class probabilities, (n, C)."""
-        ops, indices = select(X), None if routing.dense else routing.indices
+        ops = select(X)
+        indices = None if routing.dense else routing.indices
         weights = routing.weights
         if self.met.all():
             return ops.softmax_mix(X, indices, weights, self.coef, self.intercept)
@@ -214,7 +225,8 @@ class LogisticPool(ExpertPool):
         other.coef, other.intercept = self.coef[experts], self.intercept[experts]
         other.met = self.met[experts]
         if self.bend is not None:
-            other.bend, other.rows = self.bend[experts], self.rows[:, experts]
+            other.bend = self.bend[experts]
+            other.rows = self.rows[:, experts]
         return other
 
     # --------------------------------------------------------------- streams
@@ -228,7 +240,8 @@ class LogisticPool(ExpertPool):
 
         What it remembers of them is the curvature of each expert's loss.
         """
-        other, row_mass = super().recall(X, routing, mass), routing.row_sums
+        other = super().recall(X, routing, mass)
+        row_mass = routing.row_sums
         n_classes, d = self.coef.shape[1:]
         flat = 0.5 * (n_classes - 1) / n_classes**2 * np.eye(d + 1)
         bend = np.zeros((self.n_experts, n_classes, d + 1, d + 1))
@@ -251,16 +264,20 @@ class LogisticPool(ExpertPool):
 
         A class stays met. One that is new starts as improbable as it was.
         """
-        other, row_mass, ops = copy.copy(self), routing.row_sums, select(X)
+        other = copy.copy(self)
+        row_mass = routing.row_sums
+        ops = select(X)
         for name in ("coef", "intercept", "met"):
             setattr(other, name, getattr(self, name).copy())
         assert self.bend is not None
-        other.bend, other.rows = bend, rows_of_all = self.bend.copy(), self.rows * keep
+        other.bend = bend = self.bend.copy()
+        other.rows = rows_of_all = self.rows * keep
         for k in range(self.n_experts):
             rows, weights, factor = share(routing, k, row_mass)
             if not rows.shape[0]:
                 continue
-            x, labels = ops.take_rows(X, rows), to_host(ops.take_rows(y, rows))
+            x = ops.take_rows(X, rows)
+            labels = to_host(ops.take_rows(y, rows))
             own = float(to_host(namespace(weights).sum(weights)))
             other._meet(k, labels)
             bend[k] = keep[k] * bend[k] + other._bend(k, x, weights)
@@ -287,7 +304,8 @@ class LogisticPool(ExpertPool):
                 scale=self._unit,
                 start=SoftmaxFit(other.coef[k][met], other.intercept[k][met], 0, False),
             )
-            other.coef[k][met], other.intercept[k][met] = found.coef, found.intercept
+            other.coef[k][met] = found.coef
+            other.intercept[k][met] = found.intercept
         return other
 
     @property
@@ -329,7 +347,8 @@ class LogisticPool(ExpertPool):
             return None
         own_coef, own = self._imputed()
         base_coef, base = pooled._imputed()
-        pool, a = copy.copy(self), strength
+        pool = copy.copy(self)
+        a = strength
         pool.coef = (1.0 - a) * base_coef[learner_of] + a * own_coef
         pool.intercept = (1.0 - a) * base[learner_of] + a * own
         pool.met = np.ones_like(self.met)
@@ -354,7 +373,8 @@ class LogisticPool(ExpertPool):
         assert self.classes is not None
         fitted = []
         for k, learner in enumerate(self.learners):
-            met, expert = self.met[k], clone(learner)
+            met = self.met[k]
+            expert = clone(learner)
             if met.sum() == 1:
                 only = self.classes[met]
                 expert = DummyClassifier(strategy="prior").fit(self.center[None], only)
@@ -364,7 +384,8 @@ class LogisticPool(ExpertPool):
             if met.sum() == 2:
                 coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
             expert.classes_ = self.classes[met]
-            expert.coef_, expert.intercept_ = coef, intercept
+            expert.coef_ = coef
+            expert.intercept_ = intercept
             expert.n_features_in_ = coef.shape[1]
             expert.n_iter_ = np.array([0])
             fitted.append(expert)

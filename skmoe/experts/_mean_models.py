@@ -103,7 +103,8 @@ class AveragedClassifier(ClassifierMixin, _Averaged):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the mean class probabilities; a class unmet has probability 0."""
-        classes, answers = self.classes_, []
+        classes = self.classes_
+        answers = []
         for model in self.estimators:
             known = np.asarray(model.predict_proba(X))
             proba = np.zeros((known.shape[0], len(classes)), dtype=known.dtype)

@@ -39,7 +39,9 @@ class VaryingPool(DerivedPool):
         self, pool: ExpertPool, noise: Sequence[Any], factor: np.ndarray
     ) -> None:
         super().__init__(pool)
-        self.pool, self.noise, self.factor = pool, list(noise), factor
+        self.pool = pool
+        self.noise = list(noise)
+        self.factor = factor
         self.scale = pool.scale
 
     def scale_at(self, X: Array, routing: Routing) -> np.ndarray:
@@ -48,7 +50,8 @@ class VaryingPool(DerivedPool):
         assert own is not None
 
         def scales(k: int, rows: Array | None) -> Array:
-            x, one = host_rows(X, rows), own[k, 0]
+            x = host_rows(X, rows)
+            one = own[k, 0]
             if self.noise[k] is None:
                 return like(np.full((x.shape[0], 1), one), routing.weights)
             found = self.factor[k] * spread(self.noise[k], x)
@@ -61,7 +64,8 @@ class VaryingPool(DerivedPool):
 
     def log_likelihood(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return log p(y | x, k) at each entry of the routing, (n, m)."""
-        family, values = self.likelihood, self.evaluate(X, y, routing)
+        family = self.likelihood
+        values = self.evaluate(X, y, routing)
         assert isinstance(family, Likelihood)
         expert = to_host(filled(routing.indices))
         given = to_host(y)[:, None, :].astype(np.float64)
@@ -90,7 +94,8 @@ class VaryingPool(DerivedPool):
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts."""
         other = super().take(experts)
-        other.pool, other.factor = self.pool.take(experts), self.factor[experts]
+        other.pool = self.pool.take(experts)
+        other.factor = self.factor[experts]
         other.noise = [self.noise[k] for k in experts]
         return other
 

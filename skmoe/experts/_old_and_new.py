@@ -17,11 +17,13 @@ def joined(fixed: ExpertPool, young: ExpertPool) -> ExpertPool:
     pool = JoinedPool(fixed, young)
     if type(fixed) is not type(young):
         return pool
-    n_old, first = fixed.n_experts, np.arange(pool.n_experts)
+    n_old = fixed.n_experts
+    first = np.arange(pool.n_experts)
     both = fixed.take(np.where(first < n_old, first, 0))
     other = young.take(np.where(first < n_old, 0, first - n_old))
     both = both.select(other, first >= n_old)
-    both.learners, both.seeds = pool.learners, pool.seeds
+    both.learners = pool.learners
+    both.seeds = pool.seeds
     return both
 
 
@@ -36,7 +38,8 @@ class JoinedPool(DerivedPool):
 
     def __init__(self, fixed: ExpertPool, young: ExpertPool) -> None:
         super().__init__(young)
-        self.fixed, self.young = fixed, young
+        self.fixed = fixed
+        self.young = young
         self.learners = [*fixed.learners, *young.learners]
         self.seeds = [*fixed.seeds, *young.seeds]
         self.n_experts = len(self.learners)
@@ -45,9 +48,12 @@ class JoinedPool(DerivedPool):
 
     def parts(self, routing: Routing) -> tuple[Routing, Routing]:
         """Return the routing to the first experts, and that to the last."""
-        xp, n_old = namespace(routing.weights), self.fixed.n_experts
-        indices, weights = routing.indices, routing.weights
-        old, none = indices < n_old, xp.full_like(indices, -1)
+        xp = namespace(routing.weights)
+        n_old = self.fixed.n_experts
+        indices = routing.indices
+        weights = routing.weights
+        old = indices < n_old
+        none = xp.full_like(indices, -1)
         zero = xp.zeros_like(weights)
         first = xp.where(old, indices, none), xp.where(old, weights, zero)
         last = xp.where(old, none, indices - n_old), xp.where(old, zero, weights)
@@ -90,7 +96,8 @@ class JoinedPool(DerivedPool):
 
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts; one may stand several times."""
-        experts, n_old = np.asarray(experts), self.fixed.n_experts
+        experts = np.asarray(experts)
+        n_old = self.fixed.n_experts
         young = experts >= n_old
         back = np.flatnonzero(young[:-1] & ~young[1:]) + 1
         if back.size:

@@ -27,7 +27,9 @@ class OneOutputPool(DerivedPool):
     def __init__(self, pool: ExpertPool, output: int) -> None:
         super().__init__(pool)
         assert isinstance(self.likelihood, Likelihood)
-        self.pool, self.output, own = pool, output, slice(output, output + 1)
+        self.pool = pool
+        self.output = output
+        own = slice(output, output + 1)
         self.likelihood = self.likelihood.one_output(own)
         self.scale = None if pool.scale is None else pool.scale[:, own]
 

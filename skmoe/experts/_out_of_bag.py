@@ -107,7 +107,8 @@ class LeftOutPool(EstimatorPool):
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return what an expert says of a row, of its own rows without the row."""
-        xp, n = namespace(routing.weights), routing.shape[0]
+        xp = namespace(routing.weights)
+        n = routing.shape[0]
 
         def recall(k: int, rows: Array | None) -> Array:
             rows = None if rows is None else to_host(rows)
@@ -189,7 +190,8 @@ def out_of_bag(
     answer = _probabilities if classify else _means
     width = expert.classes_.size if classify else target[0].size
     columns = getattr(expert, "estimators_features_", repeat(slice(None)))
-    total, count = np.zeros((len(weights), width)), np.zeros((len(weights), 1))
+    total = np.zeros((len(weights), width))
+    count = np.zeros((len(weights), 1))
     same = alike(X, target)
     for member, bag, features in zip(
         expert.estimators_, expert.estimators_samples_, columns, strict=False

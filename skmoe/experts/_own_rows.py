@@ -42,7 +42,8 @@ class OwnRows:
         """Return the values of rows (None: all ``n_rows``), NaN where it has none."""
         if self.rows is None:
             return take_rows(self.values, rows)
-        xp, own = namespace(self.values), self.rows
+        xp = namespace(self.values)
+        own = self.rows
         if rows is None:
             rows = xp.arange(n_rows, dtype=own.dtype, device=device_of(own))
         if not own.shape[0]:

@@ -39,7 +39,8 @@ class PackedPool(DerivedPool):
     def __init__(self, pool: ExpertPool, dtype: str) -> None:
         assert isinstance(pool, (LinearPool, LogisticPool, GLMPool))
         super().__init__(pool)
-        self.scale, self.seen = pool.scale, None
+        self.scale = pool.scale
+        self.seen = None
         coef = pool.coef
         self.column = np.abs(coef).max(axis=(0, 1), initial=0.0)
         self.column[self.column == 0.0] = 1.0
@@ -98,7 +99,8 @@ class PackedPool(DerivedPool):
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts."""
         other = super().take(experts)
-        other.packed, other.row = self.packed.take(experts), self.row[experts]
+        other.packed = self.packed.take(experts)
+        other.row = self.row[experts]
         return other
 
     def estimators(self) -> Any:

@@ -77,8 +77,10 @@ class ShrunkPool(DerivedPool):
     ) -> None:
         super().__init__(pool)
         self.scale = pool.scale
-        self.pool, self.pooled = pool, pooled
-        self.learner_of, self.strength = learner_of, strength
+        self.pool = pool
+        self.pooled = pooled
+        self.learner_of = learner_of
+        self.strength = strength
         self.strengths = np.where(pool.frozen, 1.0, strength)
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
@@ -114,7 +116,8 @@ class ShrunkPool(DerivedPool):
 
     def _everyone(self, routing: Routing) -> Routing:
         """Return the routing of all rows to the pooled learners of the experts."""
-        used, n_pooled = np.unique(self.learner_of), self.pooled.n_experts
+        used = np.unique(self.learner_of)
+        n_pooled = self.pooled.n_experts
         ones = np.ones((routing.shape[0], len(used)))
         all_used = Routing.from_dense(
             like(ones, routing.weights, routing.weights.dtype)
@@ -138,7 +141,8 @@ class ShrunkPool(DerivedPool):
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts."""
         other = super().take(experts)
-        other.pool, other.learner_of = self.pool.take(experts), self.learner_of[experts]
+        other.pool = self.pool.take(experts)
+        other.learner_of = self.learner_of[experts]
         other.strengths = self.strengths[experts]
         return other
 
@@ -159,7 +163,8 @@ class ShrunkPool(DerivedPool):
 
     def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
         """Return a pool in which both have learned from a batch."""
-        other, everyone = copy.copy(self), self._everyone(routing)
+        other = copy.copy(self)
+        everyone = self._everyone(routing)
         everyone = everyone.scaled(routing.row_sums)
         other.pool = self.pool.learn(X, y, routing, keep)
         least = np.full(self.pooled.n_experts, keep.min())
@@ -168,7 +173,8 @@ class ShrunkPool(DerivedPool):
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
         """Return a pool in which both are trained on this routing."""
-        other, everyone = copy.copy(self), self._everyone(routing)
+        other = copy.copy(self)
+        everyone = self._everyone(routing)
         other.pool = self.pool.update(X, y, routing)
         rows = everyone.scaled(routing.row_sums)
         other.pooled = self.pooled.update(X, y, rows)

@@ -243,7 +243,9 @@ class BaseGate(BaseEstimator, ABC):
         """
         if routing.dense:
             return self.log_proba(X)
-        xp, ops, parts = namespace(routing.indices), select(X), []
+        xp = namespace(routing.indices)
+        ops = select(X)
+        parts = []
         for rows in ops.row_blocks(X.shape[0], routing.n_experts):
             indices = routing.indices[rows, :]
             found = gather(self.log_proba(ops.block_of(X, rows)), indices)
@@ -267,7 +269,9 @@ class BaseGate(BaseEstimator, ABC):
         best : (n_samples, top_k) array of int
             The experts.
         """
-        ops, log_best, best = select(X), [], []
+        ops = select(X)
+        log_best = []
+        best = []
         for rows in ops.row_blocks(X.shape[0], self.n_experts_):
             top, experts = ops.top_k(self.log_proba(ops.block_of(X, rows)), top_k)
             log_best.append(top)
@@ -300,10 +304,14 @@ class BaseGate(BaseEstimator, ABC):
         log_best : (n_samples, top_k) array
             Their log probabilities.
         """
-        xp, ops = namespace(indices), select(X)
-        found, best, log_best = [], [], []
+        xp = namespace(indices)
+        ops = select(X)
+        found = []
+        best = []
+        log_best = []
         for rows in ops.row_blocks(X.shape[0], self.n_experts_):
-            log_proba, wanted = self.log_proba(ops.block_of(X, rows)), indices[rows, :]
+            log_proba = self.log_proba(ops.block_of(X, rows))
+            wanted = indices[rows, :]
             at = gather(log_proba, wanted)
             found.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at))
             top, experts = ops.top_k(log_proba, top_k)
@@ -326,7 +334,8 @@ class BaseGate(BaseEstimator, ABC):
         (n_groups, n_experts) array
             In the dtype of `log_proba`.
         """
-        ops, parts = select(X), []
+        ops = select(X)
+        parts = []
         for rows in ops.row_blocks(X.shape[0], self.n_experts_):
             said = self.log_proba(ops.block_of(X, rows))
             parts.append(members.rows(rows).weighted_sums(said))

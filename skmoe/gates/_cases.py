@@ -113,7 +113,8 @@ class CaseGate(SurveyedGate):
         log_best : (n_samples, top_k) array
             Their log probabilities.
         """
-        asked, parts = to_host(indices), []
+        asked = to_host(indices)
+        parts = []
         for rows, found in self._blocks(on_host(X)):
             log_best, best = self._best(*found, top_k)
             parts.append((self._at(*found, asked[rows]), best, log_best))
@@ -137,7 +138,8 @@ class CaseGate(SurveyedGate):
         CaseGate
             A new gate.
         """
-        other, experts = copy.copy(self), np.asarray(experts)
+        other = copy.copy(self)
+        experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]
         other.table_ = sparse.csr_array(self.table_[:, experts] / times)
         other.share_ = self.share_[experts] / times

@@ -57,7 +57,8 @@ class ConstantGate(BaseGate):
     def _count(self, mass: np.ndarray) -> Self:
         """Take over the mass of each expert."""
         share = np.maximum(mass, np.finfo(np.float64).tiny) / mass.sum()
-        self.log_weights_, self._seen = np.log(share), float(mass.sum())
+        self.log_weights_ = np.log(share)
+        self._seen = float(mass.sum())
         self.n_experts_ = len(mass)
         return self
 
@@ -133,7 +134,8 @@ class ConstantGate(BaseGate):
         ConstantGate
             A new gate.
         """
-        other, experts = copy.copy(self), np.asarray(experts)
+        other = copy.copy(self)
+        experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]
         weights = self.log_weights_[experts] - np.log(times)
         other.log_weights_ = weights - np.logaddexp.reduce(weights)

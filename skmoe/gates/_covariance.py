@@ -77,7 +77,8 @@ def _second_moment(Z: Array, weights: Array, rows: Array | None = None) -> np.nd
     xp = namespace(Z, weights)
     ones = xp.ones((Z.shape[0], 1), dtype=Z.dtype, device=device_of(weights))
     scatter, _, mean, _ = select(Z).gram(Z, ones, weights, rows)
-    mean, total = to_host(mean), float(to_host(xp.sum(weights)))
+    mean = to_host(mean)
+    total = float(to_host(xp.sum(weights)))
     return to_host(scatter) + total * np.outer(mean, mean)
 
 

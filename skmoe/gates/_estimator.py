@@ -140,7 +140,8 @@ class EstimatorGate(CaseGate):
     def _cases(self, X: Array) -> tuple[sparse.csr_array, np.ndarray]:
         with few_openmp_threads(X.shape[0]):
             said = self.estimator_.predict_proba(X)
-        who, n_classes = f"The gate {self.estimator!r}", self.table_.shape[0]
+        who = f"The gate {self.estimator!r}"
+        n_classes = self.table_.shape[0]
         proba = read_answer(said, X.shape[0], n_classes, who).astype(np.float64)
         if not np.isfinite(proba).all() or (proba < 0).any():
             raise ValueError(f"{who} predicted NaN, infinity or less than 0.")
@@ -229,7 +230,8 @@ def fitted(estimator: BaseEstimator, X: Array, targets: sparse.csr_array) -> Any
     if weight_name is None:
         targets = drawn(targets)
     rows = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
-    experts, weights = targets.indices, targets.data
+    experts = targets.indices
+    weights = targets.data
     if weight_name is None:
         times = weights.astype(np.intp)
         rows, experts = np.repeat(rows, times), np.repeat(experts, times)

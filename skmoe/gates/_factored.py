@@ -76,10 +76,12 @@ class FactoredGate(SurveyedGate):
         """
         self._validate_params()
         routing = as_routing(routing)
-        self.n_features_in_, self.n_experts_ = X.shape[1], routing.n_experts
+        self.n_features_in_ = X.shape[1]
+        self.n_experts_ = routing.n_experts
         moments = select(X).weighted_moments(X, routing.row_sums)
         center, variance = (to_host(a) for a in moments)
-        self._center, self._scale = center, units(center, variance)
+        self._center = center
+        self._scale = units(center, variance)
         sums = to_host(routing.weighted_sums(X))
         self._arrange(sums)
         parts = list(self._parts(routing, sums))
@@ -104,13 +106,15 @@ class FactoredGate(SurveyedGate):
             A new gate; self is unchanged, and so are the places of the experts.
         """
         other = copy.copy(self)
-        other.coef_, other.intercept_ = self.coef_.copy(), self.intercept_.copy()
+        other.coef_ = self.coef_.copy()
+        other.intercept_ = self.intercept_.copy()
         parts = self._parts(routing, to_host(routing.weighted_sums(X)))
         return other._solve(X, parts, self.update_iter)
 
     def _solve(self, X: Array, parts: Any, max_iter: int) -> Self:
         """Improve each softmax from where it is; one without rows stays."""
-        ops, self.n_iter_ = select(X), 0
+        ops = select(X)
+        self.n_iter_ = 0
         alpha = ALPHAS[0] if self.alpha == "auto" else float(self.alpha)
         for logits, rows, mass, sums in parts:
             if rows is not None and not len(rows):
@@ -127,7 +131,8 @@ class FactoredGate(SurveyedGate):
                 max_iter=max_iter,
                 tol=self.tol,
             )
-            self.coef_[logits], self.intercept_[logits] = found.coef, found.intercept
+            self.coef_[logits] = found.coef
+            self.intercept_[logits] = found.intercept
             self.n_iter_ = max(self.n_iter_, found.n_iter)
         return self
 

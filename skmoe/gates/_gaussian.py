@@ -72,7 +72,8 @@ EXPONENTS = (AUTO, "1/d", 1.0)
 SHARE_STEPS = 2
 """Refinements of the mixing weights alone, before the climb from the closed form."""
 
-SHORTEST_STEP, LONGEST_STEP = 2.0**-10, 2.0**3
+SHORTEST_STEP = 2.0**-10
+LONGEST_STEP = 2.0**3
 """Bounds of η."""
 
 ONLINE_STEPS = (1.0, 0.25, 0.0625)
@@ -238,7 +239,8 @@ class GaussianGate(BaseGate):
         GaussianGate
             A new gate; its Σ w log p(k | x) is not below this one's.
         """
-        gate, target = copy.copy(self), self._target(X, routing)
+        gate = copy.copy(self)
+        target = self._target(X, routing)
         if self._settings != self._learned:
             same = self._kind == self.covariance_type
             starts = [target, self._moments] if same else [target]
@@ -263,7 +265,8 @@ class GaussianGate(BaseGate):
         GaussianGate
             A new gate of the same answers.
         """
-        rows, other = float(np.sum(mass)), copy.copy(self)
+        rows = float(np.sum(mass))
+        other = copy.copy(self)
         factor = rows / max(float(self._mass.sum()), TINY)
         known = (factor * part for part in self._moments)
         other._mass, other._sums, other._squares = known
@@ -288,7 +291,8 @@ class GaussianGate(BaseGate):
         """
         target = self._target(X, routing)
         value, model = self._assess(X, routing)
-        n, rows = target.mass.sum(), max(float(self._mass.sum()), TINY)
+        n = target.mass.sum()
+        rows = max(float(self._mass.sum()), TINY)
         # As if the batch had been as the gate believes; the step mends the difference.
         known = Moments(*((keep + n / rows) * part for part in self._moments))
         share = n / (keep * rows + n)
@@ -389,7 +393,8 @@ class GaussianGate(BaseGate):
             gain = reached - value
             if gain >= 0:
                 self.__dict__.update(trial.__dict__)
-                value, model = reached, answer
+                value = reached
+                model = answer
                 self._step = min(2.0 * self._step, LONGEST_STEP)
             else:
                 self._step = max(0.5 * self._step, SHORTEST_STEP)
@@ -414,7 +419,8 @@ class GaussianGate(BaseGate):
         blocks = (self._assess_rows(X, routing, rows) for rows in self._blocks(X))
         value, moments = next(blocks)
         for more, others in blocks:
-            value, moments = value + more, moments.plus(others)
+            value = value + more
+            moments = moments.plus(others)
         return value, moments
 
     def _assess_rows(
@@ -443,7 +449,8 @@ class GaussianGate(BaseGate):
         (n_samples, n_experts) array
             In the dtype of X.
         """
-        ops, parts = select(X), []
+        ops = select(X)
+        parts = []
         for rows in self._blocks(X):
             log_proba = self._log_proba(self._standardised(ops.block_of(X, rows)))
             parts.append(namespace(log_proba).astype(log_proba, X.dtype))
@@ -460,13 +467,12 @@ class GaussianGate(BaseGate):
 
     def _diag(self, Z: Array) -> Array:
         """Return log π_k + γ log N(z; μ_k, Σ_k) but for a constant: linear in z, z²."""
-        gamma, means, precision = (
-            self.density_exponent_,
-            self._means,
-            self._whitening**2,
-        )
+        gamma = self.density_exponent_
+        means = self._means
+        precision = self._whitening**2
         bias = np.sum(precision * means**2 + np.log(self._covariances), axis=1)
-        linear, square = like(precision * means, Z), like(0.5 * precision, Z)
+        linear = like(precision * means, Z)
+        square = like(0.5 * precision, Z)
         product = Z @ linear.T - squares_of(Z) @ square.T
         return gamma * product + like(self._log_weights - 0.5 * gamma * bias, product)
 
@@ -492,7 +498,8 @@ class GaussianGate(BaseGate):
 
     def _tied_linear(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the coefficients of z and the intercepts of a tied gate."""
-        gamma, white = self.density_exponent_, self._means @ self._whitening
+        gamma = self.density_exponent_
+        white = self._means @ self._whitening
         bias = self._log_weights - 0.5 * gamma * np.sum(white**2, axis=1)
         return gamma * white @ self._whitening.T, bias
 
@@ -517,8 +524,10 @@ class GaussianGate(BaseGate):
         coef, bias = self._tied_linear()
         gate.coef_ = coef * reciprocal(self._scale)
         gate.intercept_ = bias - gate.coef_ @ self._center
-        gate.n_experts_, gate.n_features_in_ = self.n_experts_, self.n_features_in_
-        gate.n_iter_, gate._center = 0, self._center
+        gate.n_experts_ = self.n_experts_
+        gate.n_features_in_ = self.n_features_in_
+        gate.n_iter_ = 0
+        gate._center = self._center
         gate._scale = np.where(self._scale > 0, self._scale, 1.0)
         return gate
 
@@ -535,7 +544,8 @@ class GaussianGate(BaseGate):
         GaussianGate
             A new gate.
         """
-        other, experts = copy.copy(self), np.asarray(experts)
+        other = copy.copy(self)
+        experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]
         other._mass = self._mass[experts] / times
         other._sums = self._sums[experts] / times[:, None]

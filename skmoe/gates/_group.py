@@ -125,11 +125,13 @@ class GroupGate(BaseGate):
         """
         self._validate_params()
         routing = as_routing(routing)
-        self.n_experts_, self.n_features_in_ = routing.n_experts, X.shape[1]
+        self.n_experts_ = routing.n_experts
+        self.n_features_in_ = X.shape[1]
         self.groups_ = self._find_groups(X)
         mass = routing.sum_by_expert(np.asarray(to_host(routing.weights), np.float64))
         population = np.maximum(mass / mass.sum(), SMALLEST)
-        counts, c = _counts(self._members(X), routing), self._pseudo_rows()
+        counts = _counts(self._members(X), routing)
+        c = self._pseudo_rows()
         shares = (counts + c * population) / (counts.sum(axis=1, keepdims=True) + c)
         return self._tabulate(np.vstack([np.maximum(shares, SMALLEST), population]))
 
@@ -189,7 +191,8 @@ class GroupGate(BaseGate):
         """
         self._kept = table.sum(axis=1, keepdims=True)
         table = table / self._kept
-        self.shares_, self.population_ = table[:-1], table[-1]
+        self.shares_ = table[:-1]
+        self.population_ = table[-1]
         self._log_table = np.log(table)
         self._order = np.argsort(-table, axis=1, kind="stable")
         return self
@@ -223,7 +226,8 @@ class GroupGate(BaseGate):
         known = code < len(self.groups_)
         known[known] = self.groups_[code[known]] == ids[known]
         starts = np.concatenate([[0], np.cumsum(known)])
-        ones, shape = np.ones(starts[-1]), (len(ids), len(self.groups_))
+        ones = np.ones(starts[-1])
+        shape = (len(ids), len(self.groups_))
         return sparse.csr_array((ones, code[known], starts), shape=shape)
 
     def _rows(self, X: Array) -> np.ndarray | None:
@@ -357,7 +361,8 @@ class GroupGate(BaseGate):
         GroupGate
             A new gate.
         """
-        other, experts = copy.copy(self), np.asarray(experts)
+        other = copy.copy(self)
+        experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]
         table = self._kept * np.vstack([self.shares_, self.population_])
         other.n_experts_ = len(experts)

@@ -127,7 +127,8 @@ class HierarchicalGate(FactoredGate):
         self.tol = tol
 
     def _arrange(self, sums: np.ndarray) -> None:
-        n_experts, branching = self.n_experts_, self.branching
+        n_experts = self.n_experts_
+        branching = self.branching
         points = centroids(sums, self._center, self._scale)
         if self.tree is not None:
             check_nested(self.tree, n_experts)
@@ -141,7 +142,8 @@ class HierarchicalGate(FactoredGate):
         self._tree = tree_of(nested)
 
     def _parts(self, routing: Routing, sums: np.ndarray) -> Iterator[Part]:
-        bounds, owner = self._tree.bounds, self._tree.owner
+        bounds = self._tree.bounds
+        owner = self._tree.owner
         below = _incidence(self._tree.paths, bounds[-1])
         edge_sums = below.T @ sums
         # Σ of the weights below each node, of the rows that have any.
@@ -230,7 +232,8 @@ class HierarchicalGate(FactoredGate):
                 "fit it anew."
             )
         heirs = np.split(np.argsort(experts, kind="stable"), np.cumsum(times)[:-1])
-        kept, split = self._tree.target >= 0, np.maximum(-1 - self._tree.target, 0)
+        kept = self._tree.target >= 0
+        split = np.maximum(-1 - self._tree.target, 0)
         copies = np.where(kept, 1, times[split])
         other = copy.copy(self)
         other.coef_ = np.repeat(self.coef_, copies, axis=0)
@@ -242,7 +245,8 @@ class HierarchicalGate(FactoredGate):
     @property
     def n_parameters(self) -> int:
         """Free parameters: Σ (children - 1) · (n_features + 1) over the nodes."""
-        n_edges, n_nodes = len(self._tree.target), len(self._tree.bounds) - 1
+        n_edges = len(self._tree.target)
+        n_nodes = len(self._tree.bounds) - 1
         return (n_edges - n_nodes) * (self.n_features_in_ + 1)
 
 

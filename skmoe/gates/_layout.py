@@ -74,7 +74,8 @@ def close_groups(
     points: np.ndarray, members: np.ndarray, n_groups: int
 ) -> list[np.ndarray]:
     """Split experts into groups, at most so many, by k-means from equal groups."""
-    equal, own = equal_groups(points, members, n_groups), points[members]
+    equal = equal_groups(points, members, n_groups)
+    own = points[members]
     means = np.array([points[group].mean(axis=0) for group in equal])
     for _ in range(LLOYD_STEPS):
         distance = np.sum(means**2, axis=1) - 2 * own @ means.T
@@ -111,8 +112,12 @@ def grow_levels(
 
 def tree_of(nested: Sequence[Any]) -> Tree:
     """Return a nested list of experts as arrays, its nodes numbered level by level."""
-    nodes, above = [nested], [-1]
-    bounds, target, owner, up = [0], list[int](), list[int](), list[int]()
+    nodes = [nested]
+    above = [-1]
+    bounds = [0]
+    target = list[int]()
+    owner = list[int]()
+    up = list[int]()
     for number, children in enumerate(nodes):  # which grows on the way
         for child in children:
             owner.append(number)

@@ -139,13 +139,15 @@ class KNeighborsGate(CaseGate):
         self._validate_params()
         targets = as_routing(routing).to_csr()
         weighted = np.flatnonzero(targets.sum(axis=1) > 0)
-        X, targets = on_host(X)[weighted], targets[weighted]
+        X = on_host(X)[weighted]
+        targets = targets[weighted]
         self.n_features_in_, self.n_experts_ = X.shape[1], targets.shape[1]
         self.share_ = population(targets)
         self._inverse = reciprocal(spread(X, targets.sum(axis=1)))
         Z = self._scaled(X)
         first, case = distinct(Z)
-        ones, rows = np.ones(len(case)), np.arange(len(case))
+        ones = np.ones(len(case))
+        rows = np.arange(len(case))
         of_case = sparse.csr_array((ones, (case, rows)))
         self.table_ = sparse.csr_array(of_case @ targets)
         self._mass = self.table_.sum(axis=1)

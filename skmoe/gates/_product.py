@@ -100,7 +100,8 @@ class ProductGate(FactoredGate):
         self.cells_ = grid(centroids(sums, self._center, self._scale), self.shape_)
 
     def _parts(self, routing: Routing, sums: np.ndarray) -> Iterator[Part]:
-        n_rows, mass = self.shape_[0], routing.row_sums
+        n_rows = self.shape_[0]
+        mass = routing.row_sums
         for axis, logits in enumerate((slice(n_rows), slice(n_rows, None))):
             marginal = np.zeros((self.shape_[axis], sums.shape[1]))
             np.add.at(marginal, self.cells_[:, axis], sums)

@@ -90,11 +90,9 @@ def with_last(gate: Any, X: Array, routing: Routing) -> Routing:
 
     Where the last is not asked yet it takes the place of the worst.
     """
-    xp, last, indices = (
-        namespace(routing.weights),
-        routing.n_experts - 1,
-        routing.indices,
-    )
+    xp = namespace(routing.weights)
+    last = routing.n_experts - 1
+    indices = routing.indices
     alone = xp.all((indices < 0) | (indices == last), axis=1)
     if to_host(xp.any(alone)):
         _, best = gate.best(X, 2)

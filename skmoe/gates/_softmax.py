@@ -114,7 +114,8 @@ class SoftmaxGate(SurveyedGate):
         routing = as_routing(routing)
         mass = routing.row_sums
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, mass))
-        self._center, self._scale = center, units(center, variance)
+        self._center = center
+        self._scale = units(center, variance)
         self.n_features_in_ = X.shape[1]
         self.n_experts_ = routing.n_experts
         sums = routing.weighted_sums(X)
@@ -137,7 +138,8 @@ class SoftmaxGate(SurveyedGate):
             A new gate; self is unchanged.
         """
         start = SoftmaxFit(self.coef_, self.intercept_, 0, False)
-        mass, sums = routing.row_sums, routing.weighted_sums(X)
+        mass = routing.row_sums
+        sums = routing.weighted_sums(X)
         return copy.copy(self)._solve(X, mass, sums, start, self.update_iter)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> SoftmaxGate:
@@ -157,7 +159,8 @@ class SoftmaxGate(SurveyedGate):
         SoftmaxGate
             A new gate of the same answers.
         """
-        other, rows = copy.copy(self), float(np.sum(mass))
+        other = copy.copy(self)
+        rows = float(np.sum(mass))
         n = float(to_host(namespace(routing.row_sums).sum(routing.row_sums)))
         # Few rows do not span the features: pseudo-rows at the center do.
         pseudo = (X.shape[1] + 1) * (1.0 - min(1.0, n / rows))
@@ -187,11 +190,13 @@ class SoftmaxGate(SurveyedGate):
         SoftmaxGate
             A new gate; self is unchanged.
         """
-        other, mass = copy.copy(self), routing.row_sums
+        other = copy.copy(self)
+        mass = routing.row_sums
         n = float(to_host(namespace(mass).sum(mass)))
         other._curvature = keep * self._curvature + self._bend(X, routing)
         other._seen = keep * self._seen + n
-        d, alpha = X.shape[1], self._penalty()
+        d = X.shape[1]
+        alpha = self._penalty()
         found = newton_step(
             X,
             mass,
@@ -204,7 +209,8 @@ class SoftmaxGate(SurveyedGate):
             scale=self._scale,
             start=SoftmaxFit(self.coef_, self.intercept_, 0, False),
         )
-        other.coef_, other.intercept_ = found.coef, found.intercept
+        other.coef_ = found.coef
+        other.intercept_ = found.intercept
         return other
 
     def _bend(self, X: Array, routing: Routing) -> np.ndarray:
@@ -244,7 +250,8 @@ class SoftmaxGate(SurveyedGate):
             max_iter=max_iter,
             tol=self.tol,
         )
-        self.coef_, self.intercept_ = found.coef, found.intercept
+        self.coef_ = found.coef
+        self.intercept_ = found.intercept
         self.n_iter_ = found.n_iter
         return self
 
@@ -332,7 +339,8 @@ class SoftmaxGate(SurveyedGate):
         SoftmaxGate
             A new gate.
         """
-        other, experts = copy.copy(self), np.asarray(experts)
+        other = copy.copy(self)
+        experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]
         other.coef_ = self.coef_[experts]
         other.intercept_ = self.intercept_[experts] - np.log(times)

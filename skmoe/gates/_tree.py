@@ -169,13 +169,15 @@ class TreeGate(CaseGate):
         self._validate_params()
         targets = as_routing(routing).to_csr()
         weighted = np.flatnonzero(targets.sum(axis=1) > 0)
-        X, targets = on_host(X)[weighted], targets[weighted]
+        X = on_host(X)[weighted]
+        targets = targets[weighted]
         mass = targets.sum(axis=1)
         resp = sparse.diags_array(1 / mass) @ targets
         self.n_features_in_, self.n_experts_ = X.shape[1], targets.shape[1]
         self.share_ = population(targets)
         self.view_ = TreeView.of(X)
-        grown, seen = self._unfitted(mass.sum()), self.view_.rows(X)
+        grown = self._unfitted(mass.sum())
+        seen = self.view_.rows(X)
         self.grown_ = grown.fit(seen, sketch(resp), sample_weight=mass)
         n_nodes = [tree.node_count for tree in each_tree(grown)]
         self._first_node = np.cumsum([0, *n_nodes])
@@ -187,7 +189,8 @@ class TreeGate(CaseGate):
     @property
     def tree_(self) -> DecisionTreeRegressor | ExtraTreesRegressor:
         """The fitted tree or trees, their thresholds in the units of X."""
-        found, view = copy.deepcopy(self.grown_), self.view_
+        found = copy.deepcopy(self.grown_)
+        view = self.view_
         for tree in each_tree(found):
             at = np.maximum(tree.feature, 0)  # leaves have none
             tree.threshold[:] = view.origin[at] + view.unit[at] * tree.threshold

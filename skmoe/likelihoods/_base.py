@@ -29,7 +29,9 @@ ROUNDING = float(np.finfo(np.float64).eps)
 FAR = 8.0
 """In units of what y varies by: targets no further from zero are left there."""
 
-TINY, HUGE, LEVEL = 1e-4, 1e100, 1e4
+TINY = 1e-4
+HUGE = 1e100
+LEVEL = 1e4
 """What y varies by, and its level in units of that, from where on learners that compute
 with squares of y go wrong."""
 
@@ -190,7 +192,9 @@ class Likelihood(BaseEstimator, ABC):
             What was taken from the targets; see `origin_of`.
         """
         family = copy.copy(self)
-        family.prior_, family.floor_, family.low_ = prior, floor, low
+        family.prior_ = prior
+        family.floor_ = floor
+        family.low_ = low
         family.origin_ = origin
         return family
 
@@ -210,7 +214,8 @@ class Likelihood(BaseEstimator, ABC):
         that of rounding to these, or than a share of their variance if that is less:
         an expert that owns the rows of a single grade leaves nothing of them.
         """
-        unit, mean = unit_of(y + origin, weight), np.average(y, axis=0, weights=weight)
+        unit = unit_of(y + origin, weight)
+        mean = np.average(y, axis=0, weights=weight)
         variance = np.average((y - mean) ** 2, axis=0, weights=weight)
         if self.robust or self.n_fixed:  # outliers are not what a floor is in units of
             variance = np.minimum(variance, unit**2)
@@ -315,7 +320,8 @@ class Likelihood(BaseEstimator, ABC):
             routing.n_experts,
             routing.dense,
         )
-        expert, counted = filled(own.indices), own.weights[:, :, None] > 0
+        expert = filled(own.indices)
+        counted = own.weights[:, :, None] > 0
 
         def terms(log_scale: np.ndarray) -> np.ndarray:
             density = self.log_density_of(given, mean, np.exp(log_scale)[expert])
@@ -323,7 +329,8 @@ class Likelihood(BaseEstimator, ABC):
             parts = [own.sum_by_expert(density[:, :, j]) for j in range(mean.shape[2])]
             return np.stack(parts, axis=1)
 
-        shape, unit = (own.n_experts, mean.shape[2]), 0.0
+        shape = (own.n_experts, mean.shape[2])
+        unit = 0.0
         if self.any_real:  # scales are in units of y
             unit = np.log(self._residual(given - mean, own))
         bracket = tuple(unit + np.log(end) for end in self.BRACKET)
@@ -361,7 +368,8 @@ def maximum(function, shape: tuple[int, ...], bracket: tuple):
     to arrays of the shape, element by element, and has one maximum in each.
     """
     a, b = (np.broadcast_to(end, shape) for end in bracket)
-    left, right = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
+    left = b - GOLDEN * (b - a)
+    right = a + GOLDEN * (b - a)
     at_left, at_right = function(left), function(right)
     for _ in range(SEARCH_STEPS):
         higher = at_left > at_right
@@ -373,7 +381,8 @@ def maximum(function, shape: tuple[int, ...], bracket: tuple):
             np.where(higher, at_new, at_right),
             np.where(higher, at_left, at_new),
         )
-    middle, half = (a + b) / 2, (b - a) / 2
+    middle = (a + b) / 2
+    half = (b - a) / 2
     at_a, at_middle, at_b = function(a), function(middle), function(b)
     bend = at_a - 2 * at_middle + at_b
     safe = np.where(bend < 0, bend, -1.0)
@@ -413,7 +422,8 @@ def origin_of(y: np.ndarray, weight: np.ndarray) -> np.ndarray | float:
 
 def is_extreme(y: np.ndarray, weight: np.ndarray) -> bool:
     """Tell whether what y varies by is tiny or huge, or tiny beside its level."""
-    unit, (_, level, _) = unit_of(y, weight), quartiles(y, weight)
+    unit = unit_of(y, weight)
+    _, level, _ = quartiles(y, weight)
     varies = np.ptp(y, axis=0) > 0
     usual = (unit > TINY) & (unit < HUGE) & (np.abs(level) < LEVEL * unit)
     return bool(np.any(varies & ~usual))

@@ -96,7 +96,8 @@ class Poisson(Likelihood):
         """Return the smallest y with P(Y <= y) >= p, elementwise."""
         scale = 0.0 if scale is None else scale
         p, mean, scale = np.broadcast_arrays(p, mean, scale)
-        shape, (p, mean, scale) = p.shape, (x.ravel() for x in (p, mean, scale))
+        shape = p.shape
+        p, mean, scale = (x.ravel() for x in (p, mean, scale))
         low, high = _ends(p, mean, self._spread(mean, scale))
 
         def reached(at: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -138,7 +139,8 @@ class NegativeBinomial(Poisson):
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise."""
-        r, mean = 1.0 / scale, np.maximum(mean, SMALL)
+        r = 1.0 / scale
+        mean = np.maximum(mean, SMALL)
         return (
             -special.betaln(y + 1.0, r)
             - np.log(y + r)
@@ -148,7 +150,8 @@ class NegativeBinomial(Poisson):
 
     def cdf(self, y, mean, scale):
         """Return P(Y <= y), elementwise."""
-        r, count = 1.0 / scale, np.maximum(np.floor(y), 0.0)
+        r = 1.0 / scale
+        count = np.maximum(np.floor(y), 0.0)
         near = np.minimum(mean, LARGE)
         exact = special.betainc(r, count + 1.0, 1.0 / (1.0 + scale * near))
         limit = special.gammainc(r, r * ((count + 1.0) / mean))
@@ -175,7 +178,9 @@ def first_count(reached: Callable, low: np.ndarray, high: np.ndarray) -> np.ndar
     one that is reached are reached too; where none below ``high`` is, it is that.
     Beyond 2**53 counts are the whole numbers that floats have.
     """
-    low, high, at = low.copy(), high.copy(), np.arange(len(low))
+    at = np.arange(len(low))
+    high = high.copy()
+    low = low.copy()
     for _ in range(SEARCH_STEPS):
         middle = _between(low[at], high[at])
         undecided = (middle > low[at]) & (middle < high[at])
@@ -183,7 +188,8 @@ def first_count(reached: Callable, low: np.ndarray, high: np.ndarray) -> np.ndar
         if not at.size:
             break
         above = reached(at, middle)
-        high[at[above]], low[at[~above]] = middle[above], middle[~above]
+        high[at[above]] = middle[above]
+        low[at[~above]] = middle[~above]
     return high
 
 

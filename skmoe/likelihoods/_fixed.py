@@ -231,7 +231,8 @@ class BesideFixed(Likelihood):
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray | None:
         """Return the scales: those of the experts that learn, from their rows alone."""
-        xp, weights = namespace(routing.weights), routing.weights
+        xp = namespace(routing.weights)
+        weights = routing.weights
         fixed = like(self.is_fixed_, routing.indices)
         flat = xp.reshape(filled(routing.indices), (-1,))
         theirs = xp.reshape(xp.take(fixed, flat), routing.shape)
@@ -337,7 +338,8 @@ class WithOutliers(BesideFixed):
 
         One of them may stand for outliers too, where these are alike.
         """
-        family, others = self.base_, self._without_fixed(routing)
+        family = self.base_
+        others = self._without_fixed(routing)
         if family.normal or family.centred:
             return median(family, means, scale, others)
         return family.centre(means, scale, others)
@@ -354,6 +356,7 @@ class WithOutliers(BesideFixed):
         return routing.with_weights(like(own, routing.weights, routing.weights.dtype))
 
     def _fixed(self, y: np.ndarray) -> Likelihood:
-        low, high = y.min(axis=0), y.max(axis=0)
+        low = y.min(axis=0)
+        high = y.max(axis=0)
         room = MARGIN * np.where(high > low, high - low, unit_of(y, np.ones(len(y))))
         return _Uniform(low - room, high + room)

@@ -48,7 +48,8 @@ class Bernoulli(Likelihood):
 
     def mean(self, answers: Array) -> Array:
         """Return the probabilities that experts' answers stand for."""
-        xp, low = namespace(answers), PROBABILITY_FLOOR / 2
+        xp = namespace(answers)
+        low = PROBABILITY_FLOOR / 2
         answers = xp.where(answers > low, answers, low)
         return xp.where(answers < 1.0 - low, answers, 1.0 - low)
 

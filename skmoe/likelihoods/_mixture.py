@@ -149,7 +149,8 @@ class PredictiveMixture:
         n, t = p.shape
         found = np.empty((n, t))
         for rows in self.blocks(8 * t * self.weights.shape[1]):
-            part, own = self.take(rows), p[rows]
+            part = self.take(rows)
+            own = p[rows]
             single = part.take(np.repeat(np.arange(len(part)), t))
             found[rows] = single._quantile(own.ravel()).reshape(own.shape)
         return found
@@ -169,7 +170,8 @@ class PredictiveMixture:
         ends = self.component_quantiles(p[:, None])[:, :, 0]
         if self.family.discrete:  # scipy's quantile at 0 is -1
             ends = np.maximum(ends, 0.0)
-        low, high = ends.min(axis=1), ends.max(axis=1)
+        low = ends.min(axis=1)
+        high = ends.max(axis=1)
         found = np.where(np.isneginf(low), low, high)  # of p = 0, and of p = 1
         plain = replace(self, shift=np.zeros(len(self)))
         rows = np.flatnonzero((low > -np.inf) & (high < np.inf) & (low < high))
@@ -205,7 +207,8 @@ class PredictiveMixture:
         z = special.ndtri(_cdf_at(self, y))
         far = np.abs(z) > FAR
         if far.any():
-            part, sign = self.take(far), np.sign(z[far])
+            part = self.take(far)
+            sign = np.sign(z[far])
             at, step = part._far(sign)
             z[far] = sign * (FAR + np.maximum(sign * (y[far] - at) / step, 0.0))
         return z
@@ -216,7 +219,8 @@ class PredictiveMixture:
         found = self.quantile(special.ndtr(near))
         rows, columns = np.nonzero(np.isfinite(z) & (np.abs(z) > FAR))
         if rows.size:
-            part, own = self.take(rows), z[rows, columns]
+            part = self.take(rows)
+            own = z[rows, columns]
             at, step = part._far(np.sign(own))
             y = at + np.sign(own) * (np.abs(own) - FAR) * step
             y = np.ceil(y) if self.family.discrete else y
@@ -280,7 +284,8 @@ class PredictiveMixture:
             found[rows] = _crps_integral(self.take(rows), y[rows])
         if self.family.discrete:
             ends = self.quantile(np.tile([TAIL, 1 - TAIL], (len(self), 1)))
-            low, high = np.minimum(ends[:, 0], y), np.maximum(ends[:, 1], y)
+            low = np.minimum(ends[:, 0], y)
+            high = np.maximum(ends[:, 1], y)
             for i in np.flatnonzero(high - low <= LONGEST_SUM):
                 z = np.arange(low[i], high[i] + 1.0)[None, :]
                 steps = self.take(slice(i, i + 1)).cdf(z) - (z >= y[i])
@@ -295,7 +300,8 @@ def median(
 
     Parameters are those of `Likelihood.centre`.
     """
-    host, expert = to_host(means).astype(np.float64), to_host(filled(routing.indices))
+    host = to_host(means).astype(np.float64)
+    expert = to_host(filled(routing.indices))
     weights = to_host(routing.weights).astype(np.float64)
     whole = PredictiveMixture(
         weights, expert, host, scale, family, np.zeros(host.shape[::2])
@@ -323,13 +329,16 @@ def _root(mixture, p, low, high, start=None) -> np.ndarray:
     Newton's steps where they stay in the bracket and at least halve the step before
     the last, else bisection.
     """
-    low, high = low.copy(), high.copy()
+    low = low.copy()
+    high = high.copy()
     y = (low + high) / 2 if start is None else start.copy()
     rows = np.arange(len(p))
     width = high - low
-    before, last = width.copy(), width.copy()
+    before = width.copy()
+    last = width.copy()
     for _ in range(MAX_STEPS):
-        part, at = mixture.take(rows), y[rows]
+        part = mixture.take(rows)
+        at = y[rows]
         error = _cdf_at(part, at) - p[rows]
         slope = part.density(at[:, None])[:, 0]
         reached = error >= 0
@@ -342,7 +351,9 @@ def _root(mixture, p, low, high, start=None) -> np.ndarray:
         good &= np.abs(newton - at) <= before[rows] / 2
         new = np.where(error == 0, at, np.where(good, newton, (a + b) / 2))
         step = np.abs(new - at)
-        before[rows], last[rows], y[rows] = last[rows], step, new
+        before[rows] = last[rows]
+        last[rows] = step
+        y[rows] = new
         tol = STEP_TOL * width[rows] + 4 * np.finfo(np.float64).eps * np.abs(new)
         rows = rows[step > tol]
         if not rows.size:
@@ -352,7 +363,8 @@ def _root(mixture, p, low, high, start=None) -> np.ndarray:
 
 def _crps_normal(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
     """Return the score of mixtures of normals, (n,)."""
-    w, scale = mixture.weights, mixture.scale
+    w = mixture.weights
+    scale = mixture.scale
     assert scale is not None
     means = mixture.means + mixture.shift[:, None]
     from_y = np.sum(w * _mean_absolute(means - y[:, None], scale), axis=1)

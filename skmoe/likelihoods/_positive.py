@@ -40,7 +40,8 @@ class Gamma(Likelihood):
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise; -inf outside of the domain."""
-        shape, inside = 1.0 / scale, y > 0
+        shape = 1.0 / scale
+        inside = y > 0
         y = np.where(inside, y, 1.0)
         ratio = shape * y / mean
         log_ratio = np.log(y) - np.log(scale * mean)
@@ -93,13 +94,16 @@ class Beta(Likelihood):
 
     def mean(self, answers: Array) -> Array:
         """Return the means that experts' answers stand for."""
-        xp, low = namespace(answers), MEAN_FLOOR
+        xp = namespace(answers)
+        low = MEAN_FLOOR
         answers = xp.where(answers > low, answers, low)
         return xp.where(answers < 1.0 - low, answers, 1.0 - low)
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise; -inf outside of the domain."""
-        a, b, inside = mean / scale, (1.0 - mean) / scale, (y > 0) & (y < 1)
+        a = mean / scale
+        b = (1.0 - mean) / scale
+        inside = (y > 0) & (y < 1)
         y = np.where(inside, y, 0.5)
         density = (a - 1) * np.log(y) + (b - 1) * np.log1p(-y) - special.betaln(a, b)
         return np.where(inside, density, -np.inf)

@@ -169,7 +169,8 @@ class StudentT(_Robust):
 
     def log_density_of(self, y, mean, scale):
         """Return log p(y), elementwise."""
-        z, df = (y - mean) / scale, self._df
+        z = (y - mean) / scale
+        df = self._df
         constant = -special.betaln(df / 2, 0.5) - 0.5 * np.log(df)
         return constant - np.log(scale) - (df + 1) / 2 * np.log1p(z * z / df)
 
@@ -281,7 +282,8 @@ class Laplace(_Robust):
 
 def _sums(y: Array, values: Array, routing: Routing, loss, weights=None) -> np.ndarray:
     """Return the summed losses of each expert and output, (K, q)."""
-    xp, sums = namespace(values), []
+    xp = namespace(values)
+    sums = []
     for j in range(values.shape[-1]):
         error = loss(xp.expand_dims(y[:, j], axis=1) - values[:, :, j])
         if weights is not None:

@@ -37,7 +37,8 @@ def units(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     That is the standard deviation, or the size of what a constant column holds (1 if
     that is 0), so that a row that moves there does not seem to lie far away.
     """
-    deviation, size = deviations(mean, variance), np.abs(mean)
+    deviation = deviations(mean, variance)
+    size = np.abs(mean)
     size = np.where(size > 0, size, 1.0)
     return np.where(deviation > 0, deviation, size)
 
@@ -118,7 +119,8 @@ def _tree_unit(origin: np.ndarray, away: np.ndarray, columns: np.ndarray) -> np.
     """
     there = (away != 0) & np.isfinite(away)
     power = np.frexp(np.where(there, away, 0.0))[1].ravel()
-    columns, n = columns.ravel(), len(origin)
+    columns = columns.ravel()
+    n = len(origin)
     count = np.bincount(columns, there.ravel(), minlength=n)
     usual = np.bincount(columns, power, minlength=n) / np.maximum(count, 1.0)
     far = np.where(origin != 0, np.frexp(origin)[1], usual)

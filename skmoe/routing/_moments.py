@@ -45,10 +45,12 @@ class Moments:
         routing : Routing
             Of these rows.
         """
-        xp, ops = namespace(routing.weights), select(X)
+        xp = namespace(routing.weights)
+        ops = select(X)
         mass = routing.sum_by_expert(routing.weights)
         mass = np.where(mass < TINY, 0.0, mass)  # means of less have no digits
-        d, q = X.shape[1], 0 if Y is None else Y.shape[1]
+        d = X.shape[1]
+        q = 0 if Y is None else Y.shape[1]
         mean = np.zeros((routing.n_experts, d + q))
         scatter = np.zeros((routing.n_experts, d + q, d + q))
         if Y is None:
@@ -80,7 +82,8 @@ class Moments:
 
     def times(self, factor: np.ndarray) -> Moments:
         """Return the moments with the weights of each expert multiplied."""
-        mass, scatter = self.mass * factor, self.scatter * factor[:, None, None]
+        mass = self.mass * factor
+        scatter = self.scatter * factor[:, None, None]
         return Moments(np.where(mass < TINY, 0.0, mass), self.mean, scatter)
 
     def take(self, experts: np.ndarray) -> Self:

@@ -77,8 +77,10 @@ class Routing:
         total = sum(routing.to_csr() for routing in routings) / len(routings)
         size = np.diff(total.indptr)
         there = np.arange(size.max(initial=0)) < size[:, None]
-        indices, weights = np.full(there.shape, -1), np.zeros(there.shape)
-        indices[there], weights[there] = total.indices, total.data
+        indices = np.full(there.shape, -1)
+        weights = np.zeros(there.shape)
+        indices[there] = total.indices
+        weights[there] = total.data
         first = routings[0]
         return cls(indices, weights, first.n_experts).like(first.weights)
 
@@ -114,7 +116,8 @@ class Routing:
         ----------
         experts : (n_experts,) array of bool
         """
-        xp, counted = namespace(self.weights), like(experts, self.indices)
+        xp = namespace(self.weights)
+        counted = like(experts, self.indices)
         flat = xp.reshape(filled(self.indices), (-1,))
         counted = xp.reshape(xp.take(counted, flat), self.shape)
         zero = xp.zeros_like(self.weights)
@@ -141,7 +144,8 @@ class Routing:
         if self.dense:
             return None, self.weights[:, expert]
         order, bounds = self.expert_major
-        entries, xp = order[bounds[expert] : bounds[expert + 1]], namespace(order)
+        entries = order[bounds[expert] : bounds[expert + 1]]
+        xp = namespace(order)
         weights = xp.take(xp.reshape(self.weights, (-1,)), entries)
         return entries // self.shape[1], weights
 
@@ -215,7 +219,8 @@ class Routing:
     def row_sums(self) -> Array:
         """The weight of each row, (n_rows,)."""
         # A product: sums along short rows do not run in vector registers.
-        w, xp = self.weights, namespace(self.weights)
+        w = self.weights
+        xp = namespace(self.weights)
         return w @ xp.ones(w.shape[1], dtype=w.dtype, device=device_of(w))
 
     # ------------------------------------------------------------ conversions

@@ -86,16 +86,19 @@ def within_capacity(
        parameter models with simple and efficient sparsity", JMLR 23 (2022) 1-39.
     """
     indices, weights = to_host(routing.indices), to_host(routing.weights)
-    room, kept = np.full(routing.n_experts, capacity), np.zeros(indices.shape, bool)
+    room = np.full(routing.n_experts, capacity)
+    kept = np.zeros(indices.shape, bool)
     for j in range(indices.shape[1]):
         kept[:, j] = _admitted(indices[:, j], weights[:, j], room)
     if drop:
         kept[:, 0] |= ~kept.any(axis=1)
-        indices, weights = np.where(kept, indices, -1), np.where(kept, weights, 0.0)
+        indices = np.where(kept, indices, -1)
+        weights = np.where(kept, weights, 0.0)
     else:
         full = np.flatnonzero((~kept & (indices >= 0)).any(axis=1))
         full = full[np.argsort(-weights[full, 0], kind="stable")]
-        indices, weights = indices.copy(), weights.copy()
+        indices = indices.copy()
+        weights = weights.copy()
         for rows in select(weights).row_blocks(len(full), routing.n_experts):
             some = full[rows]
             moved = _moved(indices[some], kept[some], room, *map(to_host, rank(some)))

@@ -64,7 +64,8 @@ def newton_step(
     ridge, pull : (d,) arrays
         Penalty on the scaled coefficients: of all those rows, and of the batch alone.
     """
-    ops, sums = select(X), to_host(target_sums)
+    ops = select(X)
+    sums = to_host(target_sums)
 
     def loss(coef: np.ndarray, intercept: np.ndarray) -> tuple[Any, ...]:
         value, *grad = ops.softmax_loss(X, mass, sums, coef, intercept)

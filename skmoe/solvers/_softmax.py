@@ -134,13 +134,15 @@ def fit_softmax(
         return (value, grad) if known else objective(params)
 
     found = minimize(remembered, first, jac=True, method="L-BFGS-B", options=options)
-    params, converged = found.x, bool(found.success)
+    params = found.x
+    converged = bool(found.success)
     if not found.fun < value:  # also when it is NaN
         params, converged = first, True  # nothing better within rounding
         if n_features <= BOHNING_MAX_FEATURES:
             step = _bohning_step(X, mass, grad, total, ridge, center, scale)
             if objective(first + step)[0] < value:
-                params, converged = first + step, False
+                params = first + step
+                converged = False
     coef, intercept = unpack(params)
     return SoftmaxFit(coef, intercept, int(found.nit), converged)
 

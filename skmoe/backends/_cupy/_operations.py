@@ -82,7 +82,8 @@ def softmax_route(
     X: Array, coef: Array, intercept: Array, k: int
 ) -> tuple[Array, Array]:
     """Top-k and softmax of a row in one go."""
-    n, k = X.shape[0], min(k, len(coef))
+    n = X.shape[0]
+    k = min(k, len(coef))
     indices, weights = _empty(n, k), _empty(n, k, dtype=X.dtype)
     for rows, gate in _logits(X, coef, intercept):
         kept = weights[rows], indices[rows]
@@ -95,8 +96,11 @@ def softmax_survey(
     X: Array, coef: Array, intercept: Array, indices: Array, k: int
 ) -> tuple[Array, Array, Array]:
     """What is asked about, the best, and the normaliser, in two passes over logits."""
-    n, k, m = X.shape[0], min(k, len(coef)), indices.shape[1]
-    wanted, best = _as(indices, "int64"), _empty(n, k)
+    n = X.shape[0]
+    k = min(k, len(coef))
+    m = indices.shape[1]
+    wanted = _as(indices, "int64")
+    best = _empty(n, k)
     log_at, log_best = _empty(n, m, dtype=X.dtype), _empty(n, k, dtype=X.dtype)
     for rows, gate in _logits(X, coef, intercept):
         found = log_at[rows], log_best[rows], best[rows]
@@ -112,8 +116,11 @@ def softmax_loss(
     sums, coef, intercept = (
         _table(table, "float64") for table in (target_sums, coef, intercept)
     )
-    X, mass, terms = _as(X, X.dtype), _as(mass, X.dtype), _empty(len(X), dtype=X.dtype)
-    grad_coef, grad_intercept = -sums[:, :-1], -sums[:, -1]
+    terms = _empty(len(X), dtype=X.dtype)
+    mass = _as(mass, X.dtype)
+    X = _as(X, X.dtype)
+    grad_coef = -sums[:, :-1]
+    grad_intercept = -sums[:, -1]
     for rows, (pull, bias, n_experts) in _logits(X, coef, intercept):
         args = pull, bias, mass[rows], n_experts, terms[rows]
         launch("softmax_loss", len(terms[rows]), *args)
@@ -125,8 +132,10 @@ def softmax_loss(
 
 def _product(pull: Array, X: Array) -> Array:
     """Return pull @ X in float64, from products of `SUM_ROWS` rows each."""
-    (n_experts, n), d = pull.shape, X.shape[1]
-    whole, total = n // SUM_ROWS * SUM_ROWS, 0.0
+    n_experts, n = pull.shape
+    d = X.shape[1]
+    whole = n // SUM_ROWS * SUM_ROWS
+    total = 0.0
     for rows, n_parts in (slice(whole), n // SUM_ROWS), (slice(whole, n), 1):
         if len(X[rows]):
             left = pull[:, rows].reshape(n_experts, n_parts, -1).transpose(1, 0, 2)
@@ -144,7 +153,8 @@ def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) ->
     if indices is None:
         values = X @ coef.reshape(-1, d).T + intercept.reshape(-1)
         return values.reshape(len(X), n_experts, q)
-    X, indices = _as(X, X.dtype), _as(indices, "int64")
+    X = _as(X, X.dtype)
+    indices = _as(indices, "int64")
     values = _empty(*indices.shape, q, dtype=X.dtype)
     sizes = indices.shape[1], q, d
     launch("linear_at", values.size, X, indices, coef, intercept, *sizes, values)
@@ -216,8 +226,11 @@ def normal_log_density(
     y: Array, values: Array, scale: Array, indices: Array | None
 ) -> Array:
     """One pass over the entries; logarithms of the scales once an expert."""
-    xp, dtype = _device.xp(), values.dtype
-    y, values, table = _as(y, dtype), _as(values, dtype), _table(scale, dtype)
+    xp = _device.xp()
+    dtype = values.dtype
+    y = _as(y, dtype)
+    values = _as(values, dtype)
+    table = _table(scale, dtype)
     n, m, q = values.shape
     log_peak = -xp.log(table).sum(axis=1) - 0.5 * q * LOG_2PI
     kept = None if indices is None else _as(indices, "int64")
@@ -230,7 +243,8 @@ def normal_log_density(
 @_serves(*FLOATS)
 def truncate(log_joint: Array, width: int) -> tuple[Array, Array, Array]:
     """Choice, responsibilities and log normaliser of a row in one go."""
-    (n, m), dtype = log_joint.shape, log_joint.dtype
+    n, m = log_joint.shape
+    dtype = log_joint.dtype
     kept, resp = _empty(n, width), _empty(n, width, dtype=dtype)
     log_norm = _empty(n, dtype=dtype)
     log_joint = _as(log_joint, dtype)
@@ -279,7 +293,9 @@ def sum_by_expert(values: Array, order: Array | None, offsets: Array) -> list[fl
 @_serves(*FLOATS)
 def segment_sums(X: Array, weights: Array, order: Array, offsets: Array) -> Array:
     """Segment sums without a copy of the rows."""
-    n_experts, d, m = len(offsets) - 1, X.shape[1], weights.shape[1]
+    n_experts = len(offsets) - 1
+    d = X.shape[1]
+    m = weights.shape[1]
     n_parts = _parts(n_experts * (d + 1))
     sums = _empty(n_experts, n_parts, d + 1, dtype="float64")
     entries = _as(X, X.dtype), _as(weights, "float64")
@@ -294,14 +310,18 @@ def gram(
     X: Array, Y: Array, weights: Array, rows: Array | None = None
 ) -> tuple[Array, Array, Array, Array]:
     """Blocks of √w ([x, y] - mean), gathered in float64, and one product each."""
-    xp, w = _device.xp(), weights.astype("float64", copy=False)
-    d, width = X.shape[1], X.shape[1] + Y.shape[1]
+    xp = _device.xp()
+    w = weights.astype("float64", copy=False)
+    d = X.shape[1]
+    width = X.shape[1] + Y.shape[1]
 
     def block(part: slice) -> Array:
         own = part if rows is None else rows[part]
         return xp.concatenate([X[own], Y[own]], axis=1).astype("float64", copy=False)
 
-    total, shift, G = w.sum(), xp.zeros(width), xp.zeros((width, width))
+    total = w.sum()
+    shift = xp.zeros(width)
+    G = xp.zeros((width, width))
     origin = xp.zeros(width)
     if len(w):  # sums about a row say exactly what a constant column holds
         heaviest = int(w.argmax())

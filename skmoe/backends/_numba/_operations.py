@@ -19,7 +19,8 @@ from . import _kernels as kernels
 BLOCK_BYTES = 1 << 18
 """Bytes of a block, its logits and its rows of X: it stays in the level-2 cache."""
 
-THIN, WIDE = 3, 96
+THIN = 3
+WIDE = 96
 """Up to so many classes, of so many features or more, a loss is taken row by row."""
 
 RUN = 1 << 21
@@ -83,7 +84,8 @@ def _blocks(plain: Callable[[slice, Array], Array], X: Array, cost: int) -> Arra
 # --------------------------------------------------------------------- gate
 def _gate(X: Array, coef: Array, intercept: Array) -> tuple:
     """Return (rows, coef, intercept, rows of a block)."""
-    size, rows = _block(coef.shape[0] + _features(X), X.dtype.itemsize), _rows(X)
+    size = _block(coef.shape[0] + _features(X), X.dtype.itemsize)
+    rows = _rows(X)
     coef = np.asarray(coef, dtype=X.dtype, order=_order(rows))
     return rows, coef, _as(intercept, X.dtype), size
 
@@ -249,7 +251,8 @@ def tree_survey(
     beam: int,
 ) -> tuple[Array, Array, Array]:
     """Row by row down the tree; a node that is asked for twice is opened once."""
-    rows, wanted = _rows(X), _as(indices, np.intp)
+    rows = _rows(X)
+    wanted = _as(indices, np.intp)
     coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
     log_at = np.empty(wanted.shape, dtype=X.dtype)
     best = np.empty((X.shape[0], k), dtype=np.intp)
@@ -421,7 +424,9 @@ def log_softmax(logits: Array) -> Array:
 
 def novel(known: Array, more: Array) -> Array:
     """One pass over the rows."""
-    dtype, known, more = more.dtype, _as(known, np.intp), _as(more, np.intp)
+    dtype = more.dtype
+    known = _as(known, np.intp)
+    more = _as(more, np.intp)
     out = np.empty_like(more)
     n, m = more.shape
     _each(lambda a, b: kernels.novel(a, b, known, more, out), n, STEP * m)
@@ -450,8 +455,12 @@ def sum_by_expert(values: Array, order: Array | None, offsets: Array) -> list[fl
 
 def segment_sums(X: Array, weights: Array, order: Array, offsets: Array) -> Array:
     """Sum segments without a copy of the rows; experts on threads."""
-    rows, flat, width = _rows(X), np.ascontiguousarray(weights), weights.shape[1]
-    flat, order, offsets = flat.reshape(-1), _as(order, np.intp), _as(offsets, np.intp)
+    rows = _rows(X)
+    flat = np.ascontiguousarray(weights)
+    width = weights.shape[1]
+    flat = flat.reshape(-1)
+    order = _as(order, np.intp)
+    offsets = _as(offsets, np.intp)
     out = np.empty((len(offsets) - 1, X.shape[1] + 1))
 
     def work(first: int, last: int) -> None:
@@ -468,10 +477,14 @@ def gram(
     """Blocks of √w ([x, y] - mean), gathered in float64, and one product each."""
     if hasattr(X, "tocsr"):
         return _reference.gram(X, Y, weights, rows)
-    X, Y, w = np.ascontiguousarray(X), np.ascontiguousarray(Y), _as(weights, np.float64)
+    X = np.ascontiguousarray(X)
+    Y = np.ascontiguousarray(Y)
+    w = _as(weights, np.float64)
     rows = np.arange(X.shape[0]) if rows is None else _as(rows, np.intp)
-    d, width = X.shape[1], X.shape[1] + Y.shape[1]
-    origin, total = np.zeros(width), float(w.sum())
+    d = X.shape[1]
+    width = X.shape[1] + Y.shape[1]
+    origin = np.zeros(width)
+    total = float(w.sum())
     if total > 0:  # sums about a row say exactly what a constant column holds
         heaviest = rows[np.argmax(w)]
         origin[:d], origin[d:] = X[heaviest], Y[heaviest]

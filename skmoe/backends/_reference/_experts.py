@@ -48,7 +48,8 @@ def softmax_at(
     An intercept of -inf rules a class out.
     """
     xp = namespace(X)
-    parts, start = [], 0
+    parts = []
+    start = 0
     for block, kept, coef_, intercept_ in _blocks(X, indices, coef, intercept):
         log_proba = log_softmax(_linear_block(block, kept, coef_, intercept_))
         n, m, _ = log_proba.shape
@@ -65,7 +66,8 @@ def softmax_mix(
 ) -> Array:
     """Return Σ_m weights[i, m] softmax(coef_k x_i + intercept_k), (n, q)."""
     xp = namespace(X)
-    parts, start = [], 0
+    parts = []
+    start = 0
     for block, kept, coef_, intercept_ in _blocks(X, indices, coef, intercept):
         logits = _linear_block(block, kept, coef_, intercept_)
         density = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))

@@ -29,7 +29,8 @@ def softmax_route(
     Weights are the softmax over the k that are kept.
     """
     xp = namespace(X)
-    indices, weights = [], []
+    indices = []
+    weights = []
     for _, logits in _logits(X, coef, intercept):
         best, experts = top_k(logits, k)
         indices.append(experts)
@@ -69,7 +70,9 @@ def softmax_survey(
         Their log probabilities.
     """
     xp = namespace(X)
-    found, best, log_best = [], [], []
+    found = []
+    best = []
+    log_best = []
     for rows, logits in _logits(X, coef, intercept):
         shifted = logits - _peak(logits)
         norm = xp.expand_dims(logsumexp(shifted), axis=-1)
@@ -93,16 +96,19 @@ def softmax_loss(
     through ``target_sums = [Tᵀ X, Tᵀ 1]`` of shape (K, d + 1), which does not
     change while the coefficients do; so no pass ever holds the n × K targets.
     """
-    xp, dtype = namespace(X, mass), X.dtype
+    xp = namespace(X, mass)
+    dtype = X.dtype
     where = {"dtype": xp.float64, "device": device_of(X)}
     coef, intercept = xp.asarray(coef, **where), xp.asarray(intercept, **where)
     target_sums = xp.asarray(target_sums, **where)
     params = xp.concat([coef, xp.expand_dims(intercept, axis=-1)], axis=-1)
     loss = -xp.sum(target_sums * params)
-    grad_coef, grad_intercept = -target_sums[:, :-1], -target_sums[:, -1]
+    grad_coef = -target_sums[:, :-1]
+    grad_intercept = -target_sums[:, -1]
     weight, bias = xp.astype(coef, dtype), xp.astype(intercept, dtype)
     for rows in row_blocks(X.shape[0], coef.shape[0]):
-        block, m = block_of(X, rows), xp.astype(mass[rows], dtype)
+        block = block_of(X, rows)
+        m = xp.astype(mass[rows], dtype)
         # One row a class: reductions over classes then run along contiguous memory.
         z = (block @ weight.T).T if hasattr(X, "tocsr") else weight @ block.T
         z = z + xp.expand_dims(bias, axis=-1)

@@ -76,7 +76,8 @@ def _entry_blocks(X: Array, w: Array) -> Iterator[tuple[Array, Array, Array]]:
 
     Squares of all entries at once would take several times the memory of X.
     """
-    n, step = X.shape[0], max(1, ENTRIES * X.shape[0] // max(1, X.nnz))
+    n = X.shape[0]
+    step = max(1, ENTRIES * X.shape[0] // max(1, X.nnz))
     for first in range(0, n, step):
         bounds = X.indptr[first : first + step + 1]
         entries = slice(bounds[0], bounds[-1])
@@ -111,7 +112,8 @@ def segment_sums(X: Array, weights: Array, order: Array, offsets: Array) -> Arra
     `expert_major`.
     """
     xp = namespace(X, weights)
-    flat, row_of = xp.reshape(weights, (-1,)), order // weights.shape[1]
+    flat = xp.reshape(weights, (-1,))
+    row_of = order // weights.shape[1]
     bounds = to_host(offsets).tolist()
     sums = [
         column_sums(
@@ -155,7 +157,8 @@ def gram(
     if hasattr(X, "tocsr"):
         return _gram_of_entries(X, y, w, total, y_mean)
     wy = xp.expand_dims(w, axis=-1) * (y - y_mean)
-    d, origin = X.shape[1], heaviest(X, w)
+    d = X.shape[1]
+    origin = heaviest(X, w)
     x_mean = xp.zeros(d, dtype=xp.float64, device=device_of(w))
     for rows in row_blocks(*X.shape):
         x_mean = x_mean + w[rows] @ (xp.astype(X[rows, :], xp.float64) - origin)
@@ -185,6 +188,7 @@ def _gram_of_entries(
         block = X[:, far].toarray()
         A_far, B[far], x_mean[far], _ = gram(block, y, w)
         cross = X.T @ (w[:, None] * (block - x_mean[far]))
-        A[:, far], A[far] = cross, cross.T
+        A[:, far] = cross
+        A[far] = cross.T
         A[np.ix_(far, far)] = A_far
     return A, B, x_mean, y_mean

@@ -14,7 +14,8 @@ def product_log_proba(X: Array, coef: Array, intercept: Array, cells: Array) -> 
 
     Arguments are those of `product_survey`.
     """
-    xp, terms = namespace(X), []
+    xp = namespace(X)
+    terms = []
     for axis, part in enumerate(_parts(cells)):
         own = softmax_log_proba(X, coef[part], intercept[part])
         terms.append(xp.take(own, like(cells[:, axis], X), axis=1))

@@ -87,6 +87,7 @@ def truncate(log_joint: Array, width: int) -> tuple[Array, Array, Array]:
         best, kept = top_k(log_joint, width)
     else:
         places = xp.arange(m, dtype=xp.int64, device=device_of(log_joint))
-        best, kept = log_joint, xp.broadcast_to(places, (n, m))
+        best = log_joint
+        kept = xp.broadcast_to(places, (n, m))
     resp, log_norm = normalise(best)
     return kept, resp, log_norm

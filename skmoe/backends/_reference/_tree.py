@@ -53,7 +53,8 @@ class Tree:
 
 def tree_log_proba(X: Array, coef: Array, intercept: Array, tree: Tree) -> Array:
     """Return the log probability of all experts, (n, K)."""
-    xp, leaf = namespace(X), like(tree.leaf, X)
+    xp = namespace(X)
+    leaf = like(tree.leaf, X)
     blocks = _edges(X, coef, intercept, tree)
     return xp.concat([xp.take(total, leaf, axis=1) for _, total in blocks], axis=0)
 
@@ -92,10 +93,14 @@ def tree_survey(
     log_best : (n, k) array
         Their log probabilities over all experts.
     """
-    xp, leaf = namespace(X), like(tree.leaf, X)
-    found, best, log_best = [], [], []
+    xp = namespace(X)
+    leaf = like(tree.leaf, X)
+    found = []
+    best = []
+    log_best = []
     for rows, total in _edges(X, coef, intercept, tree):
-        log_proba, wanted = xp.take(total, leaf, axis=1), indices[rows, :]
+        log_proba = xp.take(total, leaf, axis=1)
+        wanted = indices[rows, :]
         at = xp.take_along_axis(log_proba, filled(wanted), axis=-1)
         found.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at))
         reached = xp.take(_reached(total, tree, max(beam, k)), leaf, axis=1)
@@ -114,14 +119,16 @@ def _edges(
     xp = namespace(X)
     where = {"dtype": X.dtype, "device": device_of(X)}
     weight, bias = xp.asarray(coef, **where), xp.asarray(intercept, **where)
-    n_nodes, widest = len(tree.bounds) - 1, int(np.max(np.diff(tree.bounds)))
+    n_nodes = len(tree.bounds) - 1
+    widest = int(np.max(np.diff(tree.bounds)))
     # Nodes side by side, padded to the widest: one softmax serves them all.
     slots = tree.bounds[:-1, None] + np.arange(widest)
     absent = like(slots >= tree.bounds[1:, None], X)
     slots = like(np.minimum(slots, tree.bounds[-1] - 1).ravel(), X)
     first = tree.bounds[tree.owner]
     place = like(tree.owner * widest + np.arange(len(first)) - first, X)
-    above, top = like(np.maximum(tree.above, 0), X), like(tree.above < 0, X)
+    above = like(np.maximum(tree.above, 0), X)
+    top = like(tree.above < 0, X)
     for rows in row_blocks(X.shape[0], n_nodes * widest):
         logits = block_of(X, rows) @ weight.T + bias
         table = xp.reshape(xp.take(logits, slots, axis=1), (-1, n_nodes, widest))
@@ -136,7 +143,8 @@ def _edges(
 def _reached(total: Array, tree: Tree, beam: int) -> Array:
     """Tell which edges a search of this width sees, (n, n_edges)."""
     xp = namespace(total)
-    top, above = like(tree.above < 0, total), like(np.maximum(tree.above, 0), total)
+    top = like(tree.above < 0, total)
+    above = like(np.maximum(tree.above, 0), total)
     inner = np.arange(len(tree.target))[tree.target >= 0]
     depth = _depths(tree)
     seen = xp.zeros_like(total, dtype=xp.bool) | top
