@@ -237,6 +237,12 @@ def test_operation_takes_read_only_arrays(name, form):
     compare(name, p, args, frozen)
 
 
+def test_other_scores_go_to_the_reference():
+    p = Problem(n=23)
+    compare("top_k", p, (p.rng.integers(0, 5, size=(23, 6)), 2))
+    compare("log_softmax", p, (p.normal(23, 3, 4),))
+
+
 # -------------------------------------------------------------------------- ties
 @pytest.mark.parametrize("name", ["softmax_route", "softmax_survey", "top_k"])
 def test_ties_go_to_the_lowest_expert(name):
