@@ -14,7 +14,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.em import Problem, begin, initial, resume
 from skmoe.em._engine import revived
-from skmoe.em._held_out import PULLS, HeldOut, Split, choose
+from skmoe.em._held_out import WAYS, HeldOut, Split, Trial, choose
 from skmoe.em._shared_expert import Shared
 from skmoe.experts import make_pool
 from skmoe.gates import SoftmaxGate
@@ -46,7 +46,7 @@ def pool_of(learners):
 # ------------------------------------------------------------- shared expert
 def test_residuals_are_out_of_fold():
     problem = problem_of(Y)
-    shared = Shared.of(problem, pool_of([DecisionTreeRegressor(random_state=0)]))
+    shared = Shared.fit(problem, pool_of([DecisionTreeRegressor(random_state=0)]))
     left = shared.left_over(problem, new=False)
     # An unpruned tree leaves nothing over of rows that it saw.
     assert np.mean(np.abs(left.y[:, 0]) < 1e-9) < 0.2
@@ -208,20 +208,17 @@ def test_living_experts_are_left_alone():
 
 # --------------------------------------------------------------------- choice
 def held(table, losses):
-    """Return what rows held out say; with one learner there is one to be pulled to."""
-    missing = (0, 0), (0, len(PULLS) - len(table[0]))
-    table, losses = (
-        np.pad(np.asarray(each, float), missing, constant_values=np.nan)
-        for each in (table, losses)
-    )
-    return HeldOut(table, losses, np.zeros_like(table), -9.0, [], [], None)
+    """Return what rows held out say; one learner has half of the ways to shrink."""
+    figures = zip(WAYS, table, losses, strict=False)
+    trials = {way: Trial(None, bound, loss, 0.0) for way, bound, loss in figures}
+    return HeldOut([trials], -9.0, [], None)
 
 
 def chosen(*tables_and_losses):
     """Return what is chosen of plans of one gate, given as (table, losses)."""
     problem = problem_of(Y)
     split = [Split(problem, problem, np.ones(N, bool))]
-    plans = [[held([t], [loss])] for t, loss in tables_and_losses]
+    plans = [[held(t, loss)] for t, loss in tables_and_losses]
     return choose(plans, split)
 
 

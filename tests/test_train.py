@@ -22,6 +22,7 @@ from skmoe.em._engine import begin, run
 from skmoe.em._last_passes import routed, settle
 from skmoe.em._pooled import Pooled
 from skmoe.em._starts import initial
+from skmoe.em._trained import Trained
 from skmoe.estimators import _planning
 from skmoe.experts import ShrunkPool, make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
@@ -98,8 +99,8 @@ def test_blended_experts_by_hand(kind, strength):
     pool = pool_of(learners, classes=None if regress else np.arange(3))
     pool.fit(X, problem.y, Routing.from_dense(WEIGHT[:, None] * soft()))
     pooled = Pooled.of(problem, pool)
-    assert pooled.pool.n_experts == 2
-    blended = pooled.pull(pool, strength)
+    assert pooled.fits.judge.n_experts == 2
+    blended = pooled.shrink(Trained(pool, pool), strength).judge
     assert isinstance(blended, ShrunkPool)
 
     def says(expert):
@@ -112,7 +113,7 @@ def test_blended_experts_by_hand(kind, strength):
     table = np.empty((N, K, 1 if regress else 3))
     for k, expert in enumerate(pool.estimators()):
         if regress and k == 1:  # neighbours have no weights: a resample, and seeded
-            alone = pooled.pool.estimators()[pooled.learner_of[k]]
+            alone = pooled.fits.judge.estimators()[pooled.learner_of[k]]
         else:
             alone = clone(learners[k]).fit(X, Y if regress else LABELS, WEIGHT)
         table[:, k] = (1 - strength) * says(alone) + strength * says(expert)
@@ -140,14 +141,14 @@ def test_experts_pulled_to_one_of_the_learners(strength):
     pool.fit(X, problem.y, Routing.from_dense(WEIGHT[:, None] * soft()))
     pooled = Pooled.of(problem, pool)
     best = pooled.best(problem)
-    assert type(pooled.pool.learners[best]) is type(TREE)
+    assert type(pooled.fits.judge.learners[best]) is type(TREE)
     pooled = pooled.only(best)
     alone = clone(TREE).fit(X, Y, WEIGHT).predict(X)
     said = np.stack([each.predict(X) for each in pool.estimators()], axis=1)
     expected = (1 - strength) * alone[:, None] + strength * said
     dense, few = Routing.from_dense(soft()), holes()
-    for target in (pooled, pooled.finished(problem)):
-        blended = target.pull(pool, strength)
+    shrunk = pooled.shrink(Trained(pool, pool), strength)
+    for blended in (shrunk.judge, shrunk.predictor):
         assert_allclose(blended.predict(X, dense)[..., 0], expected, atol=1e-12)
         assert_allclose(blended.evaluate(X, problem.y, dense)[..., 0], expected)
         at = np.take_along_axis(expected, few.indices.clip(0), axis=1)
@@ -156,14 +157,14 @@ def test_experts_pulled_to_one_of_the_learners(strength):
         for k, expert in enumerate(blended.estimators()):
             assert_allclose(expert.predict(X), expected[:, k], atol=1e-12)
     # Of the learners, those of no expert are not kept for new rows.
-    assert pooled.finished(problem).pool.n_experts == 1
+    assert pooled.fits.predictor.n_experts == 1
 
 
 def test_learners_of_no_expert_are_not_asked(monkeypatch):
     problem = problem_of(Y)
     pool = pool_of([Ridge(), TREE, Ridge()])
     pool.fit(X, problem.y, Routing.from_dense(soft()))
-    blended = Pooled.of(problem, pool).only(1).pull(pool, 0.0)
+    blended = Pooled.of(problem, pool).only(1).shrink(Trained(pool, pool), 0.0).judge
     asked = []
 
     class Watched(type(TREE)):
@@ -609,7 +610,8 @@ def test_a_part_that_is_stuck_does_not_decide(monkeypatch):
     def worse_first(part, best, gates, rule):
         held = true_hold_out(part, best, gates, rule)
         if not count:  # experts that say nothing
-            for _, pool in held.models:
+            for model in held.models:
+                pool = model.experts
                 pool.coef, pool.intercept = 0 * pool.coef, 0 * pool.intercept
         count.append(part)
         return held

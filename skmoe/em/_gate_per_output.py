@@ -15,7 +15,6 @@ References
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,7 +28,7 @@ from ._engine import resume, run
 from ._last_passes import LAST_PASSES, settle
 from ._problem import Problem, State
 from ._train import Mixture
-from ._trained import last_judge, predictor
+from ._trained import Trained, last_judge, with_scale
 
 ROUNDS = 20
 """Turns of gates and experts, at most."""
@@ -60,11 +59,12 @@ def gates_per_output(
             break
         states, pool, turn = tried, trial, turn + 1
 
-    final = copy.copy(mixture.pool)
+    final = mixture.pool
     if turn > 0:
         mean = Routing.mean([state.resp for state in states])
         judge = last_judge(problem, pool, mean)
-        final = copy.copy(predictor(problem, judge, mean, average=average))
+        everyone = mean.scaled(problem.sample_weight)
+        final = Trained.of(problem, judge, everyone, average=average).predictor
     judge, gates = problem.remember(pool), []
     scale = np.empty((problem.n_experts, n_outputs))
     for j, state in enumerate(states):
@@ -74,8 +74,7 @@ def gates_per_output(
         gates.append(for_new_rows(own, last.gate, last.resp))
         if last.pool.scale is not None:
             scale[:, j] = last.pool.scale[:, 0]
-    final.scale = scale if final.likelihood.has_scale else None
-    return gates, final
+    return gates, with_scale(final, scale if final.likelihood.has_scale else None)
 
 
 def _of_output(problem: Problem, j: int) -> Problem:

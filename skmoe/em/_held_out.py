@@ -12,30 +12,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..backends import Array, like, namespace, to_host
 from ..experts import MOST, ExpertPool
 from ..gates import BaseGate, ConstantGate, RoutingRule
-from ._cross_fit_gate import for_new_rows
 from ._folds import content_folds
 from ._gate_step import improved_gate
-from ._last_passes import routed, settle
-from ._pooled import Pooled
-from ._problem import EMResult, Problem, State, learning_mass
-from ._trained import rescaled
+from ._last_passes import routed, settle, settle_gate
+from ._pooled import Pooled, learnable_rows
+from ._problem import EMResult, Model, Problem, State
+from ._trained import Trained
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Weights of an expert against the pooled fit."""
 
-PULLS = tuple((a, False) for a in STRENGTHS) + tuple((a, True) for a in STRENGTHS[:-1])
-"""A strength, and whether experts are pulled to the best learner instead of their own;
-where all have the same learner, or a shared one stands beside them, that is none."""
+WAYS = tuple((a, False) for a in STRENGTHS) + tuple((a, True) for a in STRENGTHS[:-1])
+"""Ways to shrink experts: the weight that stays with them, and whether the rest is the
+best learner instead of their own. Where all have the same learner, or a shared one
+stands beside them, their own is the only one."""
 
 AS_THEY_ARE = 1.0, False
-"""The pull that is none, and the only one of models that exist already."""
+"""Experts that are not shrunk: the only way for models that exist already."""
 
 PARTS = 4
 """One row in so many is held out."""
@@ -63,7 +63,7 @@ NEAR = 0.01
 """Nats a row by which rows held out have to object to groups that share an expert."""
 
 SETTLE_PASSES, GATE_PASSES = 8, 1
-"""Passes of experts and gate, and of the gate after experts were pulled."""
+"""Passes of experts and gate, and of the gate after experts were shrunk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,43 +83,62 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
+class Trial:
+    """A mixture, and what rows held out say of it.
+
+    Attributes
+    ----------
+    model : Model
+    bound : float
+        Mean log-likelihood per row of the mixture, as predict routes it.
+    loss : float
+        How wrong its point predictions are; see `loss`.
+    blind : float
+        Log-likelihood of the same experts under a gate that ignores x; NaN where they
+        are very many.
+    """
+
+    model: Model
+    bound: float
+    loss: float
+    blind: float
+
+
+@dataclass(frozen=True, eq=False)
 class HeldOut:
     """What the rows held out say of one split.
 
     Attributes
     ----------
-    table : (n_gates, n_pulls) array
-        Mean log-likelihood a row of the mixture, as predict routes it; NaN where a
-        pull is none.
-    losses : (n_gates, n_pulls) array
-        How wrong its point predictions are; see `loss`.
-    blind : (n_gates, n_pulls) array
-        Log-likelihood of the same experts under a gate that ignores x; NaN where they
-        are very many.
+    trials : list of dict
+        For each gate the mixtures that were tried, by the way experts are shrunk.
     single : float
-        The same of the best learner alone, with one noise scale.
-    models : list of (gate, pool)
-        For each gate the mixture of unpulled experts.
-    mixtures : list of dict
-        For each gate the mixtures that were tried, (gate, pool) by pull.
+        Log-likelihood of the best learner alone, with one noise scale.
+    models : list of Model
+        For each gate the mixture of experts that are not shrunk.
     run : EMResult
         The run of EM that they come from.
     tied : bool
         Whether rows of a group share one expert.
     """
 
-    table: np.ndarray
-    losses: np.ndarray
-    blind: np.ndarray
+    trials: list[dict[tuple[float, bool], Trial]]
     single: float
-    models: list[tuple[BaseGate, ExpertPool]]
-    mixtures: list[dict[tuple[float, bool], tuple[BaseGate, ExpertPool]]]
+    models: list[Model]
     run: EMResult
     tied: bool = True
 
-    def mixture(self, choice: Choice) -> tuple[BaseGate, ExpertPool]:
+    def table(self, figure: str) -> np.ndarray:
+        """Return a figure of the trials, (n_gates, n_ways); NaN where there is none."""
+        table = np.full((len(self.trials), len(WAYS)), np.nan)
+        for row, trials in zip(table, self.trials, strict=True):
+            for way, trial in trials.items():
+                row[WAYS.index(way)] = getattr(trial, figure)
+        return table
+
+    def mixture(self, choice: Choice) -> Model:
         """Return the mixture that was chosen."""
-        return self.mixtures[choice.gate][choice.strength, choice.to_best]
+        return self.trials[choice.gate][choice.strength, choice.to_best].model
 
 
 @dataclass(frozen=True)
@@ -191,7 +210,7 @@ def hold_out(
     gates: Sequence[BaseGate],
     rule: RoutingRule,
 ) -> HeldOut:
-    """Try each gate and pull on the rows held out.
+    """Try each gate, and each way to shrink experts, on the rows held out.
 
     Parameters
     ----------
@@ -203,53 +222,73 @@ def hold_out(
     rule : RoutingRule
         Which experts predict asks.
     """
-    train, test, rigid = split.train, split.test, result.pool.slack == 0
+    train, test = split.train, split.test
+    rigid = result.pool.slack == 0
+    mass = result.resp.scaled(train.sample_weight)
+    experts = Trained.of(train, result.pool, mass)
     pooled = Pooled.of(train, result.pool)
-    pooled_new = pooled.finished(train)
-    single = _single(split, pooled, pooled_new)
-    several = pooled.pool.n_experts > 1 and train.shared is None
-    best = pooled.best(train) if several else 0
-    pool = result.pool
-    mass = learning_mass(train, pool, result.resp.scaled(train.sample_weight))
-    new = pool.finished(train.X, train.y, mass)
-    asked = new
+    single = _single(split, pooled)
+    targets = {False: pooled}
+    if pooled.several and train.shared is None:
+        targets[True] = pooled.only(pooled.best(train))
+    asked = experts
     if not rigid:  # the experts stay: ask them once
-        pool, pooled = train.remember(pool), pooled.remember(train)
-        asked, pooled_new = test.remember(new), pooled_new.remember(test)
-    targets = pooled, pooled.only(best)
-    targets_new = pooled_new, pooled_new.only(best)
-    models: list[tuple[BaseGate, ExpertPool]] = []
-    mixtures: list[dict[tuple[float, bool], tuple[BaseGate, ExpertPool]]] = []
-    pulls = PULLS if several else PULLS[: len(STRENGTHS)]
-    if result.pool.frozen.all():
-        pulls = (AS_THEY_ARE,)
-    table = np.full((len(gates), len(PULLS)), np.nan)
-    losses, blind = np.full_like(table, np.nan), np.full_like(table, np.nan)
-    for i, variant in enumerate(gates):
-        gate = copy.copy(result.gate).set_params(**variant.get_params())
-        for _ in range(GATE_UPDATES):
-            gate = improved_gate(train, gate, result.resp)
-        state = settle(train, gate, pool, rule, SETTLE_PASSES, learn=rigid)
+        asked = experts.remembered(train, test)
+        targets = {best: fit.remembered(train, test) for best, fit in targets.items()}
+    judge = asked.judge
+    models, trials = [], []
+    for variant in gates:
+        state = _settled(train, result, judge, variant, rule)
         if rigid:
-            own = state.resp.scaled(train.sample_weight)
-            own = learning_mass(train, state.pool, own)
-            asked = new = state.pool.finished(train.X, train.y, own)
-        models.append((for_new_rows(train, state.gate, state.resp), copy.copy(new)))
-        models[-1][1].scale = state.pool.scale
-        mixtures.append({})
-        for strength, to_best in pulls:
-            j = PULLS.index((strength, to_best))
-            pulled = targets[to_best].pull(state.pool, strength)
-            judge = rescaled(train, pulled, state.resp)
-            last = settle(train, state.gate, judge, rule, GATE_PASSES, learn=False)
-            final = copy.copy(targets_new[to_best].pull(asked, strength))
-            final.scale = last.pool.scale
-            tried = for_new_rows(train, last.gate, last.resp), final
-            mixtures[-1][strength, to_best] = tried
-            found = routed(test, *tried, rule)
-            table[i, j], losses[i, j] = found.bound, loss(test, found)
-            blind[i, j] = _blind(test, final, last)
-    return HeldOut(table, losses, blind, single, models, mixtures, result, train.tied)
+            mass = state.resp.scaled(train.sample_weight)
+            experts = asked = Trained.of(train, state.pool, mass)
+        models.append(experts.for_new_rows(train, state))
+        asked = replace(asked, judge=state.pool)
+        trials.append(_trials(split, state, asked, targets, rule))
+    return HeldOut(trials, single, models, result, train.tied)
+
+
+def _trials(
+    split: Split,
+    state: State,
+    experts: Trained,
+    targets: dict[bool, Pooled],
+    rule: RoutingRule,
+) -> dict[tuple[float, bool], Trial]:
+    """Return what the rows held out say of one gate, by the way experts are shrunk.
+
+    ``targets`` has the pooled fits, by whether they are the best learner's alone.
+    """
+    ways = [way for way in WAYS if way[1] in targets]
+    if experts.judge.frozen.all():
+        ways = [AS_THEY_ARE]
+    trials = {}
+    for strength, to_best in ways:
+        shrunk = targets[to_best].shrink(experts, strength)
+        last, model = settle_gate(split.train, state, shrunk, rule, GATE_PASSES)
+        judged = routed(split.test, model.gate, model.experts, rule)
+        trials[strength, to_best] = Trial(
+            model=model,
+            bound=judged.bound,
+            loss=loss(split.test, judged),
+            blind=_blind(split.test, model.experts, last),
+        )
+    return trials
+
+
+def _settled(
+    problem: Problem,
+    result: EMResult,
+    judge: ExpertPool,
+    variant: BaseGate,
+    rule: RoutingRule,
+) -> State:
+    """Return where the last passes end from a run of EM with another kind of gate."""
+    gate = copy.copy(result.gate).set_params(**variant.get_params())
+    for _ in range(GATE_UPDATES):
+        gate = improved_gate(problem, gate, result.resp)
+    learn = result.pool.slack == 0
+    return settle(problem, gate, judge, rule, SETTLE_PASSES, learn=learn)
 
 
 def _blind(problem: Problem, pool: ExpertPool, state: State) -> float:
@@ -296,17 +335,15 @@ def _deviations(problem: Problem) -> Array:
     return xp.sqrt(xp.where(variance > 0, variance, xp.ones_like(variance)))
 
 
-def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
+def _single(split: Split, pooled: Pooled) -> float:
     """Return the held-out log-likelihood of the best learner alone."""
     train, test = split.train, split.test
-    everyone = pooled.everyone(train)
+    everyone = learnable_rows(train, pooled.fits.judge)
     xp = namespace(everyone.weights)
-    counted = xp.astype(everyone.weights > 0, everyone.weights.dtype)
-    whole = everyone.with_weights(counted)
-    judge = rescaled(train, pooled.pool, whole)
-    alone = copy.copy(new.pool)
-    alone.scale = judge.scale
-    scores = alone.log_likelihood(test.X, test.y, pooled.everyone(test))
+    ones = xp.astype(everyone.weights > 0, everyone.weights.dtype)
+    alone = pooled.fits.rescaled(train, everyone.with_weights(ones)).predictor
+    new_rows = learnable_rows(test, alone)
+    scores = alone.log_likelihood(test.X, test.y, new_rows)
     xp, weight = namespace(scores), test.sample_weight
     means = xp.sum(weight[:, None] * scores, axis=0) / xp.sum(weight)
     return float(np.max(to_host(means)))
@@ -315,7 +352,7 @@ def _single(split: Split, pooled: Pooled, new: Pooled) -> float:
 def choose(
     tried: Sequence[Sequence[HeldOut]], split: Sequence[Split]
 ) -> tuple[int, Choice]:
-    """Return the plan, gate and pull with the best held-out log-likelihood.
+    """Return the plan, gate and shrinkage with the best held-out log-likelihood.
 
     Of those whose point predictions are next to the best: no more than `SHARE_OF_GAIN`
     of what the best gains over the pooled fit is given up, or `SHARE_OF_LOSS` of the
@@ -342,8 +379,9 @@ def choose(
             [np.average([of(h) for h in held], 0, weights) for held in tried]
         )
 
-    table, losses = mean(lambda h: h.table), mean(lambda h: h.losses)
-    fits = [j for j, (a, _) in enumerate(PULLS) if a == 0.0]
+    table = mean(lambda h: h.table("bound"))
+    losses = mean(lambda h: h.table("loss"))
+    fits = [j for j, (a, _) in enumerate(WAYS) if a == 0.0]
     best = np.nanmin(losses)
     pooled = np.fmin.reduce(losses[..., fits], axis=None)
     pooled = best if np.isnan(pooled) else pooled
@@ -353,14 +391,14 @@ def choose(
     tied = np.array([held[0].tied for held in tried])
     shared = np.where(tied[:, None, None], scores, -np.inf)
     at = np.argmax(shared if shared.max() > scores.max() - NEAR else scores)
-    plan, gate, pull = (int(i) for i in np.unravel_index(at, table.shape))
-    strength, to_best = PULLS[pull]
+    plan, gate, way = (int(i) for i in np.unravel_index(at, table.shape))
+    strength, to_best = WAYS[way]
     return plan, Choice(
         gate,
         strength,
         to_best,
-        mixture=float(table[plan, gate, pull]),
-        blind=float(mean(lambda h: h.blind)[plan, gate, pull]),
+        mixture=float(table[plan, gate, way]),
+        blind=float(mean(lambda h: h.table("blind"))[plan, gate, way]),
         pooled=float(np.fmax.reduce(table[plan, :, fits], axis=None)),
         single=float(mean(lambda h: h.single)[plan]),
     )

@@ -17,7 +17,7 @@ be preferred because noise favoured it. Responsibilities of tempered likelihoods
 ``r ∝ g p^β`` with a small β, see to that: a gate that they leave as it is gives rows to
 the expert of the best mean p^β, which for β near 0 is that of the best mean log p.
 
-Then experts may be pulled to the pooled fit, their learner fitted on all rows. How
+Then experts may be shrunk to the pooled fit, their learner fitted on all rows. How
 much is not for the training rows to say: see `_held_out`.
 """
 
@@ -33,7 +33,8 @@ from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from ._engine import evaluate, expect, update_pool
 from ._gate_step import improved_gate, log_proba_at, route
-from ._problem import Problem, State
+from ._problem import EMResult, Model, Problem, State
+from ._trained import Trained
 
 PATIENCE = 2
 """Passes without progress before the best is taken."""
@@ -99,6 +100,22 @@ def settle(
         if stalled >= PATIENCE:
             break
     return best
+
+
+def settle_gate(
+    problem: Problem,
+    start: State | EMResult,
+    experts: Trained,
+    rule: RoutingRule,
+    n_pass: int,
+) -> tuple[State, Model]:
+    """Run last passes from a state for experts that stay, but for their noise scales.
+
+    Returns the state in which they end, and its model for new rows.
+    """
+    experts = experts.rescaled(problem, start.resp)
+    state = settle(problem, start.gate, experts.judge, rule, n_pass, learn=False)
+    return state, experts.for_new_rows(problem, state)
 
 
 def _gate_targets(problem: Problem, state: State, rule: RoutingRule) -> Routing:

@@ -9,11 +9,11 @@ import numpy as np
 
 from .._learners import recipe
 from ..backends import Array, like, namespace
-from ..experts import ExpertPool, shrunk_pool
+from ..experts import ExpertPool
 from ..routing import Routing
 from ._cross_fit import CrossFitPool
-from ._problem import Problem, learning_mass
-from ._trained import rescaled
+from ._problem import Problem
+from ._trained import Trained, rescaled
 
 REWEIGHTINGS = 10
 """Fits of a learner alone with robust weights; each halves, at least, what outliers
@@ -22,71 +22,77 @@ still pull."""
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """Each distinct learner, fitted on all rows: what experts are pulled to.
+    """Each distinct learner, fitted on all rows: what experts are shrunk to.
 
     Attributes
     ----------
-    pool : ExpertPool
-        One expert for each distinct learner.
+    fits : Trained
+        One expert for each distinct learner; the predictor holds only those in use.
     learner_of : (n_experts,) array of int
         Which of them belongs to each expert.
     """
 
-    pool: ExpertPool
+    fits: Trained
     learner_of: np.ndarray
 
     @classmethod
     def of(cls, problem: Problem, pool: ExpertPool) -> Pooled:
-        """Fit the learners of a pool, judged as the pool judges its own.
+        """Fit the learners of a pool, judged as the pool judges its own."""
+        judge, learner_of = pooled_judge(problem, pool)
+        if problem.shared is not None and judge is problem.shared.judge:
+            return cls(problem.shared, learner_of)
+        mass = learnable_rows(problem, judge)
+        return cls(Trained.of(problem, judge, mass), learner_of)
 
-        Classifiers beside a shared expert are pulled to that one.
-        """
-        if problem.shared is not None and pool.classes is not None:
-            return cls(problem.shared.judge, np.zeros(pool.n_experts, dtype=np.intp))
-        keys = [recipe(learner) for learner in pool.learners]
-        distinct = list(dict.fromkeys(keys))
-        first = np.array([keys.index(key) for key in distinct])
-        learner_of = np.array([distinct.index(key) for key in keys])
-        few = some(pool, first)
-        everyone = learnable_rows(problem, few)
-        few.fit(problem.X, problem.y, everyone)
-        if few.likelihood.robust:
-            few = reweighted(problem, few, everyone)
-        return cls(few, learner_of)
-
-    def everyone(self, problem: Problem) -> Routing:
-        """Return the routing that gives each learner all rows, alike."""
-        return learnable_rows(problem, self.pool)
+    @property
+    def several(self) -> bool:
+        """Whether the learners differ."""
+        return self.fits.judge.n_experts > 1
 
     def best(self, problem: Problem) -> int:
         """Return which learner alone, with one noise scale, suits the rows best."""
-        mass = self.everyone(problem)
-        judge = rescaled(problem, self.pool, mass)
-        log_lik = judge.log_likelihood(problem.X, problem.y, mass)
-        xp, counted = namespace(log_lik), mass.weights > 0
-        log_lik = xp.where(counted, log_lik, xp.zeros_like(log_lik))
-        return int(np.argmax(mass.sum_by_expert(mass.weights * log_lik)))
+        return best_learner(problem, self.fits.judge)
 
     def only(self, learner: int) -> Pooled:
         """Return one of the learners as that of all experts."""
-        return Pooled(self.pool, np.full_like(self.learner_of, learner))
+        predictor = self.fits.predictor.take(np.array([learner]))
+        learner_of = np.full_like(self.learner_of, learner)
+        return Pooled(Trained(self.fits.judge, predictor), learner_of)
 
-    def pull(self, pool: ExpertPool, strength: float) -> ExpertPool:
-        """Return a pool of blended experts."""
-        return shrunk_pool(pool, self.pool, self.learner_of, strength)
+    def shrink(self, experts: Trained, strength: float) -> Trained:
+        """Return the experts shrunk to their learners."""
+        return experts.shrunk(self.fits, self.learner_of, strength)
 
-    def remember(self, problem: Problem) -> Pooled:
-        """Return learners that know already what they say of the rows."""
-        return Pooled(problem.remember(self.pool), self.learner_of)
+    def remembered(self, known: Problem, new: Problem) -> Pooled:
+        """Return learners that have said already what they say of the rows."""
+        return Pooled(self.fits.remembered(known, new), self.learner_of)
 
-    def finished(self, problem: Problem) -> Pooled:
-        """Return the learners for new rows."""
-        if problem.shared is not None and self.pool is problem.shared.judge:
-            return Pooled(problem.shared.pool, self.learner_of)
-        mass = learning_mass(problem, self.pool, self.everyone(problem))
-        done = self.pool.finished(problem.X, problem.y, mass)
-        used, learner_of = np.unique(self.learner_of, return_inverse=True)
-        return Pooled(done.take(used), learner_of)
+
+def pooled_judge(problem: Problem, pool: ExpertPool) -> tuple[ExpertPool, np.ndarray]:
+    """Return each distinct learner fitted on all rows, and which one each expert has.
+
+    Classifiers beside a shared expert have that one.
+    """
+    if problem.shared is not None and pool.classes is not None:
+        return problem.shared.judge, np.zeros(pool.n_experts, dtype=np.intp)
+    keys = [recipe(learner) for learner in pool.learners]
+    distinct = list(dict.fromkeys(keys))
+    judge = some(pool, np.array([keys.index(key) for key in distinct]))
+    everyone = learnable_rows(problem, judge)
+    judge.fit(problem.X, problem.y, everyone)
+    if judge.likelihood.robust:
+        judge = reweighted(problem, judge, everyone)
+    return judge, np.array([distinct.index(key) for key in keys])
+
+
+def best_learner(problem: Problem, judge: ExpertPool) -> int:
+    """Return which learner alone, with one noise scale, suits the rows best."""
+    mass = learnable_rows(problem, judge)
+    judge = rescaled(problem, judge, mass)
+    log_lik = judge.log_likelihood(problem.X, problem.y, mass)
+    xp = namespace(log_lik)
+    log_lik = xp.where(mass.weights > 0, log_lik, xp.zeros_like(log_lik))
+    return int(np.argmax(mass.sum_by_expert(mass.weights * log_lik)))
 
 
 def all_rows(problem: Problem, n_experts: int) -> Routing:
@@ -100,10 +106,8 @@ def all_rows(problem: Problem, n_experts: int) -> Routing:
 
 def learnable_rows(problem: Problem, pool: ExpertPool) -> Routing:
     """Return the routing that gives each learner all rows that it may have, alike."""
-    everyone, beyond = (
-        all_rows(problem, pool.n_experts),
-        pool.likelihood.beyond(problem.y),
-    )
+    everyone = all_rows(problem, pool.n_experts)
+    beyond = pool.likelihood.beyond(problem.y)
     if beyond is None:
         return everyone
     return everyone.scaled(like(np.where(beyond, 0.0, 1.0), everyone.weights))

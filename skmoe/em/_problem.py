@@ -200,6 +200,14 @@ class Terms:
 
 
 @dataclass(frozen=True, eq=False)
+class Model:
+    """A gate, and the experts that it asks."""
+
+    gate: BaseGate
+    experts: ExpertPool
+
+
+@dataclass(frozen=True, eq=False)
 class State:
     """A model and its E-step: all that a pass needs of the one before.
 
@@ -245,7 +253,7 @@ class EMResult:
     ----------
     gate, pool, resp
         The model that is returned, and its responsibilities.
-    lower_bound : float
+    bound : float
         The bound of that model, measured after its M-step.
     passes : list of PassInfo
     converged : bool
@@ -254,7 +262,7 @@ class EMResult:
     gate: BaseGate
     pool: ExpertPool
     resp: Routing
-    lower_bound: float
+    bound: float
     converged: bool
     passes: list[PassInfo] = field(default_factory=list)
 

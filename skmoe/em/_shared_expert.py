@@ -8,7 +8,7 @@ probabilities instead of to their own learner's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sklearn.linear_model import Ridge
 
@@ -17,6 +17,7 @@ from ._cross_fit import CrossFitPool
 from ._folds import content_folds
 from ._pooled import all_rows
 from ._problem import Problem
+from ._trained import Trained
 
 FOLDS = 5
 """Folds of the shared expert's predictions for rows that it is fitted on."""
@@ -25,34 +26,26 @@ NO_CORRECTION = Ridge(alpha=1e300, fit_intercept=False)
 """The expert that leaves the shared prediction as it is: its coefficients are zero."""
 
 
-@dataclass(frozen=True, eq=False)
-class Shared:
-    """A fitted shared expert.
-
-    Attributes
-    ----------
-    judge : CrossFitPool
-        It speaks of its own rows out of fold.
-    pool : ExpertPool
-        It speaks of new rows; a single expert.
-    """
-
-    judge: ExpertPool
-    pool: ExpertPool
+class Shared(Trained):
+    """A fitted shared expert, the only one of its pools."""
 
     @classmethod
-    def of(cls, problem: Problem, pool: ExpertPool) -> Shared:
+    def fit(cls, problem: Problem, pool: ExpertPool) -> Shared:
         """Fit a pool of one expert on all rows."""
         folds = content_folds(problem, FOLDS, problem.seed)
         judge = CrossFitPool(pool, folds) if folds.max() > 0 else pool
         mass = all_rows(problem, 1)
-        judge.fit(problem.X, problem.y, mass)
-        return cls(judge, judge.finished(problem.X, problem.y, mass))
+        return cls.of(problem, judge.fit(problem.X, problem.y, mass), mass)
+
+    @property
+    def pool(self) -> ExpertPool:
+        """The pool that speaks of new rows."""
+        return self.predictor
 
     def left_over(self, problem: Problem, *, new: bool) -> Problem:
         """Return the problem of what is left over, of rows seen or new to it."""
-        if self.pool.classes is not None:
+        if self.predictor.classes is not None:
             return replace(problem, shared=self)
-        speaker = self.pool if new else self.judge
-        said = speaker.evaluate(problem.X, problem.y, all_rows(problem, 1))
-        return replace(problem, y=problem.y - said[:, 0, :], shared=self)
+        speaker = self.predictor if new else self.judge
+        answers = speaker.evaluate(problem.X, problem.y, all_rows(problem, 1))
+        return replace(problem, y=problem.y - answers[:, 0, :], shared=self)

@@ -50,8 +50,9 @@ def calibration(
     """
     log_proba, labels, weights = [], [], []
     for found, part in zip(held, parts, strict=True):
-        gate, pool = found.mixture(choice)
-        proba = to_host(pool.mix(part.test.X, route(part.test.apart, gate, rule)))
+        model = found.mixture(choice)
+        routing = route(part.test.apart, model.gate, rule)
+        proba = to_host(model.experts.mix(part.test.X, routing))
         log_proba.append(np.log(np.maximum(proba, TINY)))
         labels.append(to_host(part.test.y))
         weights.append(to_host(part.test.sample_weight).astype(np.float64))

@@ -26,7 +26,7 @@ from ..likelihoods import Likelihood
 from ..routing import Routing, Standard
 from ._content import complete, numbers
 from ._cross_fit import CrossFitPool
-from ._cross_fit_gate import CrossFitGate, for_new_rows
+from ._cross_fit_gate import CrossFitGate
 from ._engine import begin, resume, run
 from ._held_out import (
     Choice,
@@ -36,13 +36,13 @@ from ._held_out import (
     hold_out,
     splits,
 )
-from ._last_passes import LAST_PASSES, settle
-from ._pooled import Pooled
+from ._last_passes import LAST_PASSES, settle, settle_gate
+from ._pooled import Pooled, best_learner, pooled_judge
 from ._problem import EMResult, Problem, State
 from ._shared_expert import Shared
 from ._starts import PORTFOLIO, STARTS, initial
 from ._temperature import calibration
-from ._trained import last_judge, predictor, rescaled
+from ._trained import Trained, last_judge
 
 FEW_PASSES = 4
 """Last passes by which starts are compared."""
@@ -119,7 +119,7 @@ class Plan:
         problem = problem if self.tied else problem.apart
         if self.shared is None:
             return problem
-        shared = Shared.of(problem, copy.copy(self.shared))
+        shared = Shared.fit(problem, copy.copy(self.shared))
         return shared.left_over(problem, new=False)
 
     def take(self, rows: np.ndarray) -> Plan:
@@ -145,7 +145,7 @@ class Mixture:
     gate, pool : BaseGate, ExpertPool
         What predicts.
     own : ExpertPool
-        The experts before they were pulled.
+        The experts before they were shrunk.
     resp : Routing
         Responsibilities of the training rows, as predict routes them.
     bound : float
@@ -214,7 +214,7 @@ def train(
     if not parts:
         plan = plans[0]
         problem = plan.left_over(problem)
-        best = max(run_all(problem, plan, run_one), key=lambda found: found.lower_bound)
+        best = max(run_all(problem, plan, run_one), key=lambda run: run.bound)
         return finish(problem, best, plan, plan.choice or Choice())
 
     tried = [_hold_out(problem, parts, plan, run_one) for plan in plans]
@@ -225,7 +225,8 @@ def train(
         choice = replace(choice, temperature=cooled, bias=bias)
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
-    states = (resume(problem, *each.models[choice.gate]) for each in held)
+    models = [each.models[choice.gate] for each in held]
+    states = (resume(problem, model.gate, model.experts) for model in models)
     start = [max(states, key=lambda state: state.bound).resp]  # a part may be stuck
 
     def first() -> State:
@@ -274,10 +275,10 @@ def run_all(problem: Problem, plan: Plan, run_one: Run) -> list[EMResult]:
 def _worth(problem: Problem, result: EMResult, rule: RoutingRule) -> float:
     """Return the bound of a run as predict routes the rows, after a few passes."""
     if rule.asks_all(problem.n_experts):
-        return result.lower_bound
+        return result.bound
     learn = result.pool.slack == 0
-    model = result.gate, result.pool
-    return settle(problem, *model, rule, FEW_PASSES, learn=learn).bound
+    gate, pool = result.gate, result.pool
+    return settle(problem, gate, pool, rule, FEW_PASSES, learn=learn).bound
 
 
 # ------------------------------------------------------------------- starts
@@ -317,8 +318,8 @@ def started(
 
 def single_start(problem: Problem, plan: Plan) -> Routing:
     """Return responsibilities that give all rows to the best learner alone."""
-    pooled = Pooled.of(problem, plan.pool)
-    expert = int(np.argmax(pooled.learner_of == pooled.best(problem)))
+    judge, learner_of = pooled_judge(problem, plan.pool)
+    expert = int(np.argmax(learner_of == best_learner(problem, judge)))
     labels = np.full(problem.sample_weight.shape[0], expert)
     return Routing.from_labels(like(labels, problem.sample_weight), problem.n_experts)
 
@@ -371,34 +372,44 @@ def linear_view(problem: Problem) -> Array:
 
 # --------------------------------------------------------------------- the end
 def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mixture:
-    """Return the mixture that predicts: last passes, pull, and models for new rows."""
-    gate, pool, resp, bound = result.gate, result.pool, result.resp, result.lower_bound
-    rigid, rule = pool.slack == 0, plan.rule
-    if not rule.asks_all(problem.n_experts):
-        asked = pool if rigid else problem.remember(pool)
-        state = settle(problem, gate, asked, rule, LAST_PASSES, learn=rigid)
-        gate, resp, bound = state.gate, state.resp, state.bound
-        pool = state.pool if rigid else pool
-    judge = last_judge(problem, pool, resp)
-    own = predictor(problem, judge, resp, average=plan.average)
+    """Return the mixture that predicts: last passes, shrinkage, models for new rows."""
+    rigid, rule = result.pool.slack == 0, plan.rule
+    state = _last_state(problem, result, rule)
+    judge = last_judge(problem, state.pool if rigid else result.pool, state.resp)
+    mass = state.resp.scaled(problem.sample_weight)
+    own = Trained.of(problem, judge, mass, average=plan.average)
     if rigid and choice.strength == 1.0:
-        gate = for_new_rows(problem, gate, resp)
-        return Mixture(gate, own, own, resp, bound, result, choice, problem, judge)
+        model = own.for_new_rows(problem, state)
+    else:
+        experts = own
+        if choice.strength < 1.0:
+            pooled = Pooled.of(problem, judge)
+            if choice.to_best:
+                pooled = pooled.only(pooled.best(problem))
+            experts = pooled.shrink(own, choice.strength)
+        if not rigid:  # the experts stay: ask them once
+            experts = experts.remembered(problem)
+        state, model = settle_gate(problem, state, experts, rule, LAST_PASSES)
+        judge = state.pool
+    return Mixture(
+        gate=model.gate,
+        pool=model.experts,
+        own=own.predictor,
+        resp=state.resp,
+        bound=state.bound,
+        run=result,
+        choice=choice,
+        problem=problem,
+        judge=judge,
+    )
 
-    pooled = Pooled.of(problem, judge) if choice.strength < 1.0 else None
-    if pooled is not None and choice.to_best:
-        pooled = pooled.only(pooled.best(problem))
-    final = copy.copy(own)
-    if pooled is not None:
-        final = copy.copy(pooled.finished(problem).pull(own, choice.strength))
-    if not rigid:  # the experts stay: ask them once
-        judge = problem.remember(judge)
-        pooled = None if pooled is None else pooled.remember(problem)
-    if pooled is not None:
-        judge = pooled.pull(judge, choice.strength)
-    pulled = rescaled(problem, judge, resp)
-    last = settle(problem, gate, pulled, rule, LAST_PASSES, learn=False)
-    final.scale = last.pool.scale
-    gate = for_new_rows(problem, last.gate, last.resp)
-    model = gate, final, own, last.resp, last.bound
-    return Mixture(*model, result, choice, problem, last.pool)
+
+def _last_state(
+    problem: Problem, result: EMResult, rule: RoutingRule
+) -> State | EMResult:
+    """Return where the last passes end."""
+    if rule.asks_all(problem.n_experts):
+        return result
+    rigid = result.pool.slack == 0
+    judge = result.pool if rigid else problem.remember(result.pool)
+    return settle(problem, result.gate, judge, rule, LAST_PASSES, learn=rigid)

@@ -1,38 +1,105 @@
-"""What training ends with: pools that judge the training rows, and that predict."""
+"""What training ends with: experts that judge the training rows, and that predict."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 
-from ..experts import ExpertPool, shares
+from ..experts import ExpertPool, shares, shrunk_pool
 from ..routing import Routing
 from ._cross_fit import CrossFitPool
-from ._problem import EMResult, Problem, State, learning_mass
+from ._cross_fit_gate import for_new_rows
+from ._problem import EMResult, Model, Problem, State, learning_mass
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Fitted experts, for the rows that they were fitted on and for new ones.
+
+    Attributes
+    ----------
+    judge : ExpertPool
+        It speaks of the rows that it was fitted on, out of fold if it is cross-fitted.
+    predictor : ExpertPool
+        It speaks of new rows, with the noise scales of the judge.
+    """
+
+    judge: ExpertPool
+    predictor: ExpertPool
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        judge: ExpertPool,
+        mass: Routing,
+        *,
+        average: bool = False,
+    ) -> Self:
+        """Return a fitted judge with its predictor.
+
+        Parameters
+        ----------
+        problem : Problem
+        judge : ExpertPool
+        mass : Routing
+            Responsibilities times sample weights.
+        average : bool
+            Cross-fitted experts become the means of their fold models, instead of being
+            refitted on all rows.
+        """
+        if average and isinstance(judge, CrossFitPool):
+            return cls(judge, judge.averaged())
+        mass = learning_mass(problem, judge, mass)
+        return cls(judge, judge.finished(problem.X, problem.y, mass))
+
+    def shrunk(
+        self, pooled: Trained, learner_of: np.ndarray, strength: float
+    ) -> Trained:
+        """Return the experts shrunk to pooled fits; see `shrunk_pool`.
+
+        The predictor of ``pooled`` holds only those to which experts are shrunk.
+        """
+        place = np.unique(learner_of, return_inverse=True)[1]
+        return Trained(
+            shrunk_pool(self.judge, pooled.judge, learner_of, strength),
+            shrunk_pool(self.predictor, pooled.predictor, place, strength),
+        )
+
+    def rescaled(self, problem: Problem, resp: Routing) -> Trained:
+        """Return the experts with the noise scales of what the judge says."""
+        judge = rescaled(problem, self.judge, resp)
+        return Trained(judge, with_scale(self.predictor, judge.scale))
+
+    def remembered(self, known: Problem, new: Problem | None = None) -> Trained:
+        """Return experts that have said already what they say of rows, and of new ones.
+
+        With no new rows the predictor stays as it is.
+        """
+        predictor = self.predictor if new is None else new.remember(self.predictor)
+        return Trained(known.remember(self.judge), predictor)
+
+    def for_new_rows(self, problem: Problem, state: State | EMResult) -> Model:
+        """Return the model of a state for new rows, with the state's noise scales."""
+        gate = for_new_rows(problem, state.gate, state.resp)
+        return Model(gate, with_scale(self.predictor, state.pool.scale))
 
 
 def finished(
     problem: Problem, model: State | EMResult, *, average: bool = False
 ) -> ExpertPool:
-    """Return the pool that predicts.
+    """Return the pool that predicts where EM has ended.
 
-    Parameters
-    ----------
-    problem : Problem
-    model : State or EMResult
-        Where EM ended.
-    average : bool
-        Cross-fitted experts become the means of their fold models, instead of being
-        refitted on all rows.
-
-    Returns
-    -------
-    ExpertPool
-        Its noise scales are those of rows out of fold, if experts were cross-fitted.
+    Its noise scales are those of rows out of fold, if experts were cross-fitted.
     """
     judge = model.pool
     if average or judge.scale is not None:
         judge = last_judge(problem, judge, model.resp)
-    return predictor(problem, judge, model.resp, average=average)
+    mass = model.resp.scaled(problem.sample_weight)
+    return Trained.of(problem, judge, mass, average=average).predictor
 
 
 def last_judge(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
@@ -42,24 +109,20 @@ def last_judge(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
     mass = resp.scaled(problem.sample_weight)
     learned = learning_mass(problem, pool, mass)
     more = CrossFitPool(pool.pool, pool.final_folds).fit(problem.X, problem.y, learned)
-    values = more.evaluate(problem.X, problem.y, resp)
-    return more.rescale(problem.y, values, mass)
-
-
-def predictor(
-    problem: Problem, judge: ExpertPool, resp: Routing, *, average: bool
-) -> ExpertPool:
-    """Return the pool that answers for new rows, with the scales of the judge."""
-    if average and isinstance(judge, CrossFitPool):
-        return judge.averaged()
-    mass = learning_mass(problem, judge, resp.scaled(problem.sample_weight))
-    return judge.finished(problem.X, problem.y, mass)
+    return rescaled(problem, more, resp)
 
 
 def rescaled(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
     """Return the pool with the noise scales of what it says."""
     values = pool.evaluate(problem.X, problem.y, resp)
     return pool.rescale(problem.y, values, resp.scaled(problem.sample_weight))
+
+
+def with_scale(pool: ExpertPool, scale: np.ndarray | None) -> ExpertPool:
+    """Return the pool with other noise scales."""
+    other = copy.copy(pool)
+    other.scale = scale
+    return other
 
 
 def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:

@@ -42,7 +42,7 @@ class ReportingMixin:
     def _set_record(self, mixture: Mixture) -> None:
         """Set the attributes that tell how training went."""
         result, choice = mixture.run, mixture.choice
-        self.lower_bound_ = result.lower_bound
+        self.lower_bound_ = result.bound
         self.lower_bounds_ = np.array([info.bound for info in result.passes])
         self.n_iter_ = result.n_iter
         self.converged_ = mixture.converged

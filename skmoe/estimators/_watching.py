@@ -96,8 +96,7 @@ class Watched:
     def _tell_run(self, name: str, result: EMResult) -> None:
         if self.estimator.verbose:
             print(
-                f"{self._head(name)}: bound {result.lower_bound:.6f}, passes "
-                f"{result.n_iter}"
+                f"{self._head(name)}: bound {result.bound:.6f}, passes {result.n_iter}"
             )
 
 
