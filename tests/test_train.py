@@ -184,7 +184,8 @@ def test_learners_of_no_expert_are_not_asked(monkeypatch):
 def test_blended_and_remembered_pools_are_not_fitted():
     problem = problem_of(Y)
     pool = pool_of(REGRESSORS).fit(X, problem.y, Routing.from_dense(soft()))
-    for made in (Pooled.of(problem, pool).pull(pool, 0.5), problem.remember(pool)):
+    shrunk = Pooled.of(problem, pool).shrink(Trained(pool, pool), 0.5).judge
+    for made in (shrunk, problem.remember(pool)):
         assert not type(made).supports(TREE, 3)
         with pytest.raises(TypeError, match="fit"):
             made.fit(X, problem.y, Routing.from_dense(soft()))
