@@ -200,7 +200,7 @@ def test_experts_of_full_strength_are_themselves():
         problem = problem_of(y)
         pool = pool_of(learners, classes=classes)
         pool.fit(X, problem.y, Routing.from_dense(soft()))
-        assert Pooled.of(problem, pool).pull(pool, 1.0) is pool
+        assert Pooled.of(problem, pool).shrink(Trained(pool, pool), 1.0).judge is pool
 
 
 @a_strength
@@ -208,7 +208,7 @@ def test_linear_experts_blend_to_linear_experts(strength):
     problem = problem_of(Y)
     pool = pool_of([Ridge(), Ridge(50.0), Ridge()])
     pool.fit(X, problem.y, Routing.from_dense(soft()))
-    blended = Pooled.of(problem, pool).pull(pool, strength)
+    blended = Pooled.of(problem, pool).shrink(Trained(pool, pool), strength).judge
     assert type(blended) is type(pool)
     found = blended.predict(X, Routing.from_dense(soft()))
     for k, expert in enumerate(pool.estimators()):
@@ -226,10 +226,10 @@ def test_logistic_experts_blend_geometrically(strength):
     pooled = Pooled.of(problem, pool)
     routing = Routing.from_dense(soft())
     own = pool.predict(X, routing)
-    base = pooled.pool.predict(X, Routing.from_dense(np.ones((N, 1))))
+    base = pooled.fits.judge.predict(X, Routing.from_dense(np.ones((N, 1))))
     expected = base ** (1 - strength) * own**strength
     expected /= expected.sum(axis=2, keepdims=True)
-    blended = pooled.pull(pool, strength)
+    blended = pooled.shrink(Trained(pool, pool), strength).judge
     assert type(blended) is type(pool)
     assert_allclose(blended.predict(X, routing), expected, atol=1e-10)
     at_label = np.log(expected[np.arange(N), :, LABELS])
@@ -245,8 +245,12 @@ def test_a_class_that_a_logistic_expert_did_not_meet():
     pool.fit(X, LABELS, Routing.from_labels(split, 2))
     both = Routing.from_dense(np.full((N, 2), 0.5))
     pooled = Pooled.of(problem, pool)
-    alone = pooled.pool.predict(X, Routing.from_dense(np.ones((N, 1))))
-    shares = [pooled.pull(pool, a).predict(X, both) for a in (0.0, 0.5, 1 - 1e-9)]
+    alone = pooled.fits.judge.predict(X, Routing.from_dense(np.ones((N, 1))))
+    both_pools = Trained(pool, pool)
+    shares = [
+        pooled.shrink(both_pools, a).judge.predict(X, both)
+        for a in (0.0, 0.5, 1 - 1e-9)
+    ]
     assert_allclose(shares[0], np.repeat(alone, 2, axis=1), atol=1e-9)
     for found in shares:
         assert np.isfinite(found).all()
@@ -265,7 +269,7 @@ def test_cross_fitted_experts_blend_out_of_fold(strength):
     pool = CrossFitPool(pool_of([TREE, TREE]), folds)
     mass = Routing.from_dense(WEIGHT[:, None] * np.eye(2)[SIDE])
     pool.fit(X, y, mass)
-    blended = Pooled.of(problem, pool).pull(pool, strength)
+    blended = Pooled.of(problem, pool).shrink(Trained(pool, pool), strength).judge
     found = blended.evaluate(X, y, Routing.from_dense(np.ones((N, 2))))
     for f in range(4):
         seen, rows = folds != f, folds == f
