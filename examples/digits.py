@@ -1,9 +1,9 @@
 """Handwritten digits: a mixture of logistic experts against one, and against dense.
 
-Trains on half of scikit-learn's digits and evaluates on the other half: logistic
-regression alone, the mixture in which every expert answers every row, and the mixture
-that asks the two experts its gate prefers. Prints what each scores and costs, and
-which expert serves which share of the rows.
+Three models are trained on half of scikit-learn's digits and tested on the other half:
+one logistic regression, the dense mixture, in which every expert answers every row, and
+the sparse mixture, which asks the two experts that its gate prefers. Prints the scores
+and costs of each, and which share of the rows each expert serves.
 
     python examples/digits.py
 """
@@ -30,7 +30,7 @@ models = {
 }
 
 
-def microseconds_a_row(model) -> float:
+def microseconds_per_row(model) -> float:
     times = []
     for _ in range(11):
         started = time.perf_counter()
@@ -49,7 +49,7 @@ for name, model in models.items():
     log_likelihood = log_proba[np.arange(len(y_test)), y_test].mean()
     print(
         f"{name:24}{model.score(X_test, y_test):10.4f}{log_likelihood:10.4f}"
-        f"{seconds:8.2f}{microseconds_a_row(model):16.2f}"
+        f"{seconds:8.2f}{microseconds_per_row(model):16.2f}"
     )
 
 mixture = models["mixture, top_k=2"]

@@ -2,11 +2,11 @@
 Adaptive compute: easy rows ask one expert
 ==========================================
 
-With ``top_k=4`` every row asks four experts, also those of which the gate is sure.
-``top_p`` is a limit on trust instead: a row asks its best experts until their gate
-probabilities sum to ``top_p``, so easy rows ask one and doubtful rows more, at most
-``top_k``. Routing takes place in predict, so ``top_p`` of a fitted mixture may be
-changed without training again.
+With ``top_k=4`` every row asks four experts, even if the gate is sure of one. With
+``top_p`` a row asks its best experts only until their gate probabilities sum to
+``top_p``. So easy rows ask one expert and doubtful rows ask more, but never more than
+``top_k``. Routing takes place in predict, so you can change ``top_p`` of a fitted
+mixture without training again.
 
 The data are scikit-learn's handwritten digits.
 """
@@ -37,10 +37,10 @@ model = MoEClassifier(
 # %%
 # From always four to mostly one
 # ------------------------------
-# What a row costs, and what is lost. ``route`` has as many entries a row as experts are
-# asked.
+# The table shows how many experts a row asks, and what accuracy and log-loss that
+# costs. ``route`` has one entry for each expert that a row asks.
 
-print(f"{'top_p':>6}{'experts a row':>15}{'rows that ask one':>19}", end="")
+print(f"{'top_p':>6}{'experts per row':>17}{'rows that ask one':>19}", end="")
 print(f"{'accuracy':>10}{'log-loss':>10}")
 found = []
 for top_p in (None, 0.999, 0.99, 0.95, 0.9, 0.8, 0.6):
@@ -51,15 +51,15 @@ for top_p in (None, 0.999, 0.99, 0.95, 0.9, 0.8, 0.6):
     loss = log_loss(y_test, proba)
     found.append((asked.mean(), accuracy, loss))
     print(
-        f"{top_p!s:>6}{asked.mean():15.2f}{np.mean(asked == 1):19.1%}"
+        f"{top_p!s:>6}{asked.mean():17.2f}{np.mean(asked == 1):19.1%}"
         f"{accuracy:10.4f}{loss:10.4f}"
     )
 
 # %%
 # Easy and doubtful images
 # ------------------------
-# With ``top_p=0.9``: the rows that ask one expert are those that the mixture gets right
-# more often.
+# With ``top_p=0.9``, the mixture is right more often on rows that ask one expert than
+# on the others.
 
 model.set_params(top_p=0.9)
 asked = np.diff(model.route(X_test).indptr)
@@ -84,6 +84,6 @@ left, right = lower.subplots(1, 2)
 experts, accuracy, loss = np.array(found).T
 left.plot(experts, accuracy, "o-")
 right.plot(experts, loss, "o-")
-left.set(xlabel="experts asked a row", ylabel="accuracy")
-right.set(xlabel="experts asked a row", ylabel="log-loss")
+left.set(xlabel="experts asked per row", ylabel="accuracy")
+right.set(xlabel="experts asked per row", ylabel="log-loss")
 plt.show()

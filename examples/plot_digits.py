@@ -2,10 +2,10 @@
 Cost of an image: a mixture against one large model
 ===================================================
 
-A large network spends all its weights on every image. A mixture of eight logistic
-regressions has as many weights as a small network, asks two experts an image, and
-spends a product with the gate and with those two. We count multiply-adds and measure
-time on scikit-learn's handwritten digits.
+A large network uses all its weights for every image. A mixture of eight logistic
+regressions has as many weights as a small network, but for each image it computes only
+the gate and two experts. We count multiply-adds and measure time on scikit-learn's
+handwritten digits.
 """
 
 import time
@@ -28,11 +28,11 @@ X_train, X_test, y_train, y_test = train_test_split(
 )
 
 # %%
-# Multiply-adds of an image
-# -------------------------
-# Layers of a network and linear models cost the size of their weight matrix. A mixture
-# costs its gate and the experts that are asked, not those that are there. A kernel
-# machine costs a product with each of its support vectors.
+# Multiply-adds per image
+# -----------------------
+# A linear model, and each layer of a network, takes as many multiply-adds as its weight
+# matrix has entries. A mixture takes those of its gate and of the experts that it asks,
+# not of all experts. A kernel machine takes a product with each of its support vectors.
 
 
 def multiply_adds(model):
@@ -73,7 +73,7 @@ kinds = {
     },
     "mixture of experts": {str(n): mixture(n) for n in (4, 8, 16)},
 }
-print(f"{'':28}{'accuracy':>9}{'log-loss':>9}{'multiply-adds':>15}{'µs an image':>13}")
+print(f"{'':28}{'accuracy':>9}{'log-loss':>9}{'multiply-adds':>15}{'µs per image':>14}")
 found = {kind: [] for kind in kinds}
 for kind, models in kinds.items():
     for size, model in models.items():
@@ -89,15 +89,16 @@ for kind, models in kinds.items():
         loss = log_loss(y_test, model.predict_proba(X_test)) if sure else np.nan
         found[kind].append((size, accuracy, count, micro))
         name = f"{kind} {size}"
-        print(f"{name:28}{accuracy:9.4f}{loss:9.4f}{count:15.0f}{micro:13.2f}")
+        print(f"{name:28}{accuracy:9.4f}{loss:9.4f}{count:15.0f}{micro:14.2f}")
 
 # %%
-# The mixtures are as accurate as the large networks at a tenth of their multiply-adds
-# or less, and in a fraction of their time. A network of 128 units is as accurate too,
-# with five times the multiply-adds of a mixture; it takes no more time, since one dense
-# product runs nearer to the machine's peak than many small ones. Support vectors are
-# the most accurate here, and the dearest. Accuracies of 899 images have a standard
-# error of 0.005, so neighbours in this table are not to be told apart; costs are.
+# The mixtures are as accurate as the large networks, with a tenth of their
+# multiply-adds or less, and in a fraction of their time. A network of 128 units is as
+# accurate too. It needs five times the multiply-adds of a mixture but no more time,
+# since one dense product runs nearer to the machine's peak than many small ones.
+# Support vectors are the most accurate here, and the most costly. An accuracy on 899
+# images has a standard error of 0.005, so close accuracies in this table do not differ
+# reliably; the costs do.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
 for column, ax in enumerate(axes, start=2):
@@ -107,7 +108,7 @@ for column, ax in enumerate(axes, start=2):
         for size, accuracy, *_ in points:
             place = cost[[point[0] for point in points].index(size)], accuracy
             ax.annotate(size, place, (0, 7), textcoords="offset points", ha="center")
-axes[0].set(xscale="log", xlabel="multiply-adds an image", ylabel="accuracy")
-axes[1].set(xscale="log", xlabel="µs an image")
+axes[0].set(xscale="log", xlabel="multiply-adds per image", ylabel="accuracy")
+axes[1].set(xscale="log", xlabel="µs per image")
 axes[1].legend(loc="lower right")
 plt.show()

@@ -3,15 +3,15 @@ Fitted Q iteration: a control task with experts by regime
 =========================================================
 
 A car in a valley is too weak to drive up the hill on its right: it must first swing
-back to the left. Fitted Q iteration learns to drive it from random transitions: again
-and again a regressor learns the value of each action from the rewards and from its own
+back to the left. Fitted Q iteration learns to drive it from random transitions. In each
+iteration a regressor learns the value of each action from the rewards and from its own
 values one step later (D. Ernst, P. Geurts and L. Wehenkel, Journal of Machine Learning
 Research 6 (2005) 503-556).
 
-The values have regimes: states from which the car makes it at once, states from which
-it must swing first, and a jump between them. One quadratic function cannot have them;
-forests, which are the usual choice, are large. Here each expert of a mixture is a
-quadratic function.
+The values have regimes. From some states the car reaches the top at once, from others
+it must swing first, and the values jump between the two. A single quadratic function
+cannot follow that jump. Forests, the usual choice, can, but they are large. Here each
+expert of a mixture is a quadratic function.
 """
 
 import time
@@ -28,8 +28,9 @@ from skmoe import MoERegressor
 # %%
 # The car
 # -------
-# Position and speed as of Sutton and Barto's mountain car. A decision (push left, not
-# at all, right) holds for four time steps and costs one; at position 0.5 the car is up.
+# Position and speed follow the mountain car of Sutton and Barto. A decision (push left,
+# not at all, or right) holds for four time steps and costs one. At position 0.5 the car
+# is up.
 
 ACTIONS = np.array([-1.0, 0.0, 1.0])
 
@@ -55,8 +56,8 @@ after, up = drive(states, pushes)
 # %%
 # Fitted Q iteration
 # ------------------
-# The mixture goes on from its last fit (``warm_start=True``), since values change
-# little from one iteration to the next; so an iteration costs five passes of EM.
+# Values change little from one iteration to the next. So the mixture continues from its
+# last fit (``warm_start=True``), and an iteration costs a few passes of EM.
 
 
 def rows(state, push):
@@ -93,7 +94,7 @@ mixture = MoERegressor(
     n_experts=16,
     cross_fit=None,
     n_init=1,
-    tol=0.1,  # of each fit a few passes refine the mixture of the one before
+    tol=0.1,  # a few passes refine the mixture of the fit before
     warm_start=True,
     random_state=0,
 )
@@ -117,14 +118,15 @@ for name, model in models.items():
     )
 
 # %%
-# The mixture drives about as well as the trees, which store thousands of leaves; it has
+# The mixture drives about as well as the trees. They store thousands of leaves; it has
 # 16 times ten coefficients and a gate. One quadratic function does not always arrive.
 #
 # Where the experts are
 # ---------------------
-# The value of the best action over position and speed; white lines part the experts
-# that the gate prefers (when pushing right). The cliff runs along the states from which
-# the car can just make it. The line is a drive from the bottom of the valley.
+# The picture shows the value of the best action over position and speed. White lines
+# separate the experts that the gate prefers (when pushing right). The cliff runs along
+# the states from which the car just reaches the top. The red line is a drive from the
+# bottom of the valley.
 
 side = np.linspace(-1.2, 0.5, 160), np.linspace(-0.07, 0.07, 160)
 plane = np.stack(np.meshgrid(*side), axis=-1).reshape(-1, 2)

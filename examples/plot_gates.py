@@ -3,11 +3,13 @@ Which gate? The regions of every gate on one table
 ==================================================
 
 Rows are points of a plane in four regimes: a box, a cloud, and the two sides of a line
-where neither is; in each, y is another linear function of x. Every gate is given eight
-linear experts. The first panel shows the true regimes, which all others repeat as
-dashed lines, and some rows; the others show which expert a gate prefers where. An
-expert has the colour of the regime that it serves most; white lines part experts.
-Below stand R² and the mean log-likelihood of rows held out. ::
+outside both. In each regime y is a different linear function of x. Every gate gets
+eight linear experts.
+
+The first panel shows the true regimes and some rows. The other panels repeat the true
+borders as dashed lines and show which expert each gate prefers where. An expert has the
+colour of the regime that it serves most, and white lines separate experts. Below each
+panel are R² and the mean log-likelihood per row on rows that were not trained on. ::
 
     python examples/plot_gates.py [--save FILE]
 """
@@ -31,7 +33,7 @@ SLOPES = np.array([[3.0, 1.0], [-2.0, 2.0], [1.0, -3.0], [-1.0, -1.0]])
 LEVELS = np.array([0.0, 4.0, -2.0, 1.0])
 NAMES = ["in the box", "in the cloud", "below the line", "above the line"]
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7"]
-"""Of Okabe and Ito's palette, which the colour-blind can tell apart."""
+"""Colours of Okabe and Ito's palette, which the colour-blind can tell apart."""
 
 LIMIT = 3.0
 EDGES = np.linspace(-LIMIT, LIMIT, 13)
@@ -55,7 +57,7 @@ def draw(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tile(X: np.ndarray) -> np.ndarray:
-    """Return the tile of each row, 12 by 12 of them: ids for a group gate."""
+    """Return the tile of each row, one of 12 by 12: ids for a group gate."""
     column, row = (np.digitize(X[:, j], EDGES[1:-1]) for j in range(2))
     return (12.0 * row + column)[:, None]
 
@@ -84,7 +86,7 @@ def truth_score(X: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def matched(best: np.ndarray, true: np.ndarray, n_experts: int) -> np.ndarray:
-    """Return the regime that each expert serves most of the rows it is best for."""
+    """Return the regime of most rows that each expert is the best for."""
     table = np.zeros((n_experts, len(NAMES)))
     np.add.at(table, (best, true), 1.0)
     return table.argmax(axis=1)

@@ -2,13 +2,13 @@
 Experts of different kinds, against stacking
 ============================================
 
-Part of a table may follow a straight line and another part rules of thumb. Stacking
-fits every learner on all rows and then weighs them, with the same weights everywhere. A
-mixture gives each learner the rows that it is good at: the list of experts holds a
-ridge regression and a decision tree, and the gate learns whose rows are whose.
+One part of a table may follow a straight line and another part rules of thumb. Stacking
+fits every learner on all rows and then weights them, with the same weights everywhere.
+A mixture gives each learner the rows that it is good at. Here the list of experts holds
+a ridge regression and a decision tree, and the gate learns which rows belong to which.
 
-The first table is drawn so that this is true, and shows how much there may be to gain;
-the second, the diabetes study that comes with scikit-learn, has no such regimes.
+The first table is drawn with such regimes, and shows how much there can be to gain. The
+second, the diabetes study that comes with scikit-learn, has no such regimes.
 """
 
 import time
@@ -46,8 +46,8 @@ X_test, y_test, rules = draw(10_000, seed=1)
 # %%
 # Learners alone, stacked, and gated
 # ----------------------------------
-# The noise has a standard deviation of 0.2, so no RMSE can be lower. ``top_k=1`` asks
-# one learner a row; a stack asks all of them, and its final learner.
+# The noise has a standard deviation of 0.2, so no RMSE can be lower. With ``top_k=1`` a
+# row asks one learner. A stack asks all of them, and its final learner.
 
 learners = [Ridge(), DecisionTreeRegressor(min_samples_leaf=5, random_state=0)]
 named = [("ridge", learners[0]), ("tree", learners[1])]
@@ -68,7 +68,7 @@ def rmse(model, rows):
     return float(np.sqrt(np.mean(error**2)))
 
 
-print(f"{'RMSE':24}{'all rows':>9}{'line':>7}{'rules':>7}{'µs a row':>10}")
+print(f"{'RMSE':24}{'all rows':>9}{'line':>7}{'rules':>7}{'µs per row':>12}")
 errors = {}
 for name, model in models.items():
     model.fit(X, y)
@@ -77,10 +77,10 @@ for name, model in models.items():
     model.predict(X_test)
     cost = 1e6 * (time.perf_counter() - started) / len(X_test)
     a, b, c = errors[name]
-    print(f"{name:24}{a:9.3f}{b:7.3f}{c:7.3f}{cost:10.2f}")
+    print(f"{name:24}{a:9.3f}{b:7.3f}{c:7.3f}{cost:12.2f}")
 
 # %%
-# Who serves what? The ridge regression should have the rows of the line.
+# Which expert serves what? The ridge regression should get the rows of the line.
 
 mixture = models["mixture, top_k=1"]
 first = mixture.apply(X_test)[:, 0]
@@ -105,9 +105,9 @@ plt.show()
 # %%
 # Where there are no regimes
 # --------------------------
-# On the diabetes study one ridge regression is as good as anything. Rows that the
-# mixture holds out while fitting tell it so: it comes to within a hundredth or two of
-# it, far less than folds differ.
+# On the diabetes study one ridge regression is as good as anything else. The mixture
+# notices that on rows that it holds out while fitting. It comes within a hundredth or
+# two of ridge regression, which is much less than folds differ.
 
 X, y = load_diabetes(return_X_y=True)
 ridge, tree = (

@@ -2,8 +2,9 @@
 Looking into a fitted mixture
 =============================
 
-Which expert serves what, why, how well, at what cost, and how training went: the
-displays and reports of ``skmoe.inspection`` on three small tables.
+Which expert serves which rows, why, how well, and at what cost? How did training go?
+The displays and reports of ``skmoe.inspection`` answer that, here for three small
+tables.
 
     python examples/plot_inspection.py [--save FOLDER]
 """
@@ -40,10 +41,10 @@ def panels(name, n=1):
 # %%
 # A classifier: three cultivars of wine
 # -------------------------------------
-# 13 features, three classes, three logistic experts. On the left which experts are
-# asked, and by rows of which class; diamonds are what the gate would give to each
-# before it is cut to the best two. On the right the gate along one feature, all others
-# as they are in the rows.
+# There are 13 features, three classes and three logistic experts. The left picture
+# shows which experts are asked, by rows of which class. Diamonds show the gate's mean
+# probabilities before it is cut to the best two experts. The right picture shows the
+# gate along one feature, while all other features stay as they are in the rows.
 X, y = load_wine(return_X_y=True, as_frame=True)
 wine = MoEClassifier(n_experts=3, random_state=0).fit(X, y)
 left, right = panels("wine", 2)
@@ -51,21 +52,22 @@ ExpertUtilizationDisplay.from_estimator(wine, X, y, ax=left)
 GateDisplay.from_estimator(wine, X, feature="proline", ax=right)
 
 # %%
-# What the rows of an expert have in common: means of the features, in standard
-# deviations from those of all rows.
+# What do the rows of an expert have in common? The picture shows the means of their
+# features, as deviations from the means of all rows, in standard deviations.
 ExpertSpecializationDisplay.from_estimator(wine, X, ax=panels("features"))
 
 # %%
-# One wine: the experts that serve it, what speaks for them, and what they say. Features
-# count by how far they are from their usual values.
+# For one wine: which experts serve it, why the gate chose them, and what they predict.
+# Features count by their distance from their usual values.
 print(explain_row(wine, X.iloc[[70]], background=X))
 
 # %%
 # A regressor: four regimes in the plane
 # --------------------------------------
-# In each quarter of the plane y is another plane. On the left who serves where, the
-# paler the less sure the gate; on the right R² of every expert on the rows of every
-# expert: on its own rows it is the best, on others' worse than their mean.
+# In each quarter of the plane, y is another linear function. The left picture shows
+# which expert serves where; the paler the colour, the less sure the gate. The right one
+# shows R² of every expert on the rows of every expert. On its own rows an expert is the
+# best; on the rows of others it is worse than their mean.
 random = np.random.default_rng(0)
 Z = random.uniform(-1, 1, (1000, 2))
 slopes = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]])
@@ -77,25 +79,26 @@ GateDisplay.from_estimator(plane, Z, ax=left)
 ExpertSpecializationDisplay.from_estimator(plane, Z, target, kind="score", ax=right)
 
 # %%
-# The same in numbers, and more.
+# A report has the same in numbers, and more.
 print(routing_report(plane, Z, target).round(3).T.to_string())
 
 # %%
-# What a prediction computes. Energy is stated power times measured time.
+# What does a prediction compute? The energy is the power that you state, times the
+# measured time.
 print(compute_report(plane, Z, watts=15.0))
 
 # %%
-# How training went: EM from four starts, of which the best is kept. A cross is a pass
-# in which the gate or an expert stayed as it was, since with the new one the bound
-# would have fallen.
+# How did training go? EM ran from four starts, and the best one is kept. A cross marks
+# a pass in which the gate or an expert stayed as it was, because the new one would have
+# lowered the bound (the log-likelihood per row that EM raises).
 ConvergenceDisplay.from_estimator(plane, ax=panels("convergence"))
 
 # %%
 # The whole predictive distribution
 # ---------------------------------
-# Noise that changes with x, and for positive x two lines that nothing in x can tell
-# apart: the mixture keeps both. Bands between quantiles cannot show that hardly any y
-# is in the middle; the density does.
+# Here the noise changes with x, and for positive x the target follows one of two lines,
+# which nothing in x can tell apart. The mixture keeps both. Bands between quantiles
+# cannot show that hardly any y lies in the middle; the density does.
 x = random.uniform(-2, 2, 800)
 branch = random.choice([-1.0, 1.0], len(x))
 noise = np.where(x > 0, 0.15, 0.1 - 0.25 * x) * random.standard_normal(len(x))

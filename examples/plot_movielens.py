@@ -1,21 +1,25 @@
 """
-Ratings: a mixture that learns whom to believe about which user
-===============================================================
+Ratings: a mixture that learns which signal to trust for which user
+===================================================================
 
-A rating can be foretold in several ways: from how kindly the user rates and how good
+There are several ways to predict a rating: from how kindly the user rates and how good
 the item is, from the user's ratings of similar items, from similar users, or from
-latent tastes found by matrix factorisation. Which of these is to be believed depends
-on how much the user and the item have been rated and on how far they agree. Here they
-are the features: each expert of the mixture is a ridge regression, one way to weigh
-them, and a softmax gate sends each rating to the experts that suit it. Every signal of
-a training row is computed without that row, so that none is believed too much.
+latent tastes found by matrix factorisation. Which of these signals is best depends on
+how many ratings the user and the item have, and on how far the signals agree.
 
-Without ``--data``, ratings are drawn: users and items have biases and tastes in twenty
-latent dimensions, popular and agreeable items are rated more often, and ratings are
-rounded to 1..5. With ``--data DIR`` the folds u1.base, u1.test, ..., u5.test of
-MovieLens-100K are read from a folder; ask GroupLens for them, since their licence does
-not let us pass them on. Prints the RMSE of ratings and the NDCG@10 of rankings, beside
-those of popularity and of the two means, and draws what the experts are.
+Here the signals are the features. Each expert of the mixture is a ridge regression,
+which is one way to weight them, and a softmax gate sends each rating to the experts
+that suit it. Every signal of a training row is computed without that row. Otherwise the
+signals would look better on training rows than on new ones.
+
+Without ``--data``, ratings are drawn. Users and items have biases, and tastes in twenty
+latent dimensions; popular and agreeable items are rated more often; ratings are rounded
+to 1..5. With ``--data DIR``, the folds u1.base, u1.test, ..., u5.test of MovieLens-100K
+are read from a folder. Get them from GroupLens, whose licence does not let us pass them
+on.
+
+The script prints the RMSE of ratings and the NDCG@10 of rankings, beside those of
+popularity and of the two means. It also draws what the experts have learned.
 
 ::
 
@@ -38,14 +42,14 @@ from sklearn.preprocessing import StandardScaler
 from skmoe import MoERegressor
 
 BIAS_PRIOR, NEIGHBOUR_PRIOR = 5.0, 30.0
-"""Pseudo-ratings that pull a bias, and a similarity, to zero."""
+"""Pseudo-ratings that shrink a bias, and a similarity, towards zero."""
 
 FACTORS = ((2, 7.0), (3, 8.0), (5, 11.0), (10, 16.0))
 """Latent dimensions and ridge penalty of each factorisation. More dimensions need a
 stronger penalty; the mixture finds out which serve where."""
 
 FARTHEST = 1.0
-"""Tastes move a rating by so much at most: few ratings must not say more."""
+"""Tastes move a rating by at most this much: a few ratings must not say more."""
 
 SWEEPS, INNER_FOLDS, STARTS = 15, 8, 2
 
@@ -78,7 +82,7 @@ class Ratings:
         return len(self.value)
 
     def table(self, values) -> sparse.csr_array:
-        """Return a value a rating as a (users, items) table."""
+        """Return one value for each rating, as a (users, items) table."""
         return sparse.csr_array((values, (self.user, self.item)), shape=self.shape)
 
 
@@ -131,9 +135,9 @@ def biases(train: Ratings) -> tuple[float, np.ndarray, np.ndarray]:
 
 
 def neighbours(left, rated) -> np.ndarray:
-    """Return what the columns similar to each column say of it, as a table.
+    """Return what columns similar to each column predict for it, as a table.
 
-    The similarity is a shrunken covariance of what is left over beside the biases.
+    The similarity is a shrunken covariance of what the biases leave over.
     """
     similar = (left.T @ left).toarray()
     similar /= (rated.T @ rated).toarray() + NEIGHBOUR_PRIOR
@@ -181,7 +185,7 @@ def tastes(values, rated, n_factors: int, penalty: float) -> np.ndarray:
 
 
 def signals(train: Ratings, asked: Ratings) -> np.ndarray:
-    """Return all that the training ratings say of those asked about."""
+    """Return the signals that the training ratings give for those asked about."""
     mean, of_user, of_item = biases(train)
     plain = of_user[:, None] + of_item
     rated = train.table(np.ones(len(train)))
@@ -218,9 +222,9 @@ def out_of_fold(train: Ratings) -> np.ndarray:
 
 # ----------------------------------------------------------------------- models
 def models() -> dict:
-    # Ratings are whole numbers, which a narrow expert could lock on to: a strong
-    # prior keeps the noise of the experts alike. How smooth the gate is, and how far
-    # experts may go, is chosen on training rows held out.
+    # Ratings are whole numbers, and a narrow expert could lock on to one of them. A
+    # strong prior keeps the noise scales of the experts alike. The gate's smoothness
+    # and the shrinkage of the experts are chosen on held-out training rows.
     mixture = MoERegressor(
         Ridge(alpha=10),
         n_experts=4,
@@ -306,7 +310,7 @@ def draw_experts(model, asked: np.ndarray, file: str | None) -> None:
         xticks=[20, 50, 100, 200, 400],
         xticklabels=[20, 50, 100, 200, 400],
         ylabel="mean share of the gate",
-        title="Whom the mixture asks about whom",
+        title="Which experts serve which users",
     )
     right.minorticks_off()
     right.legend(loc="lower left")

@@ -3,11 +3,11 @@ Laws that change with the regime: friction in a pipe
 ====================================================
 
 Water that flows slowly through a pipe moves in layers; beyond a Reynolds number of
-about 2300 it swirls, and friction follows another law. Between them no law holds: flow
-jumps from one to the other. In logarithms both laws are straight lines: Hagen and
-Poiseuille's, f = 64 / Re, has slope -1 and Blasius', f = 0.316 Re^(-1/4), has slope
--1/4. We draw measurements that follow them, and let a mixture of linear experts find
-out what the laws are and where they hold, without being told either.
+about 2300 it swirls, and friction follows another law. In between no single law holds:
+the flow jumps from one to the other. In logarithms both laws are straight lines. That
+of Hagen and Poiseuille, f = 64 / Re, has slope -1; that of Blasius, f = 0.316
+Re^(-1/4), has slope -1/4. We draw measurements that follow them. A mixture of linear
+experts then finds the laws and where they hold, without being told either.
 """
 
 import matplotlib.pyplot as plt
@@ -21,7 +21,7 @@ from skmoe import MoERegressor
 # %%
 # Measurements
 # ------------
-# Re is drawn evenly in its logarithm; from 2000 to 4000 the flow is turbulent more and
+# The logarithm of Re is drawn evenly. From 2000 to 4000 the flow is turbulent more and
 # more often. Slow flows are hard to measure, so their noise is larger.
 
 
@@ -41,7 +41,8 @@ X_test, y_test = measure(5000, seed=1)
 # %%
 # The laws are found
 # ------------------
-# Slopes and factors should be -1 and 64, and -0.25 and 0.316; noise 0.03 and 0.01.
+# One law should have slope -1, factor 64 and noise 0.03; the other slope -0.25, factor
+# 0.316 and noise 0.01.
 
 mixture = MoERegressor(Ridge(alpha=1e-3), n_experts=2, random_state=0).fit(X, y)
 for k, expert in enumerate(mixture.experts_):
@@ -53,9 +54,9 @@ for k, expert in enumerate(mixture.experts_):
 # %%
 # Against learners that know no laws
 # ----------------------------------
-# A tree and gradient boosting fit the curve as well where there are measurements, but
-# they have stairs and no slopes. They have no answer beyond the largest Re that they
-# have seen; a law goes on.
+# A tree and gradient boosting fit the curve as well where there are measurements. But
+# they are made of stairs, without slopes, and beyond the largest Re of their training
+# rows they stay constant. A law continues.
 
 models = {
     "one line": Ridge(alpha=1e-3).fit(X, y),
@@ -75,10 +76,10 @@ for name, model in models.items():
 # %%
 # Between the laws
 # ----------------
-# In the transition f takes one of two values. The mean of the two is seldom measured;
-# the density of the mixture has both. Left: measurements and the experts, drawn wide
-# where the gate gives them more than 1 %. Right: the density of f at Re = 3000, where
-# both kinds of flow are as likely.
+# In the transition f takes one of two values. Their mean is seldom measured; the
+# density of the mixture has both values. The left picture shows measurements and the
+# experts, with thick lines where the gate gives them more than 1 %. The right one shows
+# the density of f at Re = 3000, where both kinds of flow are equally likely.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 log_re = np.linspace(2.7, 5, 400)[:, None]

@@ -2,14 +2,14 @@
 A table of mixed columns, and a gate with columns of its own
 ============================================================
 
-Census records hold numbers and categories. A ``ColumnTransformer`` prepares them in
-front of the mixture, as in front of any estimator. Gate and experts may also have
-preparations of their own: then the mixture reads the data frame, and each takes the
-columns that it needs in the form that suits it.
+Census records hold numbers and categories. A ``ColumnTransformer`` prepares them before
+the mixture, as before any estimator. Gate and experts can also have preparations of
+their own. Then the mixture reads the data frame, and each part takes the columns that
+it needs, in the form that suits it.
 
-With the environment variable ``SKMOE_DATA`` the table is a sample of UCI's Adult data
-(does a person earn more than 50 000 dollars a year?), read from that folder; without it
-a table of the same kind is drawn.
+If the environment variable ``SKMOE_DATA`` names a folder of data, the table is a sample
+of UCI's Adult data (does a person earn more than 50 000 dollars per year?). Otherwise a
+table of the same kind is drawn.
 """
 
 import os
@@ -69,7 +69,7 @@ print(f"{len(X_train)} + {len(X_test)} rows, columns: {', '.join(X.columns)}")
 # %%
 # One preparation for all
 # -----------------------
-# Numbers are standardised and categories become columns of zeros and ones; this suits
+# Numbers are standardised and categories become columns of zeros and ones, which suits
 # logistic regression. The mixture is the last step of the pipeline.
 
 numbers = make_column_selector(dtype_include="number")
@@ -90,8 +90,8 @@ in_front = make_pipeline(
 # %%
 # A preparation for each
 # ----------------------
-# A tree cuts raw numbers and codes of categories as well, and its rules can be read. So
-# here the gate is a small tree on them, while the experts keep their own columns.
+# A tree can also cut raw numbers and codes of categories, and its rules can be read. So
+# here the gate is a small tree on these, while the experts keep their own columns.
 
 codes = OrdinalEncoder(
     handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-1
@@ -120,15 +120,15 @@ for name, model in models.items():
     print(f"{name:30}{accuracy:10.4f}{log_loss(y_test, proba):10.4f}")
 
 # %%
-# One logistic regression is hard to beat on Adult: the mixtures gain some thousandths,
-# about the sampling error of an accuracy (0.0035 of 10 000 rows), and the drawn table,
-# in which relationships follow different laws, shows more. What a mixture adds on both
-# is a partition that can be read.
+# One logistic regression is hard to beat on Adult: the mixtures gain a few thousandths,
+# about the sampling error of an accuracy (0.0035 for 10 000 rows). They gain more on
+# the drawn table, in which relationships follow different laws. On both, a mixture adds
+# a partition that can be read.
 #
 # Who serves whom
 # ---------------
-# Shares of each relationship that go to each expert, and the mean of each number among
-# the rows of which an expert is the first choice.
+# The first table has the share of each relationship that goes to each expert. The
+# second has the mean of each number over the rows whose first choice is that expert.
 
 first = of_each.apply(X_test)[:, 0]
 shares = pd.crosstab(X_test["relationship"], first, normalize="index")

@@ -2,13 +2,14 @@
 Three ways to pay less: mixtures, pruning, quantisation
 =======================================================
 
-A trained network can be made cheaper by *pruning*, which sets its smallest weights to
-zero and skips them, and by *quantisation*, which stores and multiplies its weights in
-eight bits. A mixture of experts is cheap in a third way: it keeps all weights and asks
-few of them. This page puts the three on one curve, accuracy against what a row costs.
+There are two usual ways to make a trained network cheaper. *Pruning* sets its smallest
+weights to zero and skips them. *Quantisation* stores and multiplies its weights in
+eight bits. A mixture of experts is cheap in a third way: it keeps all weights and uses
+few of them per row. This page compares the three by accuracy against cost per row.
 
-With the environment variable ``SKMOE_DATA`` the data are UCI's optical digits (3823
-images to train, 1797 to test, by other writers), else the digits of scikit-learn.
+If the environment variable ``SKMOE_DATA`` names a folder of data, the images are UCI's
+optical digits (3823 to train, 1797 by other writers to test). Otherwise they are the
+digits of scikit-learn.
 """
 
 import copy
@@ -45,8 +46,8 @@ print(f"{len(X_train)} + {len(X_test)} images")
 # %%
 # The dense networks
 # ------------------
-# Networks of one hidden layer of several widths are the curve to beat: whoever wants to
-# pay less may simply take a smaller one.
+# Networks with one hidden layer of different widths are the curve to beat, since
+# anybody can save cost by taking a smaller network.
 
 dense = {
     width: MLPClassifier((width,), max_iter=2000, random_state=0).fit(X_train, y_train)
@@ -56,9 +57,10 @@ dense = {
 # %%
 # Pruning and quantisation
 # ------------------------
-# Pruning keeps the largest weights of each layer and trains them on for ten passes over
-# the data; each network is pruned from the one before. Quantisation rounds weights to
-# 255 even steps a layer; activations stay as they are, which flatters it a little.
+# Pruning keeps the largest weights of each layer and trains them for ten more passes
+# over the data. Each network is pruned from the one before. Quantisation rounds the
+# weights of each layer to 255 even steps. Activations stay as they are, which flatters
+# it a little.
 
 
 def pruned(model, shares, passes=10):
@@ -97,13 +99,14 @@ def mixture(n_experts, top_k):
 # %%
 # What a row costs, and what has to be stored
 # -------------------------------------------
-# Multiply-adds of weights that are not zero; kilobytes of weights in 32 bits, in 8 if
-# quantised, and of pruned ones with two bytes for the place of each.
+# We count multiply-adds of weights that are not zero, and the kilobytes of these
+# weights: 32 bits each, 8 bits if quantised. Pruned networks need two more bytes for
+# the place of each weight.
 
 
-def cost_of_network(model, bytes_a_weight=4):
+def cost_of_network(model, bytes_per_weight=4):
     used = sum(np.count_nonzero(layer) for layer in model.coefs_)
-    return used, used * bytes_a_weight / 1000
+    return used, used * bytes_per_weight / 1000
 
 
 def cost_of_mixture(model):
@@ -133,20 +136,23 @@ for name, models in curves.items():
         print(f"{name:18}{accuracy:9.4f}{macs:15.0f}{kb:11.1f}")
 
 # %%
-# Left, the cost in multiply-adds: the mixture that asks four of sixteen is as accurate
-# as the largest network, with a fifth of its operations. A network pruned to a fifth is
-# hardly worse, but pruned further it falls, where a mixture that asks one of four does
-# not. Eight bits change neither the accuracy nor the number of operations. Right, the
-# memory: there a mixture has no advantage, since all its experts must be at hand, and
-# quantisation wins by far. So the three are answers to different questions: few
-# operations, few weights, cheap weights. Accuracies have a standard error of 0.005.
+# The left picture has the cost in multiply-adds. The mixture that asks four of sixteen
+# experts is as accurate as the largest network, with a fifth of its operations. A
+# network pruned to a fifth is hardly worse. Pruned further, its accuracy falls, where
+# that of a mixture that asks one of four experts does not. Eight bits change neither
+# the accuracy nor the number of operations.
+#
+# The right picture has the memory. There a mixture has no advantage, since all its
+# experts must be at hand, and quantisation needs by far the least. So the three answer
+# different questions: few operations, few weights, cheap weights. Accuracies have a
+# standard error of 0.005.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
 for (name, found), mark in zip(points.items(), "osx^", strict=True):
     accuracy, macs, kb = np.array(found).T
     for ax, cost in zip(axes, (macs, kb), strict=True):
         ax.plot(cost, accuracy, marker=mark, label=name)
-axes[0].set(xscale="log", xlabel="multiply-adds a row", ylabel="accuracy")
+axes[0].set(xscale="log", xlabel="multiply-adds per row", ylabel="accuracy")
 axes[0].set_ylim(0.85, 1)
 axes[1].set(xscale="log", xlabel="kilobytes of weights")
 axes[0].legend()

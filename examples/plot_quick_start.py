@@ -2,9 +2,9 @@
 Quick start
 ===========
 
-A mixture of experts is several simple models and a *gate*, which learns from the
-features where each of them is good. Here is one on a curve that no single line fits,
-and one on handwritten digits.
+A mixture of experts has several simple models, the experts, and a *gate*, which learns
+from the features where each expert is good. This page fits one to a curve that no
+single line follows, and one to handwritten digits.
 """
 
 import matplotlib.pyplot as plt
@@ -18,8 +18,8 @@ from skmoe import MoEClassifier, MoERegressor
 # %%
 # A curve of three pieces
 # -----------------------
-# The target rises, falls steeply, and stays flat with more noise. We ask for three
-# ridge regressions and get them, with the regions in which they hold.
+# The target rises, falls steeply, and then stays flat with more noise. We ask for three
+# ridge regressions. ``fit`` finds them, and the regions in which they hold.
 
 rng = np.random.default_rng(0)
 x = np.sort(rng.uniform(0, 10, 600))
@@ -38,9 +38,9 @@ for k, expert in enumerate(model.experts_):
     )
 
 # %%
-# On top the mixture's prediction (black) and its experts, each where the gate prefers
-# it; below what the gate says. The bend at 4 and the change at 6 are found, and each
-# expert knows its own noise.
+# The upper picture shows the mixture's prediction (black) and its experts, each where
+# the gate prefers it. The lower one shows the gate. The mixture finds the bend at 4 and
+# the change at 6, and each expert has its own noise.
 
 figure, (top, bottom) = plt.subplots(
     2, 1, figsize=(7, 5), sharex=True, height_ratios=[3, 1], layout="constrained"
@@ -61,8 +61,8 @@ plt.show()
 # %%
 # Classification is the same
 # --------------------------
-# Any classifier may be the expert; this one is the default. A row asks the two experts
-# of four that the gate prefers.
+# Any classifier can be the expert; logistic regression is the default. A row asks two
+# of the four experts, those that the gate prefers.
 
 images, digits = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(
@@ -79,8 +79,9 @@ print("experts of the first three images, best first:", *mixture.apply(X_test[:3
 # %%
 # Is it worth it?
 # ---------------
-# Rows that were held out while fitting say what the mixture brings over one learner, in
-# log-likelihood a row, and how much of it is due to the gate.
+# While fitting, some rows were held out: neither experts nor gate learned from them.
+# They say what the mixture adds to a single learner, in log-likelihood per row, and how
+# much of that is due to the gate.
 
 for name, value in mixture.held_out_.items():
     print(f"{name:14}{value:8.3f}")

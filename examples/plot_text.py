@@ -2,14 +2,15 @@
 Text: experts on sparse rows
 ============================
 
-Rows of words are sparse, and stay so: gate and experts read CSR as it is. A word may
-say different things in different kinds of text ("unpredictable" is praise of a plot,
-not of a car), which one linear classifier cannot know. Here a mixture of logistic
-regressions stands against one with the same penalty, and we measure the memory that fit
-and predict take beyond the data.
+Rows of words are sparse, and stay so: gate and experts read CSR as it is. A word can
+mean different things in different kinds of text: "unpredictable" praises a plot, but
+not a car. One linear classifier cannot know that. This page compares a mixture of
+logistic regressions with one of the same penalty, and measures the memory that fit and
+predict take beyond the data.
 
-With the environment variable ``SKMOE_DATA`` the texts are the UCI's SMS spam collection
-and 20 Newsgroups (1000 words, published split), else reviews are drawn.
+If the environment variable ``SKMOE_DATA`` names a folder of data, the texts are UCI's
+SMS spam collection and 20 Newsgroups (1000 words, published split). Otherwise reviews
+are drawn.
 """
 
 import os
@@ -31,8 +32,8 @@ from skmoe.gates import SoftmaxGate
 # %%
 # Texts
 # -----
-# Drawn reviews: each is about one of three things and has words of that; the words of
-# praise of one thing are blame of the next.
+# Each drawn review is about one of three things and has words of that thing. Some words
+# praise one thing and blame another.
 
 
 def draw_reviews(n=4000, length=25, seed=0):
@@ -75,9 +76,9 @@ def tables():
 # %%
 # One logistic regression and a mixture of them
 # ---------------------------------------------
-# Many columns and few rows an expert: the gate needs a firm penalty, and k-means on the
-# words is a good first partition. Peaks are what Python's ``tracemalloc`` sees beyond
-# the rows themselves, as multiples of their CSR arrays.
+# There are many columns and few rows per expert. So the gate needs a strong penalty,
+# and k-means on the words is a good first partition. "Peak" is the memory that Python's
+# ``tracemalloc`` sees beyond the rows themselves, as a multiple of their CSR arrays.
 
 
 def megabytes(X):
@@ -122,11 +123,11 @@ for name, n_experts, X_train, X_test, y_train, y_test, kinds in tables():  # noq
         )
 
 # %%
-# The mixture is no less accurate and its probabilities are better. Fit takes many times
-# the memory of so small a table, because coefficients and responsibilities do not
-# shrink with it; predict adds next to nothing beyond the probabilities.
+# The mixture is no less accurate, and its probabilities are better. Fit takes many
+# times the memory of such a small table, because coefficients and responsibilities do
+# not shrink with it. Predict adds almost nothing beyond the probabilities.
 #
-# Which groups (or things that are reviewed) does an expert serve?
+# Which kinds of text does each expert serve?
 
 weights = mixture.route(X_test).toarray()
 labels = np.unique(kinds)

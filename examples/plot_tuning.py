@@ -2,13 +2,13 @@
 Tuning a mixture
 ================
 
-Parameters of the mixture, its gate and its experts are reached by name, as in any
+The parameters of the mixture, its gate and its experts have names, as in any
 scikit-learn estimator: ``n_experts``, ``gate__alpha``, ``expert__alpha``. So
-``GridSearchCV`` tunes them all, and so does every tool that speaks scikit-learn's
-language; Optuna is shown below.
+``GridSearchCV`` can tune them all, and so can other tools for scikit-learn. Optuna is
+shown below.
 
-The data are Friedman's first function: five columns that matter, of which two act
-through a sine of their product and one through its square, and five that do not.
+The data are Friedman's first function. Five columns matter: two of them act through a
+sine of their product, and one through its square. Five more columns do not matter.
 """
 
 import matplotlib.pyplot as plt
@@ -28,9 +28,9 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 # %%
 # A grid
 # ------
-# What matters most are the number of experts and the kind of gate. A gate is a
-# parameter like any other, so whole gates may stand in the grid. One start and thirty
-# passes of EM are enough to compare; the winner may have more.
+# The number of experts and the kind of gate matter most. A gate is a parameter like any
+# other, so the grid can hold whole gates. One start and fifteen passes of EM are enough
+# for a comparison; the best mixture can be fitted with more.
 
 mixture = MoERegressor(Ridge(), n_init=1, max_iter=15, random_state=0)
 search = GridSearchCV(
@@ -50,8 +50,8 @@ print(
 print(f"R² of the best mixture  {search.score(X_test, y_test):.3f}")
 
 # %%
-# Read the grid as a curve: too few experts cannot bend, too many have too few rows
-# each.
+# As a curve the grid shows that too few experts cannot bend, and too many have too few
+# rows each.
 
 table = pd.DataFrame(search.cv_results_["params"])
 table.columns = [name.split("__", 1)[1] for name in table.columns]
@@ -73,8 +73,9 @@ plt.show()
 # Optuna
 # ------
 # Where parameters are many or continuous, a sampler finds good ones in fewer fits than
-# a grid. ``set_params`` is all it needs. ``alpha`` of the gate is chosen on rows held
-# out by default; here the search does it. This runs if ``optuna`` is installed.
+# a grid. It needs nothing but ``set_params``. By default ``fit`` chooses ``alpha`` of
+# the gate on held-out rows; here the search does. This part runs if ``optuna`` is
+# installed.
 
 try:
     import optuna
