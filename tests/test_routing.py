@@ -265,3 +265,10 @@ def test_dispatch_stays_on_a_second_device():
     sums = routing.weighted_sums(X)
     assert sums.device == device
     assert_array_equal(to_host(sums), [[1.0, 0.5], [2.0, 1.5]])
+
+
+@pytest.mark.parametrize("table", [np.arange(3.0), np.arange(12.0).reshape(3, 2, 2)])
+def test_lookup_reads_a_table_at_each_entry(table):
+    indices = np.array([[2, 0], [1, -1]])
+    routing = Routing(indices, np.array([[0.5, 0.5], [1.0, 0.0]]), 3)
+    assert_array_equal(routing.lookup(table), table[np.maximum(indices, 0)])

@@ -28,7 +28,7 @@ from types import ModuleType
 import numpy as np
 
 from . import _reference
-from ._compat import Array, device_of, filled, like, namespace, to_host
+from ._compat import Array, device_of, filled, like, namespace, to_host, total_of
 from ._reference._tree import Tree
 from ._threads import at_most, few_openmp_threads, one_blas_thread
 
@@ -45,6 +45,7 @@ __all__ = [
     "select",
     "to_device",
     "to_host",
+    "total_of",
     "using",
 ]
 

@@ -53,6 +53,11 @@ def to_host(array: Array) -> np.ndarray:
     return np.asarray(array)
 
 
+def total_of(values: Array) -> float:
+    """Return the sum of an array, as a number on the host."""
+    return float(to_host(namespace(values).sum(values)))
+
+
 def like(array: Array, other: Array, dtype: Any = None) -> Array:
     """Return the array in the container and on the device of ``other``."""
     xp = namespace(other)

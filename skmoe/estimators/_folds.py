@@ -103,7 +103,7 @@ class FoldsMixin:
         """Return the pool, wrapped if its experts are to be judged out of fold."""
         auto, groups = isinstance(self.cross_fit, str), problem.groups
         # Rigid experts do not memorise rows, and frozen ones learn from none.
-        if self.cross_fit is None or (auto and pool.slack == 0) or pool.frozen.all():
+        if self.cross_fit is None or (auto and pool.rigid) or pool.frozen.all():
             return pool
         if (auto and groups is None) or isinstance(self.cross_fit, LeaveOneOut):
             free = left_out(pool)

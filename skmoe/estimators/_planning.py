@@ -154,7 +154,7 @@ class PlanningMixin:
             tamed = self._tamed(clone(shared))
             return [plan(self._beside_shared(learners), tamed)]
         pure = plan(learners, None)
-        if not holds_out or pure.pool.slack == 0 or not parts.alike(learners):
+        if not holds_out or pure.pool.rigid or not parts.alike(learners):
             return [pure]
         linear = self._beside_shared([self._default_expert()] * problem.n_experts)
         return [pure, plan(linear, clone(learners[0]))]
@@ -207,7 +207,7 @@ class PlanningMixin:
             return (self.init,)
         if pool.frozen.all():  # what they say does not depend on where EM starts
             return ("uniform",)
-        if pool.slack == 0:
+        if pool.rigid:
             return PORTFOLIO + ("random",) * max(0, self.n_init - len(PORTFOLIO))
         # Linear experts find the regimes; learners that differ sort themselves out.
         alike = parts.alike(pool.learners)

@@ -36,8 +36,7 @@ def averaged(pools: Sequence[ExpertPool]) -> ExpertPool:
     mean = copy.copy(linear[0])
     mean.coef = np.mean([pool.coef for pool in linear], axis=0)
     mean.intercept = np.mean([pool.intercept for pool in linear], axis=0)
-    mean.scale = None
-    return mean
+    return mean.with_scale(None)
 
 
 class AveragedPool(DerivedPool):

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 
 from .._learners import MIN_RESPONSIBILITY, is_frozen
 from .._sklearn_compat import _safe_indexing
-from ..backends import Array, filled, like, namespace, select, to_host
+from ..backends import Array, like, namespace, select, to_host
 from ..likelihoods import PROBABILITY_FLOOR, Categorical, Likelihood
 from ..routing import Routing
 
@@ -134,16 +134,56 @@ class ExpertPool(ABC):
         """Which experts are models that exist already, (n_experts,) array of bool."""
         return np.array([is_frozen(learner) for learner in self.learners], dtype=bool)
 
+    @property
+    def rigid(self) -> bool:
+        """Whether the experts cannot memorise rows, so that slack is 0."""
+        return self.slack == 0
+
+    def with_scale(self, scale: np.ndarray | None) -> Self:
+        """Return a pool with other noise scales; learners stay."""
+        other = copy.copy(self)
+        other.scale = scale
+        return other
+
+    def unfitted(self, experts: np.ndarray) -> ExpertPool:
+        """Return a pool of the learners of some experts, to be fitted."""
+        other = copy.copy(self)
+        other._keep_learners(experts)
+        other.scale = None
+        other.seen = None
+        return other
+
+    def _keep_learners(self, experts: np.ndarray) -> None:
+        self.learners = [self.learners[k] for k in experts]
+        self.seeds = [self.seeds[k] for k in experts]
+        self.n_experts = len(experts)
+        self.likelihood = self.likelihood.take(experts)
+
+    def of_rows(self, rows: np.ndarray) -> ExpertPool:
+        """Return the unfitted pool that serves some of the rows of a table.
+
+        Parameters
+        ----------
+        rows : (n_samples,) array of bool
+
+        Returns
+        -------
+        ExpertPool
+            This one, unless a pool knows the rows that it judges.
+        """
+        return self
+
+    def averaged(self) -> ExpertPool | None:
+        """Return the mean of the models of folds, which predicts; None without."""
+        return None
+
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts; one may stand several times.
 
         A pool that keeps more of an expert than its learner takes that along.
         """
         other = copy.copy(self)
-        other.learners = [self.learners[k] for k in experts]
-        other.seeds = [self.seeds[k] for k in experts]
-        other.n_experts = len(experts)
-        other.likelihood = self.likelihood.take(experts)
+        other._keep_learners(experts)
         other.scale = None if self.scale is None else self.scale[experts]
         other.seen = None if self.seen is None else self.seen.take(experts)
         return other
@@ -167,7 +207,7 @@ class ExpertPool(ABC):
         fixed = self.likelihood.fixed(self.n_experts)
         if not fixed.any():
             return routing
-        theirs = like(fixed[to_host(filled(routing.indices))], routing.weights)
+        theirs = like(routing.lookup(fixed), routing.weights)
         weights = routing.weights
         return routing.with_weights(
             namespace(weights).where(theirs, 0.0 * weights, weights)
@@ -191,7 +231,7 @@ class ExpertPool(ABC):
         """Return the noise scale of each entry, (n, m, q), on the host."""
         if self.scale is None:
             return None
-        return self.scale[to_host(filled(routing.indices))]
+        return routing.lookup(self.scale)
 
     def mix(self, X: Array, routing: Routing) -> Array:
         """Return the weighted mean of each row, or what else is its centre, (n, q)."""
@@ -218,7 +258,7 @@ class ExpertPool(ABC):
         own = np.array([self.likelihood.has_loss(each) for each in self.learners])
         xp = namespace(weights)
         if own.any():
-            theirs = like(own[to_host(filled(routing.indices))], weights)
+            theirs = like(routing.lookup(own), weights)
             weights = xp.where(theirs, xp.ones_like(weights), weights)
         return routing.with_weights(routing.weights * weights)
 
@@ -231,11 +271,7 @@ class ExpertPool(ABC):
         if not isinstance(self.likelihood, Likelihood):
             return self
         scale = self.likelihood.scales(y, values, routing)
-        if scale is None:
-            return self
-        other = copy.copy(self)
-        other.scale = scale
-        return other
+        return self if scale is None else self.with_scale(scale)
 
     def select(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the experts of ``other`` where ``take`` is True."""
@@ -244,9 +280,9 @@ class ExpertPool(ABC):
         if not take.any():
             return self
         chosen = self.swap(other, take)
-        if self.scale is not None and other.scale is not None:
-            chosen.scale = np.where(take[:, None], other.scale, self.scale)
-        return chosen
+        if self.scale is None or other.scale is None:
+            return chosen
+        return chosen.with_scale(np.where(take[:, None], other.scale, self.scale))
 
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return the pool that predicts once EM has ended: this one."""
@@ -400,6 +436,16 @@ class DerivedPool(ExpertPool):
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Raise: the pools that it holds are fitted."""
         raise TypeError(f"{type(self).__name__} holds pools that are fitted already.")
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts; one may stand several times.
+
+        A subclass takes along the pools that it holds, or this raises.
+        """
+        if type(self).take is DerivedPool.take:
+            name = type(self).__name__
+            raise TypeError(f"{name} cannot take some of the experts of its pools.")
+        return super().take(experts)
 
 
 def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array, float]:

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from sklearn.base import BaseEstimator
 
-from ..backends import Array, like, namespace, select, to_host
+from ..backends import Array, like, namespace, select, to_host, total_of
 from ..routing import Routing
 from ..solvers import SINGULAR, equilibrated, singular_root, without_constants
 from ._base import ExpertPool
@@ -141,8 +141,7 @@ class RidgeFit:
         With alpha 0 it is that of a LinearRegression.
         """
         A, B, x_mean, y_mean = (to_host(a) for a in select(X).gram(X, y, weights, rows))
-        xp = namespace(weights)
-        total = float(to_host(xp.sum(weights, dtype=xp.float64)))
+        total = total_of(namespace(weights).astype(weights, np.float64))
         pull = 1.0 / total
         A, B = without_constants(A, B, x_mean, total)
         if not fit_intercept:

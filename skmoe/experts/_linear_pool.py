@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LinearRegression, Ridge
 
-from ..backends import Array, namespace, select, to_host
+from ..backends import Array, select, to_host, total_of
 from ..likelihoods import Likelihood
 from ..routing import Moments, Routing
 from ..solvers import solve_ridge, without_constants
@@ -111,7 +111,7 @@ class LinearPool(ExpertPool):
         self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
     ) -> None:
         sums = (to_host(a) for a in select(X).gram(X, y, weights, rows))
-        self._solve_sums(k, float(to_host(namespace(weights).sum(weights))), *sums)
+        self._solve_sums(k, total_of(weights), *sums)
 
     def _solve_sums(
         self,

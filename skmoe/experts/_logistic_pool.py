@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
-from ..backends import Array, filled, like, namespace, select, to_host
+from ..backends import Array, like, namespace, select, to_host, total_of
 from ..routing import Moments, Routing, units
 from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
 from ._base import PROBABILITY_FLOOR, ExpertPool, share
@@ -163,17 +163,14 @@ class LogisticPool(ExpertPool):
         return np.where(self.met, self.intercept, -np.inf)
 
     def _floors(self, routing: Routing, values: Array) -> tuple[Array, Array]:
-        """Return the floor of each entry's classes (n, m, C), and what is left.
+        """Return the floor of each entry's classes (n, m, C), and the rest (n, m).
 
-        p(c | x, k) = left_k · softmax_c + floor_kc; the floor of met classes is 0.
+        p(c | x, k) = rest_k · softmax_c + floor_kc; the floor of met classes is 0.
         """
-        xp = namespace(values)
         floor = np.where(self.met, 0.0, PROBABILITY_FLOOR / self.met.shape[1])
-        left = like(1.0 - floor.sum(axis=1), values, values.dtype)
-        flat = xp.reshape(filled(routing.indices), (-1,))
-        floors = xp.take(like(floor, values, values.dtype), flat, axis=0)
-        shape = routing.shape
-        return xp.reshape(floors, (*shape, -1)), xp.reshape(xp.take(left, flat), shape)
+        rest = like(1.0 - floor.sum(axis=1), values, values.dtype)
+        floor = like(floor, values, values.dtype)
+        return routing.lookup(floor), routing.lookup(rest)
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return the log probability of each row's label at each entry."""
@@ -181,12 +178,12 @@ class LogisticPool(ExpertPool):
         values = select(X).softmax_at(X, y, indices, self.coef, self._known())
         if not self.met.all():
             xp = namespace(values)
-            floor, left = self._floors(routing, values)
+            floor, rest = self._floors(routing, values)
             label = xp.broadcast_to(y[:, None, None], (*routing.shape, 1))
             floor = xp.take_along_axis(floor, label, axis=2)[:, :, 0]
             unmet = floor > 0
             floor = xp.log(xp.where(unmet, floor, 1.0))
-            values = xp.where(unmet, floor, values + xp.log(left))
+            values = xp.where(unmet, floor, values + xp.log(rest))
         return values[:, :, None]
 
     def predict(self, X: Array, routing: Routing) -> Array:
@@ -195,8 +192,8 @@ class LogisticPool(ExpertPool):
         indices = None if routing.dense else routing.indices
         proba = ops.softmax(ops.linear_at(X, indices, self.coef, self._known()))
         if not self.met.all():
-            floor, left = self._floors(routing, proba)
-            proba = proba * left[:, :, None] + floor
+            floor, rest = self._floors(routing, proba)
+            proba = proba * rest[:, :, None] + floor
         absent = (routing.indices < 0)[:, :, None]
         return proba if routing.dense else namespace(proba).where(absent, 0.0, proba)
 
@@ -207,8 +204,8 @@ class LogisticPool(ExpertPool):
         weights = routing.weights
         if self.met.all():
             return ops.softmax_mix(X, indices, weights, self.coef, self.intercept)
-        floor, left = self._floors(routing, weights)
-        known = ops.softmax_mix(X, indices, weights * left, self.coef, self._known())
+        floor, rest = self._floors(routing, weights)
+        known = ops.softmax_mix(X, indices, weights * rest, self.coef, self._known())
         return known + routing.combine(floor)
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
@@ -248,7 +245,7 @@ class LogisticPool(ExpertPool):
         other.rows = np.zeros((2, self.n_experts))
         for k in range(self.n_experts):
             rows, weights, factor = share(routing, k, row_mass)
-            own = float(to_host(namespace(weights).sum(weights)))
+            own = total_of(weights)
             # Few rows do not span the features: pseudo-rows at the center do.
             pseudo = (d + 1) * (1.0 - min(1.0, own / max(mass[k], TINY)))
             x = select(X).take_rows(X, rows)
@@ -278,7 +275,7 @@ class LogisticPool(ExpertPool):
                 continue
             x = ops.take_rows(X, rows)
             labels = to_host(ops.take_rows(y, rows))
-            own = float(to_host(namespace(weights).sum(weights)))
+            own = total_of(weights)
             other._meet(k, labels)
             bend[k] = keep[k] * bend[k] + other._bend(k, x, weights)
             rows_of_all[:, k] += own, factor * own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Self
 
 import numpy as np
@@ -45,6 +44,14 @@ class JoinedPool(DerivedPool):
         self.n_experts = len(self.learners)
         if fixed.scale is not None and young.scale is not None:
             self.scale = np.concatenate([fixed.scale, young.scale])
+
+    def with_scale(self, scale: np.ndarray | None) -> Self:
+        """Return a pool with other noise scales; learners stay."""
+        if scale is None:
+            return type(self)(self.fixed.with_scale(None), self.young.with_scale(None))
+        n_old = self.fixed.n_experts
+        fixed = self.fixed.with_scale(scale[:n_old])
+        return type(self)(fixed, self.young.with_scale(scale[n_old:]))
 
     def parts(self, routing: Routing) -> tuple[Routing, Routing]:
         """Return the routing to the first experts, and that to the last."""
@@ -113,8 +120,7 @@ class JoinedPool(DerivedPool):
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return the pool that predicts."""
         own = self.parts(routing)[1]
-        young = copy.copy(self.young.finished(X, y, own))
-        young.scale = self.young.scale
+        young = self.young.finished(X, y, own).with_scale(self.young.scale)
         return joined(self.fixed, young)
 
     def estimators(self) -> list[Any]:

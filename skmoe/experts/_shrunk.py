@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..backends import Array, filled, like, namespace, to_host
+from ..backends import Array, like, namespace
 from ..routing import Routing
 from ._base import DerivedPool, ExpertPool
 from ._mean_models import kind_of_mean
@@ -110,8 +110,7 @@ class ShrunkPool(DerivedPool):
     def _shrink(self, base: Array, own: Array, routing: Routing) -> Array:
         share: Any = self.strength
         if self.strengths.max() != self.strength:
-            share = self.strengths[to_host(filled(routing.indices))][:, :, None]
-            share = like(share, own, own.dtype)
+            share = like(routing.lookup(self.strengths), own, own.dtype)[:, :, None]
         return (1.0 - share) * base + share * own
 
     def _everyone(self, routing: Routing) -> Routing:
@@ -131,9 +130,7 @@ class ShrunkPool(DerivedPool):
         """Return pooled values (n, u, q) at the entries of a routing, (n, m, q)."""
         xp = namespace(base)
         place = np.unique(self.learner_of, return_inverse=True)[1]
-        learner_of = like(place, routing.indices)
-        flat = xp.reshape(filled(routing.indices), (-1,))
-        which = xp.reshape(xp.take(learner_of, flat), routing.shape)
+        which = routing.lookup(like(place, routing.indices))
         found = xp.take_along_axis(base, which[:, :, None], axis=1)
         absent = (routing.indices < 0)[:, :, None]
         return xp.where(absent, xp.zeros_like(found), found)

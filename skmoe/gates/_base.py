@@ -192,6 +192,21 @@ class BaseGate(BaseEstimator, ABC):
 
         return [clone(self)]
 
+    def of_rows(self, rows: np.ndarray) -> BaseGate:
+        """Return the unfitted gate that serves some of the rows of a table.
+
+        Parameters
+        ----------
+        rows : (n_samples,) array of bool
+            Which rows.
+
+        Returns
+        -------
+        BaseGate
+            This one, unless a gate knows the rows that it answers for.
+        """
+        return self
+
     @property
     def id_column(self) -> Any:
         """Name or position of a column of ids, which may be of any kind; here None."""

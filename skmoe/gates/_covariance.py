@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from ..backends import Array, device_of, namespace, select, to_host
+from ..backends import Array, device_of, namespace, select, to_host, total_of
 from ..routing import Routing
 
 MEAN_ROWS = 1.0
@@ -78,7 +78,7 @@ def _second_moment(Z: Array, weights: Array, rows: Array | None = None) -> np.nd
     ones = xp.ones((Z.shape[0], 1), dtype=Z.dtype, device=device_of(weights))
     scatter, _, mean, _ = select(Z).gram(Z, ones, weights, rows)
     mean = to_host(mean)
-    total = float(to_host(xp.sum(weights)))
+    total = total_of(weights)
     return to_host(scatter) + total * np.outer(mean, mean)
 
 

@@ -59,7 +59,7 @@ from scipy.special import softmax
 from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array, like, namespace, select, to_host
+from ..backends import Array, like, namespace, select, to_host, total_of
 from ..routing import Routing, deviations, gather, reciprocal
 from ._base import BaseGate, as_routing
 from ._covariance import TINY, Moments, squares_of, whitening_of
@@ -431,7 +431,7 @@ class GaussianGate(BaseGate):
         if not routing.dense:
             at = gather(log_proba, routing.indices[rows, :])
         xp = namespace(log_proba)
-        value = float(to_host(xp.sum(routing.weights[rows, :] * at)))
+        value = total_of(routing.weights[rows, :] * at)
         answer = xp.exp(log_proba) * routing.row_sums[rows][:, None]
         return value, Moments.of(Z, Routing.from_dense(answer), self._kind)
 

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array, namespace, select, to_host
+from ..backends import Array, namespace, select, to_host, total_of
 from ..routing import Moments, Routing, units
 from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
 from ._base import BaseGate, SurveyedGate, as_routing
@@ -161,7 +161,7 @@ class SoftmaxGate(SurveyedGate):
         """
         other = copy.copy(self)
         rows = float(np.sum(mass))
-        n = float(to_host(namespace(routing.row_sums).sum(routing.row_sums)))
+        n = total_of(routing.row_sums)
         # Few rows do not span the features: pseudo-rows at the center do.
         pseudo = (X.shape[1] + 1) * (1.0 - min(1.0, n / rows))
         share = (mass / rows) * (1.0 - mass / rows)
@@ -192,7 +192,7 @@ class SoftmaxGate(SurveyedGate):
         """
         other = copy.copy(self)
         mass = routing.row_sums
-        n = float(to_host(namespace(mass).sum(mass)))
+        n = total_of(mass)
         other._curvature = keep * self._curvature + self._bend(X, routing)
         other._seen = keep * self._seen + n
         d = X.shape[1]

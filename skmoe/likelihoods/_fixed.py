@@ -233,9 +233,7 @@ class BesideFixed(Likelihood):
         """Return the scales: those of the experts that learn, from their rows alone."""
         xp = namespace(routing.weights)
         weights = routing.weights
-        fixed = like(self.is_fixed_, routing.indices)
-        flat = xp.reshape(filled(routing.indices), (-1,))
-        theirs = xp.reshape(xp.take(fixed, flat), routing.shape)
+        theirs = routing.lookup(like(self.is_fixed_, routing.indices))
         own = routing.with_weights(xp.where(theirs, xp.zeros_like(weights), weights))
         return self.base_.scales(y, values, own)
 
@@ -346,7 +344,7 @@ class WithOutliers(BesideFixed):
 
     def _without_fixed(self, routing: Routing) -> Routing:
         indices, weights = to_host(routing.indices), to_host(routing.weights)
-        learns = (indices >= 0) & ~self.is_fixed_[to_host(filled(routing.indices))]
+        learns = (indices >= 0) & ~routing.lookup(self.is_fixed_)
         # Where the gate is sure of the fixed expert, the others count alike.
         own = np.where(learns, weights, 0.0)
         sure = (own.sum(axis=1) <= 0) & learns.any(axis=1)

@@ -7,7 +7,7 @@ from numbers import Real
 import numpy as np
 from scipy import special
 
-from ..backends import Array, filled, like, namespace, select, to_host
+from ..backends import Array, like, namespace, select, to_host
 from ..routing import Routing
 from ._base import Likelihood
 from ._mixture import median
@@ -217,7 +217,7 @@ class StudentT(_Robust):
 
     def _precision(self, y, values, scale, routing) -> np.ndarray:
         error = to_host(y)[:, None, :] - to_host(values)
-        z = error / scale[to_host(filled(routing.indices))]
+        z = error / routing.lookup(scale)
         return (self._df + 1) / (self._df + z * z)
 
 
@@ -275,7 +275,7 @@ class Laplace(_Robust):
         """Return the mean precision of each entry, in units of the scale's, (n, m)."""
         assert scale is not None
         error = np.abs(to_host(y)[:, None, :] - to_host(values))
-        at = scale[to_host(filled(routing.indices))]
+        at = routing.lookup(scale)
         weights = (at / np.maximum(error, NEAR * at)).mean(axis=2)
         return like(weights, values, values.dtype)
 

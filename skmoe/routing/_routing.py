@@ -117,11 +117,25 @@ class Routing:
         experts : (n_experts,) array of bool
         """
         xp = namespace(self.weights)
-        counted = like(experts, self.indices)
-        flat = xp.reshape(filled(self.indices), (-1,))
-        counted = xp.reshape(xp.take(counted, flat), self.shape)
+        counted = self.lookup(like(experts, self.indices))
         zero = xp.zeros_like(self.weights)
         return self.with_weights(xp.where(counted, self.weights, zero))
+
+    def lookup(self, table: Array) -> Array:
+        """Return what a table holds for the expert of each entry.
+
+        Parameters
+        ----------
+        table : (n_experts, ...) array
+
+        Returns
+        -------
+        (n_rows, width, ...) array
+            In the container of the table; entries of -1 get what the first expert has.
+        """
+        xp = namespace(table)
+        flat = xp.reshape(like(filled(self.indices), table), (-1,))
+        return xp.reshape(xp.take(table, flat, axis=0), (*self.shape, *table.shape[1:]))
 
     def take(self, rows: Array) -> Routing:
         """Return the routing of some of the rows."""
