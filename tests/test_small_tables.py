@@ -39,12 +39,12 @@ def test_defaults_fit_any_table(n_rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_rows", [*range(4, 8), *range(9, 15), *range(16, 34)])
-@pytest.mark.parametrize("n_init", [1, 4, 6])
+@pytest.mark.parametrize("n_rows", [4, 7, 9, 12, 16, 24, 31, 32, 33])
+@pytest.mark.parametrize("n_init", [1, 6])
 def test_defaults_fit_more_tables(n_rows, n_init):
     X, y, labels = table(n_rows)
     for model, target in ((MoERegressor(), y), (MoEClassifier(), labels)):
-        model.set_params(n_init=n_init, random_state=0).fit(X, target)
+        model.set_params(n_init=n_init, max_iter=2, random_state=0).fit(X, target)
         assert model.n_experts_ == min(8, n_rows)
 
 
