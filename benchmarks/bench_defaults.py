@@ -307,7 +307,7 @@ def defaults_table(lines: pd.DataFrame) -> str:
         )
     header = ["case", "train + test × columns", "draws", "NLL", "RMSE or accuracy"]
     header += ["other seed: NLL ±", "RMSE ± % or accuracy ± points"]
-    return table([*header, "fit, CPU s", "predict, CPU µs a row"], rows)
+    return table([*header, "fit, CPU s", "predict, CPU µs per row"], rows)
 
 
 def cases_table(lines: pd.DataFrame, field: str, digits: int) -> str:

@@ -158,14 +158,14 @@ def intervals(name: str, seed: int) -> dict:
 
 # ------------------------------------------------------------------ branches
 def branches(seed: int) -> dict:
-    """Return negative log-likelihoods a row where y is x or -x, and noise."""
+    """Return negative log-likelihoods per row where y is x or -x, and noise."""
     rng = np.random.default_rng(seed)
     X = rng.uniform(-2, 2, size=(3000, 1))
     y = X[:, 0] * rng.choice([-1, 1], size=3000) + 0.1 * rng.normal(size=3000)
     train, test = slice(1500), slice(1500, None)
     models = {
         "mixture": MoERegressor(n_experts=2, cross_fit=None, random_state=0),
-        "mixture, chosen on rows held out": MoERegressor(n_experts=2, random_state=0),
+        "mixture, chosen on held-out rows": MoERegressor(n_experts=2, random_state=0),
     }
     mean = boosting().fit(X[train], y[train])
     squares = (y[train] - mean.predict(X[train])) ** 2
@@ -186,7 +186,7 @@ def branches(seed: int) -> dict:
 
 # ---------------------------------------------------------------- likelihood
 def likelihood(name: str, fold: int) -> dict:
-    """Return the negative log-likelihood a row of each method, in units of y."""
+    """Return the negative log-likelihood per row of each method, in units of y."""
     X, y, meta = loader()(name)
     y = y.astype(np.float64)
     if "hl20" in meta.get("splits", {}):

@@ -123,7 +123,7 @@ def gates_tables(frame: pd.DataFrame) -> Iterator[str]:
         if len(here):
             yield f"### {name}"
             yield gates_table(here)
-    yield "### Chosen by the rows held out, against softmax"
+    yield "### Chosen on held-out rows, against softmax"
     yield choices_table(frame)
 
 
@@ -325,7 +325,7 @@ def top_p(job: Job) -> dict[str, float]:
 
 
 def asked(name: str, model: Any, fold: Any, base: np.ndarray) -> dict[str, float]:
-    """Return experts a row, log-likelihood and R² or accuracy on the test rows.
+    """Return experts per row, log-likelihood and R² or accuracy on the test rows.
 
     Beside the mean log-likelihood stands the row that loses most against ``base``.
     """
@@ -443,7 +443,7 @@ def rmse(model: Any, X: np.ndarray, y: np.ndarray) -> float:
 
 
 def log_lik(model: Any, X: np.ndarray, y: np.ndarray) -> float:
-    """Return the mean log p(y | x) a row, in nats."""
+    """Return the mean log p(y | x) per row, in nats."""
     return float(np.mean(model.score_samples(X, y)))
 
 

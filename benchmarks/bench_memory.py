@@ -97,7 +97,7 @@ def bench_memory(report, args) -> None:
         base = [f"{found[name] / GIB:.2f}" for name in ("data", "library")]
         a_row = f"{found['fit'] / args.rows:.0f}"
         lines.append([kind, *base, size[0], a_row, size[1], f"≤ {TARGET}", *times])
-    peaks = ("fit beyond, GiB", "bytes a row", "predict beyond, GiB", "target")
+    peaks = ("fit beyond, GiB", "bytes per row", "predict beyond, GiB", "target")
     before = ("data, GiB", "libraries, GiB")
     report.table(["start", *before, *peaks, "fit", "predict"], lines)
 

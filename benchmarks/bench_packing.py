@@ -79,7 +79,7 @@ def bench(report, args) -> None:
             "pickle, KiB",
             "accuracy or RMSE",
             "−log p",
-            "µs a row",
+            "µs per row",
             "one row",
         ],
         lines,

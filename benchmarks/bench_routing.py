@@ -5,7 +5,7 @@
 - torch: the same against six ways to write it in PyTorch on the CPU.
 - classifier: mixing logistic experts against NumPy, expert by expert.
 - grid: the NumPy backend against the Numba backend, by rows and experts.
-- trees: 16 gradient-boosted experts, two a row, against asking all sixteen.
+- trees: 16 gradient-boosted experts, two per row, against asking all sixteen.
 
 All tasks of a part run in turn and give the same answer, which is checked. Wall and
 CPU seconds are medians of a call; CPU seconds count all threads.
@@ -109,7 +109,14 @@ def bench_core(report, args) -> None:
             f"Core, {which}: n={n}, d={D}, {N_EXPERTS} experts, top_k={TOP_K}, float32"
         )
         report.table(
-            [*RATES, "bytes a row", "GB/s", "operations a row", "GFLOP/s", "of GEMM"],
+            [
+                *RATES,
+                "bytes per row",
+                "GB/s",
+                "operations per row",
+                "GFLOP/s",
+                "of GEMM",
+            ],
             [
                 [
                     *rates(name, times),
