@@ -7,7 +7,7 @@ names its number, and ``case(number)`` draws it again.
 """
 
 import contextlib
-import copy
+import functools
 import os
 import warnings
 from dataclasses import dataclass, replace
@@ -33,6 +33,8 @@ from skmoe.gates import (
     SoftmaxGate,
     TreeGate,
 )
+
+pytestmark = pytest.mark.usefixtures("quick_choices")
 
 FEW, MORE = 6, 20
 """Cases of each oracle by default, and with ``-m slow``. ``SKMOE_FUZZ=1000`` in the
@@ -155,6 +157,14 @@ def answers(fitted, X):
     }
 
 
+@functools.cache
+def fitted_case(number):
+    """Return a case, its mixture and what that says: oracles that read share it."""
+    one = case(number)
+    fitted = one.fit()
+    return one, fitted, answers(fitted, one.X)
+
+
 def close(found, expected, rtol, share=1.0):
     """Compare two sets of answers: rows agree to ``rtol`` of the largest, a share may.
 
@@ -196,10 +206,8 @@ def oracle(function):
 @oracle
 def test_answers_are_whole(number):
     """Finite, of the right shape and dtype, ordered, probabilities that sum to one."""
-    one = case(number)
-    fitted = one.fit()
+    one, fitted, found = fitted_case(number)
     n, dtype = one.X.shape[0], one.X.dtype
-    found = answers(fitted, one.X)
     for name, values in found.items():
         assert len(values) == n, name
         if values.dtype.kind == "f":
@@ -220,19 +228,14 @@ def test_answers_are_whole(number):
 
 @oracle
 def test_inputs_are_not_written_to(number):
-    one = case(number)
-    before = copy.deepcopy((one.X, one.y, one.weight))
-    fitted = one.fit()
-    answers(fitted, one.X)
-    for old, new in zip(before, (one.X, one.y, one.weight), strict=True):
-        np.testing.assert_array_equal(old, new)
+    fresh, (used, *_) = case(number), fitted_case(number)
+    for name in ("X", "y", "weight"):
+        np.testing.assert_array_equal(getattr(used, name), getattr(fresh, name))
 
 
 @oracle
 def test_batches_answer_as_the_whole(number):
-    one = case(number)
-    fitted = one.fit()
-    whole = answers(fitted, one.X)
+    one, fitted, whole = fitted_case(number)
     parts = [answers(fitted, one.X[rows]) for rows in (slice(0, 1), slice(1, None))]
     joined = {name: np.concatenate([each[name] for each in parts]) for name in whole}
     close(joined, whole, 1e-4 if one.X.dtype == np.float32 else 1e-9)
@@ -241,8 +244,7 @@ def test_batches_answer_as_the_whole(number):
 @oracle
 def test_containers_agree(number):
     """A frame is its array, in either order; CSR rows are dense ones."""
-    one = case(number)
-    whole = answers(one.fit(), one.X)
+    one, _, whole = fitted_case(number)
     frame = pd.DataFrame(one.X, columns=[f"x{j}" for j in range(one.X.shape[1])])
     columns = np.asfortranarray(one.X)
     close(answers(replace(one, X=columns).fit(), columns), whole, 0.0)

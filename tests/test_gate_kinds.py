@@ -1,5 +1,7 @@
 """Every gate, by name and as an object, inside both estimators."""
 
+import copy
+import functools
 import pickle
 import warnings
 
@@ -31,9 +33,12 @@ from skmoe.gates import (
     TreeGate,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings(
+        "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
 
 random = np.random.RandomState(0)
 N = 120
@@ -65,12 +70,18 @@ QUICK = {
     "n_experts": 4,
     "cross_fit": None,
     "n_init": 1,
-    "max_iter": 4,
+    "max_iter": 3,
     "random_state": 0,
 }
 
 each_gate = pytest.mark.parametrize("gate", KINDS.values(), ids=KINDS)
 both = pytest.mark.parametrize("moe", TARGETS)
+
+
+@functools.cache
+def fitted(moe, gate):
+    """Return a mixture to read, not to change: tests share it."""
+    return moe(gate=gate, **QUICK).fit(X, TARGETS[moe])
 
 
 def answers(model, table=X):
@@ -100,8 +111,7 @@ def test_no_kind_is_forgotten():
 @both
 @each_gate
 def test_answers_are_those_of_a_mixture(moe, gate):
-    y = TARGETS[moe]
-    model = moe(gate=gate, **QUICK).fit(X, y)
+    y, model = TARGETS[moe], fitted(moe, gate)
     kind = GATES[gate] if isinstance(gate, str) else type(last(gate))
     kind = kind if issubclass(kind, BaseGate) else EstimatorGate
     assert type(last(model.gate_)) is kind
@@ -116,7 +126,7 @@ def test_answers_are_those_of_a_mixture(moe, gate):
 @both
 @each_gate
 def test_copies_are_the_same(moe, gate):
-    model = moe(gate=gate, **QUICK).fit(X, TARGETS[moe])
+    model = fitted(moe, gate)
     assert_same_bits(model, pickle.loads(pickle.dumps(model)))
     assert_same_bits(model, clone(model).set_params(n_jobs=2).fit(X, TARGETS[moe]))
 
@@ -171,11 +181,11 @@ def test_csr_and_a_gate_that_takes_none():
 @each_gate
 def test_warm_start_goes_on(moe, gate):
     y = TARGETS[moe]
-    model = moe(gate=gate, warm_start=True, **QUICK).fit(X, y)
+    model = copy.deepcopy(fitted(moe, gate)).set_params(warm_start=True)
     kind, top_k = type(last(model.gate_)), model.top_k
     # EM climbs on all experts; how predict routes the rows is another bound.
     before = model.set_params(top_k=None).score_samples(X, y).mean()
-    model.set_params(top_k=top_k, max_iter=10).fit(X, y)
+    model.set_params(top_k=top_k, max_iter=6).fit(X, y)
     assert type(last(model.gate_)) is kind
     assert model.lower_bound_ >= before - 1e-9
 
