@@ -6,7 +6,7 @@ import copy
 
 from sklearn.utils.validation import check_is_fitted
 
-from .experts import LARGEST, GLMPool, LinearPool, LogisticPool, PackedPool
+from .experts import LARGEST, CoefficientPool, PackedPool
 
 __all__ = ["pack"]
 
@@ -65,7 +65,7 @@ def pack(model, dtype="int8"):
     check_is_fitted(model)
     if dtype not in LARGEST:
         raise ValueError(f"dtype must be one of {sorted(LARGEST)}; got {dtype!r}.")
-    if type(model._pool) not in (LinearPool, LogisticPool, GLMPool):
+    if not isinstance(model._pool, CoefficientPool):
         raise TypeError(
             "pack needs linear, logistic or log-linear experts that are trained "
             f"together; got experts_ of {type(model.experts_[0]).__name__}."

@@ -3,6 +3,7 @@
 from ._averaged import AveragedPool, averaged
 from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, shares, take_rows
 from ._cached import MOST, remembered
+from ._coefficient_pool import CoefficientPool
 from ._estimator_pool import EstimatorPool
 from ._frozen_pool import FrozenPool
 from ._glm_pool import GLMPool
@@ -27,6 +28,7 @@ __all__ = [
     "AveragedClassifier",
     "AveragedPool",
     "AveragedRegressor",
+    "CoefficientPool",
     "DerivedPool",
     "EstimatorPool",
     "ExpertPool",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from numbers import Real
 from typing import Any, Self
 
@@ -14,7 +13,8 @@ from sklearn.linear_model import GammaRegressor, PoissonRegressor
 from ..backends import Array, like, namespace, select, to_host
 from ..routing import Routing, deviations
 from ..solvers import solve_ridge
-from ._base import ExpertPool, host_rows
+from ._base import host_rows
+from ._coefficient_pool import CoefficientPool
 
 MAX_FEATURES = 512
 """Above this many features a Newton step costs more than an iterative solver."""
@@ -33,7 +33,7 @@ MOST = 80.0
 """Largest logarithm of a mean: beyond it float32 overflows."""
 
 
-class GLMPool(ExpertPool):
+class GLMPool(CoefficientPool):
     """PoissonRegressor and GammaRegressor experts with the answer of their clones.
 
     Each expert minimises ``Σ w loss / Σ w + ½ α ‖β‖²`` over its rows by Newton's
@@ -65,13 +65,8 @@ class GLMPool(ExpertPool):
         self.intercept[np.isnan(self.intercept)] = -MOST / 4  # there are no rows
         return self
 
-    def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return a new pool, some Newton steps on; self is unchanged."""
-        other = copy.copy(self)
-        other.coef = self.coef.copy()
-        other.intercept = self.intercept.copy()
-        other._solve(X, y, routing, UPDATE_STEPS)
-        return other
+    def _improve(self, X: Array, y: Array, routing: Routing) -> None:
+        self._solve(X, y, routing, UPDATE_STEPS)
 
     def _solve(self, X: Array, y: Array, routing: Routing, n_steps: int) -> list[int]:
         """Fit the experts that have rows; return those that have none."""
@@ -125,34 +120,6 @@ class GLMPool(ExpertPool):
         xp = namespace(eta)
         mean = xp.exp(xp.where(eta < MOST, eta, xp.full_like(eta, MOST)))
         return mean - like(np.asarray(self.likelihood.origin_), mean, mean.dtype)
-
-    def swap(self, other: Self, take: np.ndarray) -> Self:
-        """Return a pool with the coefficients of ``other`` where ``take`` is True."""
-        chosen = copy.copy(self)
-        chosen.coef = np.where(take[:, None, None], other.coef, self.coef)
-        chosen.intercept = np.where(take[:, None], other.intercept, self.intercept)
-        return chosen
-
-    def take(self, experts: np.ndarray) -> Self:
-        """Return a pool of some of the experts."""
-        other = super().take(experts)
-        other.coef, other.intercept = self.coef[experts], self.intercept[experts]
-        return other
-
-    def shrunk(
-        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
-    ) -> ExpertPool | None:
-        r"""Return the pool of the shrunk coefficients.
-
-        That is the geometric mean :math:`b^{1-a} h^a` of the answers.
-        """
-        if not isinstance(pooled, GLMPool):
-            return None
-        pool = copy.copy(self)
-        a = strength
-        pool.coef = (1.0 - a) * pooled.coef[learner_of] + a * self.coef
-        pool.intercept = (1.0 - a) * pooled.intercept[learner_of] + a * self.intercept
-        return pool
 
     def estimators(self) -> list[Any]:
         """Return fitted PoissonRegressor or GammaRegressor objects."""

@@ -15,7 +15,8 @@ from ..backends import Array, select, to_host, total_of
 from ..likelihoods import Likelihood
 from ..routing import Moments, Routing
 from ..solvers import solve_ridge, without_constants
-from ._base import ExpertPool, Seen, shares
+from ._base import Seen, shares
+from ._coefficient_pool import CoefficientPool
 
 MAX_FEATURES = 4096
 """Above this many features a Gram matrix costs more than an iterative solver."""
@@ -27,7 +28,7 @@ LARGEST = 1e30
 """Penalty that leaves nothing of coefficients."""
 
 
-class LinearPool(ExpertPool):
+class LinearPool(CoefficientPool):
     """Ridge and LinearRegression experts with the answer that clones would give.
 
     Each expert solves the weighted normal equations of its share,
@@ -75,13 +76,8 @@ class LinearPool(ExpertPool):
                 self._solve_expert(k, X, y, *pooled.segment(0))
         return self
 
-    def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return a new pool; an expert with an empty share keeps what it has."""
-        other = copy.copy(self)
-        other.coef = self.coef.copy()
-        other.intercept = self.intercept.copy()
-        other._solve(X, y, routing)
-        return other
+    def _improve(self, X: Array, y: Array, routing: Routing) -> None:
+        self._solve(X, y, routing)
 
     def update_each(self, X: Array, y: Array, routings: Sequence[Routing]) -> Self:
         """Return a new pool, each output trained on a routing of its own."""
@@ -155,23 +151,23 @@ class LinearPool(ExpertPool):
             X, indices, routing.weights, self.coef, self.intercept
         )
 
-    def swap(self, other: Self, take: np.ndarray) -> Self:
-        """Return a pool with the coefficients of ``other`` where ``take`` is True."""
-        chosen = copy.copy(self)
-        chosen.coef = np.where(take[:, None, None], other.coef, self.coef)
-        chosen.intercept = np.where(take[:, None], other.intercept, self.intercept)
-        return chosen
-
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts."""
         other = super().take(experts)
-        other.coef, other.intercept = self.coef[experts], self.intercept[experts]
         if self.moments is not None:
             other.moments = self.moments.take(experts)
             other.rows, other.pull = self.rows[experts], self.pull[experts]
         return other
 
     # --------------------------------------------------------------- streams
+    def without_stream(self) -> Self:
+        """Return a pool that has forgotten the rows of a stream."""
+        other = super().without_stream()
+        other.moments = None
+        vars(other).pop("pull", None)
+        vars(other).pop("rows", None)
+        return other
+
     @property
     def streams(self) -> np.ndarray:
         """All experts: their sums hold all that they need to know of a row."""
@@ -238,13 +234,11 @@ class LinearPool(ExpertPool):
         """
         assert self.moments is not None
         batch = Moments.of(X, y, routing)
-        other = copy.copy(self)
+        other = self.copied()
         ratio = shares(routing)
         other.moments = known = self.moments.times(keep).plus(batch)
         other.rows = keep * self.rows + batch.mass * np.maximum(ratio, 1.0)
         other.pull = keep[:, None, None] * self.pull
-        other.coef = self.coef.copy()
-        other.intercept = self.intercept.copy()
         d = self.coef.shape[2]
         for k in np.flatnonzero((ratio > 0) & (known.mass > 0)).tolist():
             coef = self.coef[k]
@@ -270,18 +264,6 @@ class LinearPool(ExpertPool):
         at_mean = np.einsum("kqd,kd->kq", coef, moments.mean[:, :d]) + self.intercept
         shift = moments.mean[:, d:] - at_mean
         return np.maximum(squares, 0.0) + moments.mass[:, None] * shift**2
-
-    def shrunk(
-        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
-    ) -> ExpertPool | None:
-        """Return the linear pool of the shrunk coefficients."""
-        if not isinstance(pooled, LinearPool):
-            return None
-        pool = copy.copy(self)
-        a = strength
-        pool.coef = (1.0 - a) * pooled.coef[learner_of] + a * self.coef
-        pool.intercept = (1.0 - a) * pooled.intercept[learner_of] + a * self.intercept
-        return pool
 
     def estimators(self) -> list[Any]:
         """Return fitted Ridge or LinearRegression objects."""

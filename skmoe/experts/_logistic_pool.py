@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from ..backends import Array, like, namespace, select, to_host, total_of
 from ..routing import Moments, Routing, units
 from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
-from ._base import PROBABILITY_FLOOR, ExpertPool, share
+from ._base import PROBABILITY_FLOOR, share
+from ._coefficient_pool import CoefficientPool
 
 FIT_ITER = 1000
 UPDATE_ITER = 10
@@ -23,7 +24,7 @@ TOL = 1e-2
 """Convergence, in units of the learner's own ``tol``."""
 
 
-class LogisticPool(ExpertPool):
+class LogisticPool(CoefficientPool):
     """LogisticRegression experts with the answer that clones would give.
 
     Each expert minimises ``C Σ w loss + ½ ‖β‖²`` over its share by L-BFGS: to
@@ -39,8 +40,10 @@ class LogisticPool(ExpertPool):
         Their mass, and the weight of all the rows that have a share in it.
     """
 
+    tables = ("coef", "intercept", "met")
     bend: np.ndarray | None = None
     rows: np.ndarray
+    met: np.ndarray
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
@@ -76,13 +79,8 @@ class LogisticPool(ExpertPool):
             self._solve_expert(k, X, y, pooled, 0, row_mass, FIT_ITER)
         return self
 
-    def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return a new pool, a few L-BFGS steps on; self is unchanged."""
-        other = copy.copy(self)
-        for name in ("coef", "intercept", "met"):
-            setattr(other, name, getattr(self, name).copy())
-        other._solve(X, y, routing, UPDATE_ITER)
-        return other
+    def _improve(self, X: Array, y: Array, routing: Routing) -> None:
+        self._solve(X, y, routing, UPDATE_ITER)
 
     def _solve(self, X: Array, y: Array, routing: Routing, max_iter: int) -> list[int]:
         row_mass = routing.row_sums
@@ -208,25 +206,22 @@ class LogisticPool(ExpertPool):
         known = ops.softmax_mix(X, indices, weights * rest, self.coef, self._known())
         return known + routing.combine(floor)
 
-    def swap(self, other: Self, take: np.ndarray) -> Self:
-        """Return a pool with the coefficients of ``other`` where ``take`` is True."""
-        chosen = copy.copy(self)
-        chosen.coef = np.where(take[:, None, None], other.coef, self.coef)
-        chosen.intercept = np.where(take[:, None], other.intercept, self.intercept)
-        chosen.met = np.where(take[:, None], other.met, self.met)
-        return chosen
-
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts."""
         other = super().take(experts)
-        other.coef, other.intercept = self.coef[experts], self.intercept[experts]
-        other.met = self.met[experts]
         if self.bend is not None:
             other.bend = self.bend[experts]
             other.rows = self.rows[:, experts]
         return other
 
     # --------------------------------------------------------------- streams
+    def without_stream(self) -> Self:
+        """Return a pool that has forgotten the rows of a stream."""
+        other = super().without_stream()
+        other.bend = None
+        vars(other).pop("rows", None)
+        return other
+
     @property
     def streams(self) -> np.ndarray:
         """All experts."""
@@ -261,11 +256,9 @@ class LogisticPool(ExpertPool):
 
         A class stays met. One that is new starts as improbable as it was.
         """
-        other = copy.copy(self)
+        other = self.copied()
         row_mass = routing.row_sums
         ops = select(X)
-        for name in ("coef", "intercept", "met"):
-            setattr(other, name, getattr(self, name).copy())
         assert self.bend is not None
         other.bend = bend = self.bend.copy()
         other.rows = rows_of_all = self.rows * keep
@@ -314,10 +307,10 @@ class LogisticPool(ExpertPool):
         """Add the classes of a batch to those that an expert has met."""
         new = np.bincount(labels, minlength=self.met.shape[1]) > 0
         if (new & ~self.met[k]).any():
-            coef, intercept = self._imputed()
+            complete = self.complete()
             self.met[k] |= new
-            self.coef[k] = np.where(self.met[k][:, None], coef[k], 0.0)
-            self.intercept[k] = np.where(self.met[k], intercept[k], 0.0)
+            self.coef[k] = np.where(self.met[k][:, None], complete.coef[k], 0.0)
+            self.intercept[k] = np.where(self.met[k], complete.intercept[k], 0.0)
 
     def _bend(self, k: int, x: Array, weights: Array) -> np.ndarray:
         """Return the curvature of an expert's loss, a block for each class."""
@@ -332,38 +325,18 @@ class LogisticPool(ExpertPool):
             bend[met] = Moments.of(x, None, steep).about(self.center, self._unit)
         return bend
 
-    def shrunk(
-        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
-    ) -> ExpertPool | None:
-        r"""Return the logistic pool of the shrunk coefficients.
-
-        That is the geometric pool :math:`p \propto b^{1-a} h^a` of the probabilities.
-        To a class that it did not meet an expert gives its floor.
-        """
-        if not isinstance(pooled, LogisticPool):
-            return None
-        own_coef, own = self._imputed()
-        base_coef, base = pooled._imputed()
-        pool = copy.copy(self)
-        a = strength
-        pool.coef = (1.0 - a) * base_coef[learner_of] + a * own_coef
-        pool.intercept = (1.0 - a) * base[learner_of] + a * own
-        pool.met = np.ones_like(self.met)
-        return pool
-
-    def _imputed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return coefficients and intercepts where unmet classes are improbable."""
+    def complete(self) -> Self:
+        """Return a pool that gives coefficients to classes unmet: improbable ones."""
         met = self.met[:, :, None]
         count = np.maximum(self.met.sum(axis=1, keepdims=True), 1)
         coef = np.where(met, self.coef, 0.0).sum(axis=1, keepdims=True) / count[:, None]
-        mean = (
-            np.where(self.met, self.intercept, 0.0).sum(axis=1, keepdims=True) / count
-        )
+        intercept = np.where(self.met, self.intercept, 0.0).sum(axis=1, keepdims=True)
         floor = np.log(PROBABILITY_FLOOR / self.met.shape[1])
-        return (
-            np.where(met, self.coef, coef),
-            np.where(self.met, self.intercept, mean + floor),
-        )
+        other = copy.copy(self)
+        other.coef = np.where(met, self.coef, coef)
+        other.intercept = np.where(self.met, self.intercept, intercept / count + floor)
+        other.met = np.ones_like(self.met)
+        return other
 
     def estimators(self) -> list[Any]:
         """Return fitted LogisticRegression objects (a single class: a constant)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -10,10 +9,8 @@ import numpy as np
 
 from ..backends import Array, filled, like, to_host
 from ..routing import Routing
-from ._base import DerivedPool, ExpertPool
-from ._glm_pool import GLMPool
-from ._linear_pool import LinearPool
-from ._logistic_pool import LogisticPool
+from ._base import DerivedPool
+from ._coefficient_pool import CoefficientPool
 
 LARGEST = {"int8": 127, "float16": 1}
 """What the largest coefficient of an expert's output is stored as."""
@@ -31,13 +28,12 @@ class PackedPool(DerivedPool):
 
     Parameters
     ----------
-    pool : LinearPool, LogisticPool or GLMPool
+    pool : CoefficientPool
         Fitted.
     dtype : {"int8", "float16"}
     """
 
-    def __init__(self, pool: ExpertPool, dtype: str) -> None:
-        assert isinstance(pool, (LinearPool, LogisticPool, GLMPool))
+    def __init__(self, pool: CoefficientPool, dtype: str) -> None:
         super().__init__(pool)
         self.scale = pool.scale
         self.seen = None
@@ -48,12 +44,8 @@ class PackedPool(DerivedPool):
         self.row = np.abs(unit).max(axis=2, keepdims=True, initial=0.0) / LARGEST[dtype]
         self.row[self.row == 0.0] = 1.0
         unit = unit / self.row
-        self.packed = copy.copy(pool)
+        self.packed = pool.without_stream()
         self.packed.coef = (np.rint(unit) if dtype == "int8" else unit).astype(dtype)
-        if isinstance(self.packed, LinearPool):
-            # What belongs to streams that go on.
-            self.packed.moments = self.packed.seen = None
-            vars(self.packed).pop("pull", None)
 
     def unpacked(self, experts: np.ndarray) -> Any:
         """Return a pool of some of the experts, as it was but for rounding."""

@@ -1,0 +1,92 @@
+"""What pools of linear models have in common: tables of coefficients."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from typing import Self
+
+import numpy as np
+
+from ..backends import Array
+from ..routing import Routing
+from ._base import ExpertPool
+
+
+class CoefficientPool(ExpertPool):
+    """Base class of pools whose experts are rows of tables.
+
+    To add one, write `ExpertPool`'s ``supports``, ``fit``, ``evaluate``, ``predict``
+    and ``estimators``, and ``_improve``; if there are more tables than the two, name
+    all in ``tables``, and if coefficients may be missing, write ``complete``.
+
+    Attributes
+    ----------
+    coef : (n_experts, q, n_features) array
+    intercept : (n_experts, q) array
+    """
+
+    tables: tuple[str, ...] = ("coef", "intercept")
+    coef: np.ndarray
+    intercept: np.ndarray
+
+    @abstractmethod
+    def _improve(self, X: Array, y: Array, routing: Routing) -> None:
+        """Train in place, from where the tables stand."""
+
+    def copied(self) -> Self:
+        """Return a pool with tables of its own, which may be written to."""
+        other = copy.copy(self)
+        for name in self.tables:
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    def complete(self) -> Self:
+        """Return a pool in which no coefficient is missing."""
+        return self
+
+    def without_stream(self) -> Self:
+        """Return a pool that has forgotten the rows of a stream."""
+        other = copy.copy(self)
+        other.seen = None
+        return other
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return a new pool; an expert whose share is empty keeps what it has."""
+        other = self.copied()
+        other._improve(X, y, routing)
+        return other
+
+    def swap(self, other: Self, take: np.ndarray) -> Self:
+        """Return a pool with the coefficients of ``other`` where ``take`` is True."""
+        chosen = copy.copy(self)
+        for name in self.tables:
+            old, new = getattr(self, name), getattr(other, name)
+            taken = take.reshape(-1, *[1] * (old.ndim - 1))
+            setattr(chosen, name, np.where(taken, new, old))
+        return chosen
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        for name in self.tables:
+            setattr(other, name, getattr(self, name)[experts])
+        return other
+
+    def shrunk(
+        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+    ) -> ExpertPool | None:
+        r"""Return the pool of the shrunk coefficients.
+
+        Where the mean or the probability is a power of e, these are those of the
+        geometric mean :math:`b^{1-a} h^a` of the answers.
+        """
+        if not isinstance(pooled, type(self)):
+            return None
+        base = pooled.complete()
+        own = self.complete()
+        a = strength
+        other = copy.copy(own)
+        other.coef = (1.0 - a) * base.coef[learner_of] + a * own.coef
+        other.intercept = (1.0 - a) * base.intercept[learner_of] + a * own.intercept
+        return other
