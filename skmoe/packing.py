@@ -6,6 +6,7 @@ import copy
 
 from sklearn.utils.validation import check_is_fitted
 
+from .estimators import set_fitted
 from .experts import LARGEST, CoefficientPool, PackedPool
 
 __all__ = ["pack"]
@@ -70,7 +71,7 @@ def pack(model, dtype="int8"):
             "pack needs linear, logistic or log-linear experts that are trained "
             f"together; got experts_ of {type(model.experts_[0]).__name__}."
         )
+    pool = PackedPool(model._pool, dtype)
     small = copy.copy(model)
-    small._pool = small._own_pool = PackedPool(model._pool, dtype)
-    small.experts_ = small._pool.estimators()
+    set_fitted(small, {"_pool": pool, "_own_pool": pool, "experts_": pool.estimators()})
     return small

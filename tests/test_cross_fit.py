@@ -47,6 +47,7 @@ from skmoe.em import (
     run,
 )
 from skmoe.estimators import _folds
+from skmoe.estimators._folds import cross_fitted_pool
 from skmoe.experts import (
     AveragedClassifier,
     AveragedPool,
@@ -263,7 +264,7 @@ def test_models_learn_from_the_training_rows_of_a_splitter():
     with pytest.warns(UserWarning, match="leaves 30 of the 120 rows in no test fold"):
         model.fit(X, Y)
     problem, pool = problem_of(), regressors(TREE)
-    crossed = model._cross_fitted(pool, problem)
+    crossed = cross_fitted_pool(model, pool, problem)
     rows = np.arange(N)
     expected = np.concatenate([np.full(30, 3), np.repeat([0, 1, 2], 30)])
     np.testing.assert_array_equal(crossed.folds, expected)

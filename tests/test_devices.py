@@ -280,7 +280,7 @@ def test_numpy_input_is_moved_once_and_answers_come_back(monkeypatch, guarded):
         moved.append(array.shape)
         return put(array)
 
-    monkeypatch.setattr("skmoe.estimators._validation.to_device", to_device)
+    monkeypatch.setattr("skmoe.estimators._rows.to_device", to_device)
     model = MoERegressor(backend="cupy", **COMMON).fit(X, y)
     assert moved == [X.shape]
     plain = MoERegressor(backend="numpy", **COMMON).fit(X, y)

@@ -20,7 +20,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from skmoe import MoEClassifier, MoERegressor, gates
-from skmoe.estimators._parts import GATES
+from skmoe.estimators._gate_and_experts import GATES
 from skmoe.gates import (
     BaseGate,
     EstimatorGate,

@@ -604,10 +604,10 @@ def test_learners_without_weights_are_taught_resampled_rows():
 
 
 def test_other_learners_see_a_sample_again(monkeypatch):
-    from skmoe.em import _sample, _stepwise
+    from skmoe.em import _stepwise, _stream_sample
     from skmoe.experts import EstimatorPool
 
-    for module in (_sample, _stepwise):
+    for module in (_stream_sample, _stepwise):
         monkeypatch.setattr(module, "LARGEST", 2500)
     X, y = regimes(16_000)
     tree = DecisionTreeRegressor(min_samples_leaf=20)

@@ -1,6 +1,7 @@
 """Floor 4: the estimators, which know scikit-learn and hand EM its problem."""
 
 from ._classifier import MoEClassifier
+from ._fitted import set_fitted
 from ._ids import IdCodes
 from ._regressor import MoERegressor
 from ._transformer import MoETransformer
@@ -12,4 +13,5 @@ __all__ = [
     "MoERegressor",
     "MoETransformer",
     "refuse_lazy",
+    "set_fitted",
 ]

@@ -8,9 +8,10 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import get_tags
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 
 from .._caller import level_of_caller
 from .._sklearn_compat import (
@@ -20,65 +21,47 @@ from .._sklearn_compat import (
     StrOptions,
     _fit_context,
     html_block,
-    with_callbacks,
 )
 from .._version import __version__
-from ..backends import BACKENDS, Array, namespace, one_blas_thread, to_host
-from ..em import (
-    Mixture,
-    Problem,
-    Voice,
-    chosen_on,
-    count_runs,
-    fallbacks,
-    finished,
-    for_new_rows,
-    train,
-)
+from ..backends import BACKENDS, Array
+from ..em import Mixture
 from ..experts import ExpertPool
-from ..gates import BaseGate
-from . import _parts as parts
+from . import _gate_and_experts as parts
 from ._all_or_nothing import all_or_nothing
-from ._folds import FoldsMixin
+from ._fitted import set_fitted
+from ._folds import is_splitter
 from ._growth import GrowthMixin
+from ._ids import IdCodes
 from ._inference import RoutedMixin
 from ._naming import NamedPartsMixin
-from ._planning import PlanningMixin
-from ._reporting import ReportingMixin
+from ._plans import with_number
+from ._record import report
+from ._rows import listed_experts
 from ._streaming import StreamingMixin
-from ._validation import CheckedMixin
-from ._watching import Watched
-
-ON_REQUEST = (
-    "gates_",
-    "noise_experts_",
-    "scale_",
-    "selection_path_",
-    "shared_expert_",
-    "_stream",
-    "_early",
-    "group_ids_",
-    "tied_",
-    "group_correlation_",
-    "_voice",
-)
-"""Attributes that not every fit sets: none may be left of an earlier fit."""
+from ._task import Settings, read_task
+from ._training import trained
 
 
 class BaseMoE(
     NamedPartsMixin,
-    CheckedMixin,
-    FoldsMixin,
-    PlanningMixin,
     GrowthMixin,
     StreamingMixin,
-    ReportingMixin,
     RoutedMixin,
     CallbackSupportMixin,
     BaseEstimator,
     metaclass=ABCMeta,
 ):
-    """Base class of `MoEClassifier` and `MoERegressor`."""
+    """Base class of `MoEClassifier` and `MoERegressor`.
+
+    Private attributes of a fitted mixture: ``_pool`` and ``_own_pool``, the experts
+    that predict and those that were trained; ``_shared``, the pool of the shared
+    expert; ``_reads``, what reaches the parts; ``_id_codes``, codes of ids that are no
+    numbers; ``_weight_unit``, the sample weight that counts as one row.
+    """
+
+    _id_codes: IdCodes | None = None
+    _shared: ExpertPool | None = None
+    _weight_unit = 1.0
 
     _parameter_constraints: dict = {
         "expert": [HasMethods(["fit"]), list, tuple, None],
@@ -181,6 +164,11 @@ class BaseMoE(
         return html_block(self, parts.named_parts(self.get_params(deep=False)))
 
     # ------------------------------------------------------- hooks of the kinds
+    @property
+    def _classifies(self) -> bool:
+        """Whether y is classes, or labels."""
+        return False
+
     @abstractmethod
     def _default_expert(self) -> BaseEstimator:
         """Return the learner that expert=None stands for."""
@@ -198,8 +186,14 @@ class BaseMoE(
         """Return the learners as they are to be trained."""
         return learners
 
+    def _tamed(self, learner: BaseEstimator) -> BaseEstimator:
+        """Return a learner that keeps what varies of y."""
+        return learner
+
     @abstractmethod
-    def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
+    def _encode_target(
+        self, y: Any, weight: np.ndarray, settings: Settings
+    ) -> tuple[Array, np.ndarray]:
         """Check y and set what is known of it; return (engine's y, row weights)."""
 
     @abstractmethod
@@ -218,7 +212,6 @@ class BaseMoE(
 
     # --------------------------------------------------------------------- fit
     @all_or_nothing
-    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, sample_weight=None, groups=None):
         """Fit gate and experts by expectation-maximisation.
@@ -248,134 +241,44 @@ class BaseMoE(
             The fitted mixture. If fit fails or is interrupted, the estimator stays
             as it was before.
         """
-        self._check_counts()
-        learners = parts.read_experts(
-            self.expert, self._n_asked, self._default_expert(), self._classifies
-        )
-        self._check_number()
-        if not self._starts_stream:
-            self._warn_of_top_k()
-        before, gate = parts.read_gate(self.gate)
-        self._check_cross_fit()
-        raw, X, y, weight = self._check_training(X, y, sample_weight)
-        learners = self._adapted(learners)
-        names = getattr(self, "feature_names_in_", None) if before is None else None
-        gate = gate.placed(names)
-        before = before or self._before_gate(X, gate)
-        groups = self._check_groups(groups, sample_weight, weight.shape[0])
-        given = self._given(sample_weight, weight)
-        warm = self.warm_start and hasattr(self, "gate_")
-        random = check_random_state(self.random_state)
-        n_experts = self._n_at_first(weight.shape[0], warm)
-        learners = learners[:n_experts]
-        seeds = random.randint(2**31 - 1, size=n_experts + 1 + self.n_init)
-
-        if warm:
-            before, gate = self._warm_gate(gate)
-        elif before is not None:
-            before = before.fit(raw, y)
-        X_gate = parts.gate_input(before, X, raw)
-        if before is not None:
-            parts.check_made(X_gate, gate)
-        problem = Problem(
-            X_gate=X_gate,
-            X=raw if self._experts_read_raw else X,
-            y=y,
-            sample_weight=weight,
-            n_experts=n_experts,
-            width=self._training_width(n_experts),
-            max_iter=self.max_iter,
-            tol=self.tol,
-            seed=int(seeds[n_experts]),
-            groups=groups,
-            balance=self.balance,
-            capacity=float(self.capacity_factor or np.inf),
-        )
-        path = vars(self).get("selection_path_") if warm else None
-        if self._chooses_number:
-            learners = [clone(learners[0]) for _ in range(n_experts)]
-        if self._chooses_number and not warm:
-            with one_blas_thread(), self._computing(problem.X_gate, n_experts):
-                problem, learners, seeds, path = self._selected(
-                    problem, gate, learners, seeds
-                )
-        # Small products too: the threads of BLAS would spin between them.
-        with one_blas_thread(), self._computing(problem.X_gate, problem.n_experts):
-            plans = self._plans(problem, gate, learners, seeds, given)
-            splits = [] if warm else chosen_on(problem, plans)
-            runs = Watched(
-                self,
-                problem,
-                1 if warm else count_runs(plans, splits),
-                lambda part, state: self._attributes(
-                    for_new_rows(part, state.gate, state.resp),
-                    finished(part, state),
-                    part,
-                    before,
-                ),
-            )
-            if warm:
-                mixture = self._go_on(problem, plans[0], gate, runs)
-            else:
-                mixture = train(problem, plans, splits, runs)
-            runs.close()
-            models = fallbacks(mixture.run, mixture.own)
-            attributes = self._attributes(
-                mixture.gate, mixture.pool, mixture.problem, before
-            )
-            attributes |= self._diagnosis(mixture)
-            attributes |= self._of_panel(problem, mixture)
-            if self._id_codes is not None:
-                attributes["group_ids_"] = self._id_codes.ids
-            attributes |= self._additions(mixture, before)
-
-        if path is not None:
-            attributes["selection_path_"] = path
-        for name in ON_REQUEST:
-            vars(self).pop(name, None)
-        vars(self).update(attributes)
-        self.history_ = runs.history
-        self._set_record(mixture)
-        self._warn_of(mixture)
-        self._warn_of_rows_in_no_fold(mixture)
-        self._warn_of_fallbacks(models)
+        settings = Settings.of(self)
+        task = read_task(self, settings, X, y, sample_weight, groups)
+        task = with_number(self, task)
+        training = trained(self, task)
+        set_fitted(self, training.attributes, afresh=True)
+        report(self, settings, training)
         return self
-
-    def _of_panel(self, problem: Problem, mixture: Mixture) -> dict[str, Any]:
-        """Return the attributes of groups, if fit was given any."""
-        if problem.panel is None:
-            return {}
-        view = problem.X_gate, mixture.resp
-        voice = Voice.of(problem.panel, mixture.gate, *view)
-        return {
-            "tied_": mixture.problem.panel is not None,
-            "group_correlation_": voice.correlation,
-            "_voice": voice,
-        }
 
     def _additions(self, mixture: Mixture, before) -> dict[str, Any]:
         """Return the attributes that are made once EM has ended."""
         return {}
 
-    def _attributes(
-        self, gate: BaseGate, pool: ExpertPool, problem: Problem, before
-    ) -> dict[str, Any]:
-        """Return the fitted attributes that predict needs."""
-        routing = self._rule.route(gate, problem.X_gate)
-        weights = problem.sample_weight
-        load = routing.scaled(weights / namespace(weights).sum(weights))
-        attributes = {
-            "gate_": parts.fitted_gate(self.gate, before, gate),
-            "experts_": pool.likelihood.shown(pool.estimators()),
-            "n_experts_": problem.n_experts,
-            "expert_load_": load.sum_by_expert(load.weights),
-            "_rows_learned": float(to_host(namespace(weights).sum(weights))),
-            "_pool": pool,
-            "_shared": None if problem.shared is None else problem.shared.pool,
-        }
-        if problem.shared is not None:
-            attributes["shared_expert_"] = problem.shared.pool.estimators()[0]
-        if pool.scale is not None:
-            scale = pool.scale
-            attributes["scale_"] = scale[:, 0] if self._single_output else scale
-        return attributes
+    def _parts_of_kind(self, pool: ExpertPool) -> dict[str, Any]:
+        """Return the attributes that only one kind of mixture has."""
+        return {}
+
+    def get_metadata_routing(self):
+        """Return how metadata reaches fit and the splitter of ``cross_fit``.
+
+        Returns
+        -------
+        MetadataRouter
+            See scikit-learn's guide to metadata routing.
+        """
+        router = MetadataRouter(owner=self).add_self_request(self)
+        if is_splitter(self.cross_fit):
+            mapping = MethodMapping().add(caller="fit", callee="split")
+            router.add(splitter=self.cross_fit, method_mapping=mapping)
+        return router
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        gate = (
+            parts.GATES[self.gate]() if self.gate in tuple(parts.GATES) else self.gate
+        )
+        experts = listed_experts(self)
+        reads = [get_tags(part).input_tags for part in (gate, *experts)]
+        tags.input_tags.sparse = all(read.sparse for read in reads)
+        # A gate that takes no NaN sees means and indicators instead.
+        tags.input_tags.allow_nan = all(map(parts.takes_nan, experts))
+        return tags

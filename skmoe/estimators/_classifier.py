@@ -25,6 +25,8 @@ from ._multilabel import (
     read_labels,
     takes_labels,
 )
+from ._rows import listed_experts
+from ._task import Settings
 from ._validation import about, given, on_host
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -331,12 +333,13 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         check_classification_targets(y)
         return y
 
-    def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
-        if self._known_classes is not None:  # of a stream
-            self.classes_ = self._known_classes
+    def _encode_target(
+        self, y: Any, weight: np.ndarray, settings: Settings
+    ) -> tuple[Array, np.ndarray]:
+        if settings.starts_stream:  # whose first call has said which classes there are
             positions = self._read_target(y)
             return positions, self._class_weighted(positions, weight)
-        self._set_multilabel(y)
+        self._set_multilabel(y, settings.warm)
         if self._multilabel:
             return y, weight
         classes, positions = np.unique(y, return_inverse=True)
@@ -350,14 +353,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             weight = weight * self._weight_of_each(y, weight)[positions]
         return positions, weight
 
-    def _set_multilabel(self, y: np.ndarray) -> None:
+    def _set_multilabel(self, y: np.ndarray, warm: bool) -> None:
         """Tell an indicator of labels from classes; the former sets ``classes_``."""
-        known = len(self.classes_) if self.warm_start and self._multilabel else None
+        n_known = len(self.classes_) if warm and self._multilabel else None
         self._multilabel = y.ndim == 2
         if not self._multilabel:
             return
-        if known is not None:
-            check_same_labels(y, known, type(self).__name__)
+        if n_known is not None:
+            check_same_labels(y, n_known, type(self).__name__)
         if self.class_weight is not None:
             raise ValueError(
                 "class_weight weighs rows by their class, and y has several labels a "
@@ -521,14 +524,16 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         tags = super().__sklearn_tags__()
         several = self.class_weight is None and self.shared_expert is None
         tags.classifier_tags.multi_label = several and all(
-            map(takes_labels, self._listed_experts)
+            map(takes_labels, listed_experts(self))
         )
         return tags
 
-    def _set_record(self, mixture: Mixture) -> None:
-        super()._set_record(mixture)
-        self.temperature_ = mixture.choice.temperature
-        self.class_bias_ = np.zeros(len(self.classes_)) + mixture.choice.bias
+    def _additions(self, mixture: Mixture, before) -> dict[str, Any]:
+        """Return what calibrates the class probabilities."""
+        return {
+            "temperature_": mixture.choice.temperature,
+            "class_bias_": np.zeros(len(self.classes_)) + mixture.choice.bias,
+        }
 
     @property
     def _calibration(self) -> tuple[float, np.ndarray] | None:

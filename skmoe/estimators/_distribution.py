@@ -13,6 +13,7 @@ from ..backends import filled, namespace, to_host
 from ..likelihoods import PredictiveMixture
 from ..predictive import Calibration, MixtureDistribution
 from ._all_or_nothing import all_or_nothing
+from ._rows import computing
 from ._validation import about, given
 
 
@@ -32,7 +33,7 @@ class DistributionMixin:
         """
         X_gate, X_expert = self._views(X)
         outputs = []
-        with self._computing(X_gate):
+        with computing(self, X_gate):
             draws = self._draws(groups, X_gate)
             for gate, pool in zip(self._gates, self._pools, strict=True):
                 routing = draws.route(self._rule, gate, X_gate)

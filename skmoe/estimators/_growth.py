@@ -12,8 +12,11 @@ from ..backends import like
 from ..em import Problem, check_finite, grow, shrink
 from ..experts import joined
 from ..gates import BaseGate
-from . import _parts as parts
+from . import _gate_and_experts as parts
 from ._all_or_nothing import all_or_nothing
+from ._fitted import parts_of, set_fitted
+from ._folds import cross_fitted_pool
+from ._rows import computing, training_width
 from ._validation import MOST, about, given, read_weights
 
 
@@ -68,9 +71,12 @@ class GrowthMixin:
                 "added beside it. Fit anew with another n_experts."
             )
         problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_ + n)
-        with self._computing(problem.X_gate):
+        with computing(self, problem.X_gate):
             gate, pool = grow(
-                problem, gate, self._pool, lambda one: self._cross_fitted(one, problem)
+                problem,
+                gate,
+                self._pool,
+                lambda one: cross_fitted_pool(self, one, problem),
             )
             if self._own_pool is self._pool:
                 own = pool
@@ -107,10 +113,11 @@ class GrowthMixin:
         kept = np.delete(known, ids)
         before, gate = parts.split_gate(self.gate_)
         smaller = gate.take(kept)
-        pool, load = self._pool.take(kept), self.expert_load_[kept]
+        pool = self._pool.take(kept)
         own = pool if self._own_pool is self._pool else self._own_pool.take(kept)
-        self._set_experts(before, smaller, pool, own)
-        self.expert_load_ = load / max(load.sum(), np.finfo(np.float64).tiny)
+        load = self.expert_load_[kept]
+        load = load / max(load.sum(), np.finfo(np.float64).tiny)
+        self._set_parts(before, smaller, pool, own, load)
         return self
 
     @all_or_nothing
@@ -139,7 +146,7 @@ class GrowthMixin:
         self._check_can_grow()
         check_scalar(tol, "tol", Real, min_val=0)
         problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_)
-        with self._computing(problem.X_gate):
+        with computing(self, problem.X_gate):
             gate, pool, kept = shrink(problem, gate, self._pool, self._rule, tol)
             own = pool if self._own_pool is self._pool else self._own_pool.take(kept)
             return self._resized(problem, before, gate, pool, own)
@@ -159,8 +166,9 @@ class GrowthMixin:
             y = self._read_target(given(y, "y"))
         weight = read_weights(sample_weight, X_expert, X_gate.dtype)
         weight = like(weight / self._weight_unit, X_gate, X_gate.dtype)
-        real, y = y.dtype.kind == "f", like(y, X_gate)
-        if real:
+        is_real = y.dtype.kind == "f"
+        y = like(y, X_gate)
+        if is_real:
             y = like(y - self._said(X_expert, weight), X_gate, X_gate.dtype)
         problem = Problem(
             X_gate=X_gate,
@@ -168,7 +176,7 @@ class GrowthMixin:
             y=y,
             sample_weight=weight,
             n_experts=n_experts,
-            width=self._training_width(),
+            width=training_width(self),
             max_iter=self.max_iter,
             tol=self.tol,
         )
@@ -180,15 +188,11 @@ class GrowthMixin:
         load = routing.scaled(problem.sample_weight)
         load = load.sum_by_expert(load.weights)
         check_finite(pool, load)
-        self._set_experts(before, gate, pool, own)
-        self.expert_load_ = load / load.sum()
+        self._set_parts(before, gate, pool, own, load / load.sum())
         return self
 
-    def _set_experts(self, before, gate: BaseGate, pool, own) -> None:
-        self.gate_ = parts.fitted_gate(self.gate, before, gate)
-        self.experts_ = pool.likelihood.shown(pool.estimators())
-        self.n_experts_ = pool.n_experts
-        self._pool, self._own_pool = pool, own
-        self._stream = self._early = self._voice = None  # of other experts
-        if pool.scale is not None:
-            self.scale_ = pool.scale[:, 0] if self._single_output else pool.scale
+    def _set_parts(self, before, gate: BaseGate, pool, own, load) -> None:
+        attributes = parts_of(self, before, gate, pool, load)
+        # A stream, and what rows say of their group, are of other experts.
+        forgotten = {"_stream": None, "_early": None, "_voice": None}
+        set_fitted(self, attributes | {"_own_pool": own} | forgotten)

@@ -16,7 +16,9 @@ from ..em import Alone, Panel, Voice
 from ..experts import ExpertPool, OneOutputPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
-from . import _parts as parts
+from . import _gate_and_experts as parts
+from ._folds import check_groups
+from ._rows import check_X, computing, experts_read_raw, training_width
 from ._validation import about, given, on_host
 
 
@@ -51,8 +53,7 @@ def _frame(container: str, table: Any, X: Any) -> Any:
 class RoutedMixin:
     """Methods of a fitted mixture, read from ``gate_`` and the pool alone.
 
-    The class that mixes this in gives `_check_X`, `_read_target`, `predict`, `top_k`,
-    `_experts_read_raw` and `_training_width`.
+    The class that mixes this in gives `_read_target`, `predict` and the parameters.
     """
 
     _origin: np.ndarray | float = 0.0
@@ -99,9 +100,9 @@ class RoutedMixin:
         """Return what gate and experts see of new rows."""
         if not hasattr(self, "gate_"):
             check_is_fitted(self)
-        raw, X = self._check_X(X, reset=False)
+        raw, X = check_X(self, X, reset=False)
         before, _ = parts.split_gate(self.gate_)
-        X_expert = raw if self._experts_read_raw else X
+        X_expert = raw if experts_read_raw(self) else X
         return parts.gate_input(before, X, raw), X_expert
 
     @property
@@ -114,7 +115,7 @@ class RoutedMixin:
     def _draws(self, groups: Any, X_gate: Array) -> Alone:
         """Return which of new rows draw their experts together."""
         xp, n_rows = namespace(X_gate), X_gate.shape[0]
-        groups = self._check_groups(groups, None, n_rows)
+        groups = check_groups(groups, None, n_rows)
         if groups is None or not getattr(self, "tied_", True):
             return Alone()
         ones = xp.ones(n_rows, dtype=X_gate.dtype, device=device_of(X_gate))
@@ -125,7 +126,7 @@ class RoutedMixin:
     def _asked(self, X, groups, ask: Callable[[BaseGate, Array], Any]) -> Any:
         """Ask the gate about new rows, or each of the gates for a list."""
         X_gate, _ = self._views(X)
-        with self._computing(X_gate):
+        with computing(self, X_gate):
             draws = self._draws(groups, X_gate)
             found = [
                 answer(X, draws.spread(ask(*draws.asked(gate, X_gate))))
@@ -136,7 +137,7 @@ class RoutedMixin:
     def _combine(self, X, groups=None) -> Array:
         """Return the mixture's mean or class probabilities, (n_samples, q)."""
         X_gate, X_expert = self._views(X)
-        with self._computing(X_gate):
+        with computing(self, X_gate):
             mixed, draws = [], self._draws(groups, X_gate)
             for gate, pool in zip(self._gates, self._pools, strict=True):
                 routing = draws.route(self._rule, gate, X_gate)
@@ -245,7 +246,7 @@ class RoutedMixin:
         check_consistent_length(X_expert, y)
         y = like(y, X_gate)
         found = []
-        with self._computing(X_gate):
+        with computing(self, X_gate):
             draws = self._draws(groups, X_gate)
             for j, (gate, pool) in enumerate(
                 zip(self._gates, self._pools, strict=True)
@@ -309,7 +310,7 @@ class RoutedMixin:
             renormalised to sum to one.
         """
         check_is_fitted(self)
-        rule = RoutingRule(self._training_width(), ask_last=self._n_fixed > 0)
+        rule = RoutingRule(training_width(self), ask_last=self._n_fixed > 0)
         draws, terms = self._terms(X, y, groups, rule)
         found = [
             self._posterior(log_gate + draws.sums(log_lik), routing)

@@ -21,11 +21,21 @@ from .._sklearn_compat import (
 )
 from ..backends import Array, namespace, to_host
 from ..em import Mixture, gates_per_output, varying
-from ..likelihoods import FAMILIES, BesideFixed, Likelihood, is_extreme, origin_of
-from . import _parts as parts
+from ..experts import ExpertPool
+from ..likelihoods import (
+    FAMILIES,
+    BesideFixed,
+    Gaussian,
+    Likelihood,
+    is_extreme,
+    origin_of,
+)
+from . import _gate_and_experts as parts
 from ._all_or_nothing import all_or_nothing
 from ._base import BaseMoE
 from ._distribution import DistributionMixin
+from ._rows import listed_experts
+from ._task import Settings
 from ._validation import check_magnitude
 
 
@@ -392,7 +402,9 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         self._family.check(y)
         return y
 
-    def _encode_target(self, y: Any, weight: np.ndarray) -> tuple[Array, np.ndarray]:
+    def _encode_target(
+        self, y: Any, weight: np.ndarray, settings: Settings
+    ) -> tuple[Array, np.ndarray]:
         self._single_output = y.ndim == 1
         if self.gate_per_output and self._single_output:
             raise ValueError(
@@ -406,8 +418,8 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
             )
         y = y[:, None] if self._single_output else y
         self._n_outputs = y.shape[1]
-        warm = self.warm_start and np.shape(self._origin) in ((), (self._n_outputs,))
-        if not (warm and hasattr(self, "gate_")):  # which know y from where it was
+        same = np.shape(self._origin) in ((), (self._n_outputs,))
+        if not (settings.warm and same):  # experts know y from where it was
             self._origin = origin_of(y, weight) if self._family.any_real else 0.0
         self._is_extreme = is_extreme(y, weight)
         return y - self._origin, weight
@@ -427,10 +439,9 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
             )
         return y
 
-    def _attributes(self, gate, pool, problem, before) -> dict[str, Any]:
-        """Return the fitted attributes that predict needs."""
-        found = super()._attributes(gate, pool, problem, before)
-        return found | {"likelihood_": pool.likelihood}
+    def _parts_of_kind(self, pool: ExpertPool) -> dict[str, Any]:
+        """Return the likelihood, which a classifier does not show."""
+        return {"likelihood_": pool.likelihood}
 
     def _additions(self, mixture: Mixture, before) -> dict[str, Any]:
         """Return gates and scales of each output, or noise that varies."""
@@ -467,9 +478,23 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = all(
-            get_tags(expert).target_tags.multi_output for expert in self._listed_experts
+            get_tags(expert).target_tags.multi_output for expert in listed_experts(self)
         )
         return tags
+
+    def _check_stream_of_kind(self) -> None:
+        if self.gate_per_output:
+            raise ValueError("partial_fit cannot learn a gate per output.")
+        if self.noise_expert is not None:
+            raise ValueError(
+                "partial_fit cannot learn noise that varies. Set noise_expert=None."
+            )
+        likelihood = self.likelihood
+        if likelihood != "gaussian" and type(likelihood) is not Gaussian:
+            raise ValueError(
+                "partial_fit needs likelihood='gaussian', whose noise scales follow "
+                f"from sums that batches are added to; got {likelihood!r}."
+            )
 
     @all_or_nothing
     @_fit_context(prefer_skip_nested_validation=False)

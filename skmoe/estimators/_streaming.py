@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 from joblib import effective_n_jobs
 from scipy import sparse
-from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
@@ -18,8 +18,13 @@ from sklearn.utils.validation import check_consistent_length
 from ..backends import like, namespace, to_host, using
 from ..em import Problem, Stream, absorb, open_stream, stacked
 from ..experts import take_rows
-from ..likelihoods import Gaussian
-from . import _parts as parts
+from . import _gate_and_experts as parts
+from ._fitted import parts_of, set_fitted
+from ._plans import names_starts, with_number
+from ._record import report, warn_of_top_k
+from ._rows import chooses_number, n_asked
+from ._task import Settings, read_task
+from ._training import trained
 from ._validation import N_EXPERTS, about, given, on_host, read_weights, refuse_lazy
 
 FEW = 10
@@ -77,14 +82,12 @@ class StreamingMixin:
 
     _stream: Stream | None = None
     _early: Early | None = None
-    _known_classes: np.ndarray | None = None
-    _starts_stream = False
 
     def _learn(self, X, y, sample_weight) -> None:
         """Learn from a batch, the first or another one."""
         self._check_can_stream()
         if not hasattr(self, "gate_"):
-            self._warn_of_top_k()
+            warn_of_top_k(self)
             self._start(self._rows_as_given(X, y, sample_weight))
             return
         shaken = self._absorb(self._batch(X, y, sample_weight))
@@ -107,28 +110,20 @@ class StreamingMixin:
                 f"partial_fit of {name} cannot learn a shared_expert; got "
                 f"{self.shared_expert!r}. Set shared_expert=None."
             )
-        if getattr(self, "_shared", None) is not None:
+        if self._shared is not None:
             raise ValueError(
                 f"{name} was fitted with a shared expert, which partial_fit cannot "
                 "learn. Fit it with shared_expert=None."
             )
-        if getattr(self, "gate_per_output", False):
-            raise ValueError("partial_fit cannot learn a gate per output.")
-        if getattr(self, "noise_expert", None) is not None:
-            raise ValueError(
-                "partial_fit cannot learn noise that varies. Set noise_expert=None."
-            )
-        likelihood = getattr(self, "likelihood", "gaussian")
-        if likelihood != "gaussian" and type(likelihood) is not Gaussian:
-            raise ValueError(
-                "partial_fit needs likelihood='gaussian', whose noise scales follow "
-                f"from sums that batches are added to; got {likelihood!r}."
-            )
-        if not self._names_starts:
+        self._check_stream_of_kind()
+        if not names_starts(self):
             raise ValueError(
                 "partial_fit needs init to name starts; got responsibilities, which "
                 "are of the rows of one fit."
             )
+
+    def _check_stream_of_kind(self) -> None:
+        """Raise if partial_fit cannot learn what only one kind of mixture has."""
 
     # ---------------------------------------------------------------- the first rows
     def _rows_as_given(self, X, y, sample_weight) -> Early:
@@ -151,7 +146,7 @@ class StreamingMixin:
     @property
     def _n_wanted(self) -> int:
         """How many experts there are to be; a guess where rows decide."""
-        return N_EXPERTS if self._chooses_number else self._n_asked
+        return N_EXPERTS if chooses_number(self) else n_asked(self)
 
     @property
     def _enough(self) -> int:
@@ -170,25 +165,19 @@ class StreamingMixin:
         It takes the place of the one that there is unless this explains them better.
         """
         check_consistent_length(early.X, early.y)
-        n_rows, rest, enough = len(early), None, self._enough
-        if n_rows > 2 * enough:
+        n_rows = len(early)
+        rest = None
+        if n_rows > 2 * self._enough:
             random = check_random_state(self.random_state)
             chosen = np.zeros(n_rows, dtype=bool)
-            chosen[random.permutation(n_rows)[: 2 * enough]] = True
+            chosen[random.permutation(n_rows)[: 2 * self._enough]] = True
             rest = early.take(np.flatnonzero(~chosen))
             early = early.take(np.flatnonzero(chosen))
-        young = self._starter(len(early))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            young.fit(early.X, early.y, sample_weight=early.weight)
-        again = 2 * n_rows < enough
+        is_better = self._fit_first(early)
+        again = 2 * n_rows < self._enough
         self._early = replace(early, started=n_rows) if again else None
-        if hasattr(self, "gate_") and _explained(self, early) > _explained(
-            young, early
-        ):
+        if not is_better:
             return
-        others = {*young.get_params(deep=False), "_starts_stream", "_known_classes"}
-        vars(self).update({k: v for k, v in vars(young).items() if k not in others})
         self._forget_classes()
         problem = self._batch(early.X, early.y, early.weight)
         with self._streaming(problem), np.errstate(over="ignore", invalid="ignore"):
@@ -196,20 +185,39 @@ class StreamingMixin:
         if rest is not None and (rest.weight > 0).any():
             self._absorb(self._batch(rest.X, rest.y, rest.weight))
 
-    def _starter(self, n_rows: int) -> Any:
-        """Return an unfitted mixture for the first rows, of one expert if few."""
-        young = clone(self)
-        young._starts_stream = True
-        if self._classifies:
-            young._known_classes = self.classes_
-        young.set_params(max_iter=min(self.max_iter, SHORT), warm_start=False)
+    def _fit_first(self, early: Early) -> bool:
+        """Fit a mixture to first rows; go back to the old one if that is better."""
+        before = dict(vars(self))
+        level = _explained(self, early) if hasattr(self, "gate_") else -np.inf
+        settings = self._settings_of_start(len(early))
+        self._forget_classes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            task = read_task(self, settings, early.X, early.y, early.weight)
+            training = trained(self, with_number(self, task))
+            set_fitted(self, training.attributes, afresh=True)
+            report(self, settings, training)
+        is_better = not level > _explained(self, early)
+        if not is_better:
+            self.__dict__ = before
+        return is_better
+
+    def _settings_of_start(self, n_rows: int) -> Settings:
+        """Return how a mixture is fitted to first rows: of one expert if few."""
+        settings = replace(
+            Settings.of(self),
+            max_iter=min(self.max_iter, SHORT),
+            random_state=copy.deepcopy(self.random_state),
+            warm=False,
+            starts_stream=True,
+        )
         if n_rows < FEW * self._n_wanted:
             several = isinstance(self.expert, (list, tuple))
-            expert = clone(self.expert[0]) if several else young.expert
-            young.set_params(n_experts=1, expert=expert)
+            expert = self.expert[0] if several else self.expert
+            settings = replace(settings, n_experts=1, expert=expert)
         if self.backend == "auto" and n_rows >= NUMBA_ROWS:
-            young.set_params(backend="numba")
-        return young
+            settings = replace(settings, backend="numba")
+        return settings
 
     # ------------------------------------------------------------------- the stream
     def _absorb(self, problem: Problem) -> bool:
@@ -230,22 +238,28 @@ class StreamingMixin:
 
     def _opened(self, problem: Problem, load: np.ndarray | None) -> Stream:
         """Return the stream that goes on from the fitted mixture."""
-        model = parts.split_gate(self.gate_)[1], self._pool
-        known = self._rows_learned, self.routed_bound_
-        return open_stream(problem, *model, self._rule, *known, load)
+        _, gate = parts.split_gate(self.gate_)
+        return open_stream(
+            problem,
+            gate,
+            self._pool,
+            self._rule,
+            self._rows_learned,
+            self.routed_bound_,
+            load,
+        )
 
     def _set_stream(self, stream: Stream) -> None:
         before, _ = parts.split_gate(self.gate_)
-        pool = stream.pool
-        self.gate_ = parts.fitted_gate(self.gate, before, stream.gate)
-        self.experts_ = pool.likelihood.shown(pool.estimators())
-        self.expert_load_ = stream.load / stream.load.sum()
-        self._pool, self._own_pool = pool, getattr(pool, "pool", pool)
-        if pool.scale is not None:
-            self.scale_ = pool.scale[:, 0] if self._single_output else pool.scale
-        self.lower_bound_ = stream.level.mean
-        self.routed_bound_ = stream.routed.mean
-        self._stream = stream
+        load = stream.load / stream.load.sum()
+        attributes = parts_of(self, before, stream.gate, stream.pool, load)
+        attributes |= {
+            "_own_pool": getattr(stream.pool, "pool", stream.pool),
+            "lower_bound_": stream.level.mean,
+            "routed_bound_": stream.routed.mean,
+            "_stream": stream,
+        }
+        set_fitted(self, attributes)
 
     def _batch(self, X, y, sample_weight) -> Problem:
         """Return a batch as a problem, without rows of weight zero."""

@@ -1,0 +1,337 @@
+"""What reaches the parts of a mixture: rows, targets and weights, checked."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from joblib import effective_n_jobs
+from scipy import sparse
+from sklearn import get_config  # type: ignore[attr-defined]
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_array, check_consistent_length
+
+from .._caller import level_of_caller
+from .._frames import blank, categories, remedy
+from .._learners import thawed, weight_unit
+from .._sklearn_compat import (
+    _check_feature_names,
+    _check_n_features,
+    _num_samples,
+)
+from ..backends import Array, like, namespace, to_device, to_host, using
+from ..experts import take_rows
+from ..gates import BaseGate
+from . import _gate_and_experts as parts
+from ._columns import encoder, reads_numbers_only
+from ._ids import IdCodes
+from ._validation import (
+    MOST,
+    N_EXPERTS,
+    about,
+    check_magnitude,
+    given,
+    read_weights,
+    refuse_lazy,
+)
+
+if TYPE_CHECKING:
+    from ._task import Settings
+
+TRAINING_WIDTH = 2
+"""Training keeps this many times top_k experts a row: the rows that an expert will
+serve tomorrow are not only those that it serves today."""
+
+
+def listed_experts(model) -> list:
+    if isinstance(model.expert, (list, tuple)):
+        return list(model.expert)
+    return [model._default_expert() if model.expert is None else model.expert]
+
+
+def experts_read_raw(model) -> bool:
+    """Whether X reaches the experts as the user gave it, maybe a data frame."""
+    return model._reads["frame"] or any(map(parts.reads_raw, listed_experts(model)))
+
+
+def has_pipelines(model) -> bool:
+    """Whether an expert is a Pipeline, which may read what is no array."""
+    return any(isinstance(thawed(one), Pipeline) for one in listed_experts(model))
+
+
+def gate_is_pipeline(model) -> bool:
+    return isinstance(parts.opened(model.gate), Pipeline)
+
+
+def _needs_array(model) -> bool:
+    """Whether some part reads the validated array."""
+    if model._reads["categories"] and model._id_codes is None:
+        return False  # an encoder stands before the gate
+    return not (has_pipelines(model) and gate_is_pipeline(model))
+
+
+def _read_columns(model, X: Any) -> dict[str, Any]:
+    """Return what there is to know of the columns of X, if it is a data frame.
+
+    ``frame`` tells whether some expert reads X by its columns, ``categories`` are
+    the names of those that hold categories.
+    """
+    learners = listed_experts(model)
+    if isinstance(model.shared_expert, BaseEstimator):
+        learners = [*learners, model.shared_expert]
+    by_name = any(map(parts.reads_raw, learners))
+    names = categories(X)
+    if not by_name and all(map(reads_numbers_only, learners)):
+        names = []
+    frame = _has_columns(X) and (by_name or bool(names))
+    return {"frame": frame, "categories": names}
+
+
+def check_training(model, settings: Settings, X, y, sample_weight) -> tuple:
+    """Return (X as given, X as an array or None, y, row weights)."""
+    if y is None:
+        raise ValueError(
+            f"This {type(model).__name__} estimator requires y to be passed, but "
+            "the target y is None."
+        )
+    refuse_lazy(X, "X")
+    tags = get_tags(model).input_tags
+    model._reads = {"sparse": tags.sparse, "allow_nan": tags.allow_nan}
+    if not settings.warm:
+        model._id_codes = _codes_of(model, X)
+    model._reads |= _read_columns(model, X)
+    raw, X = check_X(model, X, reset=not settings.warm)
+    with about("y"):
+        y = model._check_target(given(y, "y"))
+    check_consistent_length(raw, y)
+    weight = read_weights(sample_weight, y, getattr(X, "dtype", None))
+    used = np.flatnonzero(weight > 0)
+    if not used.size:
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    if len(used) < len(weight):
+        raw = take_rows(raw, used)
+        X = None if X is None else take_rows(X, used)
+        y = y[used]
+        weight = weight[used]
+    weight = _in_rows(model, weight)
+    y, weight = model._encode_target(y, weight, settings)
+    if not settings.chooses_number and len(weight) < min(settings.n_experts, 2):
+        raise ValueError(
+            f"n_experts={settings.n_experts} needs at least two rows of positive "
+            f"weight; got n_samples={len(weight)}."
+        )
+    if X is None:
+        return raw, X, y, weight
+    # Targets are in the precision of X, and all arrays where X is.
+    if y.dtype.kind == "f":
+        check_magnitude(y, "y", X.dtype)
+    y = like(y, X, X.dtype if y.dtype.kind == "f" else None)
+    return raw, X, y, like(weight, X)
+
+
+def _in_rows(model, weight: np.ndarray) -> np.ndarray:
+    """Return row weights in units of rows; warn if they came in others."""
+    model._weight_unit = weight_unit(weight)
+    if model._weight_unit == 1.0:
+        return weight
+    warnings.warn(
+        f"sample_weight sums to {weight.sum():.6g} for {len(weight)} rows. Weights "
+        "count rows: weight 2 is the row twice. These are taken in units of their "
+        "mean; but learners that you passed as experts get them as they are, and "
+        "their penalties, such as alpha of Ridge, weigh against them. To let a row "
+        "count as one throughout, pass sample_weight / sample_weight.mean().",
+        UserWarning,
+        stacklevel=level_of_caller(),
+    )
+    return weight / model._weight_unit
+
+
+def _codes_of(model, X: Any) -> IdCodes | None:
+    """Return codes for the ids that the gate reads, if they are no numbers."""
+    if not hasattr(model.gate, "id_column"):
+        return None
+    model.gate.placed(getattr(X, "columns", None))
+    return IdCodes.of(X, model.gate.id_column)
+
+
+def _numbers(model, X: Any) -> Any:
+    """Return X in numbers, for a gate that knows ids: it reads no other column."""
+    if model._id_codes is None:
+        return X
+    coded = model._id_codes.coded(X)
+    return blank(coded, categories(coded)) if model._reads["categories"] else coded
+
+
+def check_X(model, X, *, reset: bool) -> tuple[Any, Array | None]:
+    """Return (X as given, X as a float array or CSR if a part reads it)."""
+    refuse_lazy(X, "X")
+    if model.backend == "cupy" or namespace(X) is not np:
+        _refuse_host_parts(model, X)
+    if namespace(X) is not np:
+        array = _check_device_array(model, X, reset=reset)
+        return array, array
+    if _needs_array(model):
+        # As validate_data does, but for the tags of all parts, read once in fit;
+        # and an array has no names to check against none.
+        if reset or type(X) is not np.ndarray or hasattr(model, "feature_names_in_"):
+            with about("X"):
+                _check_feature_names(model, X, reset=reset)
+        finite = "allow-nan" if model._reads["allow_nan"] else True
+        try:
+            with about("X"):
+                array = check_array(
+                    _numbers(model, X),
+                    accept_sparse="csr" if model._reads["sparse"] else False,
+                    dtype=[np.float64, np.float32],
+                    # Columns may lie one after another: sums would differ.
+                    order="C",
+                    ensure_all_finite=finite,
+                    input_name="X",
+                    estimator=model,
+                )
+        except ValueError as error:
+            if "contains NaN" in str(error):
+                said = f"Input X contains NaN. {_takes_no_nan(model)}"
+                raise ValueError(said) from None
+            raise ValueError(f"{error}{remedy(X, error)}") from None
+        _check_n_features(model, array, reset=reset)
+        check_magnitude(array, "X")
+        array = parts.small_indices(array)
+        if model.backend == "cupy":
+            array = to_device(array)
+            return array, array
+        return (X if _has_columns(X) else array), array
+    if not hasattr(X, "shape"):
+        X = np.asarray(X)
+    if len(X.shape) != 2:
+        raise ValueError(
+            f"Expected 2D array, got {len(X.shape)}D array instead. Reshape your "
+            "data with X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if "
+            "it is one row."
+        )
+    X = parts.small_indices(X.tocsr()) if sparse.issparse(X) else X
+    if model._reads["categories"] and not _has_columns(X):
+        raise ValueError(
+            "X must be a data frame, as in fit: its columns "
+            f"{model._reads['categories']} hold categories; got {type(X).__name__}."
+        )
+    _check_feature_names(model, X, reset=reset)
+    _check_n_features(model, X, reset=reset)
+    _num_samples(X)
+    return X, None
+
+
+def _takes_no_nan(model) -> str:
+    """Say what of the mixture is in the way of missing values."""
+    for part in listed_experts(model):
+        if not parts.takes_nan(part):
+            return (
+                f"expert {part!r} takes no missing values. Use one that does, such "
+                "as histogram gradient boosting, or a Pipeline that imputes them."
+            )
+    return (
+        "The rows given to fit held none, so the gate has not learned what to make "
+        "of missing values."
+    )
+
+
+def before_gate(model, X: Array | None, gate: BaseGate) -> Pipeline | None:
+    """Return what stands before a gate that cannot take what X holds.
+
+    That is NaN, or categories.
+    """
+    if gate_is_pipeline(model) or model._id_codes is not None:
+        return None
+    if model._reads["categories"]:
+        return Pipeline([("encoder", encoder(model._reads["categories"]))])
+    if parts.takes_nan(gate):
+        return None
+    misses = X is not None and model._reads["allow_nan"] and parts.has_nan(X)
+    # New rows may only miss values where rows that were learned from do.
+    model._reads["allow_nan"] = misses
+    return parts.imputer() if misses else None
+
+
+def chooses_number(model) -> bool:
+    """Whether fit chooses how many experts there are."""
+    return isinstance(model.n_experts, str)
+
+
+def check_counts(model) -> None:
+    """Raise if something is to be made in numbers that no memory holds."""
+    for name in ("n_experts", "n_init", "cross_fit"):
+        count = getattr(model, name)
+        if isinstance(count, Integral) and count > MOST:
+            raise ValueError(f"{name} must be at most {MOST}; got {count}.")
+
+
+def n_asked(model) -> Any:
+    """How many experts the parameters ask for; "auto" leaves it to fit."""
+    if model.n_experts is not None:
+        return model.n_experts if chooses_number(model) else int(model.n_experts)
+    several = isinstance(model.expert, (list, tuple))
+    return len(model.expert) if several else N_EXPERTS
+
+
+def computing(
+    model, X: Array, n_experts: int | None = None, backend: str | None = None
+) -> AbstractContextManager:
+    """Return the context that operations on these rows run in."""
+    n_experts = model.n_experts_ if n_experts is None else n_experts
+    n_threads = None if model.n_jobs is None else effective_n_jobs(model.n_jobs)
+    n_elements = X.shape[0] * max(X.shape[1], n_experts)
+    return using(backend or model.backend, n_elements, n_threads)
+
+
+def _refuse_host_parts(model, X: Any) -> None:
+    """Raise if something that works on the host only would read a device array."""
+    where = f"backend={model.backend!r} with X a {type(X).__name__}"
+    if sparse.issparse(X):
+        raise TypeError(
+            f"{where}: sparse matrices stay on the host. Use backend='auto', or "
+            "make X dense."
+        )
+    if has_pipelines(model) or gate_is_pipeline(model):
+        raise TypeError(
+            f"{where}: a Pipeline among gate and experts reads NumPy arrays, "
+            "sparse matrices and data frames. Put its steps before the mixture, "
+            "or use backend='auto' and move X to the host."
+        )
+
+
+def _check_device_array(model, X: Array, *, reset: bool) -> Array:
+    """Check an array of another library, where it lies.
+
+    scikit-learn's own check needs SCIPY_ARRAY_API=1 before its first import.
+    """
+    xp = namespace(X)
+    if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
+        raise ValueError(
+            "Expected a 2D array with at least one row and one feature, got shape "
+            f"{tuple(X.shape)}."
+        )
+    if X.dtype not in (xp.float32, xp.float64):
+        X = xp.astype(X, xp.float64)
+    if not get_config()["assume_finite"] and not model._reads["allow_nan"]:
+        finite = to_host(xp.all(xp.isfinite(X)))
+        if not finite:
+            raise ValueError("Input X contains NaN or infinity.")
+    check_magnitude(X, "X")
+    _check_n_features(model, X, reset=reset)
+    return X
+
+
+def _has_columns(X) -> bool:
+    return hasattr(X, "columns") or hasattr(X, "__dataframe__")
+
+
+def training_width(model, n_experts: int | None = None) -> int:
+    n_experts = model.n_experts_ if n_experts is None else n_experts
+    if model.top_k is None:
+        return n_experts
+    return min(TRAINING_WIDTH * model.top_k, n_experts)

@@ -1,0 +1,93 @@
+"""From a task to a mixture: the one way that fits and starts of streams share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .._sklearn_compat import with_callbacks
+from ..backends import one_blas_thread
+from ..em import (
+    Mixture,
+    State,
+    chosen_on,
+    count_runs,
+    fallbacks,
+    finished,
+    for_new_rows,
+    train,
+)
+from ._callbacks import Watched
+from ._fitted import panel_parts, trained_parts
+from ._plans import go_on, plans
+from ._record import diagnosis, record
+from ._rows import computing
+from ._task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What training gave.
+
+    Attributes
+    ----------
+    mixture : Mixture
+    attributes : dict
+        The fitted attributes, by name.
+    models : list of str or None
+        Of each model of an expert, why it could not be fitted on its own rows.
+    """
+
+    mixture: Mixture
+    attributes: dict[str, Any]
+    models: list[str | None]
+
+
+@with_callbacks
+def trained(model, task: Task) -> Training:
+    """Train as the task says, or go on from the previous fit."""
+    problem = task.problem
+    backend = task.settings.backend
+    # Small products too: the threads of BLAS would spin between them.
+    with (
+        one_blas_thread(),
+        computing(model, problem.X_gate, problem.n_experts, backend),
+    ):
+        ways = plans(model, task)
+        splits = [] if task.settings.warm else chosen_on(problem, ways)
+        n_runs = 1 if task.settings.warm else count_runs(ways, splits)
+        runs = Watched(model, problem, n_runs, _attributes_of_state(model, task))
+        if task.settings.warm:
+            mixture = go_on(model, task, ways[0], runs)
+        else:
+            mixture = train(problem, ways, splits, runs)
+        runs.close()
+        models = fallbacks(mixture.run, mixture.own)
+        attributes = _attributes(model, task, mixture)
+    return Training(mixture, attributes | {"history_": runs.history}, models)
+
+
+def _attributes_of_state(model, task: Task):
+    """Return what callbacks are told that a state of EM would predict with."""
+
+    def attributes(problem, state: State) -> dict[str, Any]:
+        gate = for_new_rows(problem, state.gate, state.resp)
+        pool = finished(problem, state)
+        return trained_parts(model, task.before, gate, pool, problem)
+
+    return attributes
+
+
+def _attributes(model, task: Task, mixture: Mixture) -> dict[str, Any]:
+    """Return all fitted attributes but the history."""
+    attributes = trained_parts(
+        model, task.before, mixture.gate, mixture.pool, mixture.problem
+    )
+    attributes |= diagnosis(model, mixture)
+    attributes |= panel_parts(task.problem, mixture)
+    if model._id_codes is not None:
+        attributes["group_ids_"] = model._id_codes.ids
+    if task.path is not None:
+        attributes["selection_path_"] = task.path
+    attributes |= record(mixture)
+    return attributes | model._additions(mixture, task.before)
