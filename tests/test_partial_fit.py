@@ -242,8 +242,8 @@ def test_a_start_that_explains_less_is_not_taken(monkeypatch):
     model = MoERegressor(n_experts=2, **QUICK).partial_fit(X, y)
     stream = model._stream
     model._early = _streaming.Early(X[:500], y[:500], np.ones(500), started=10)
-    poor = MoERegressor(n_experts=1, cross_fit=None)
-    monkeypatch.setattr(type(model), "_starter", lambda self, n_rows: poor)
+    poor = replace(model._settings_of_start(500), n_experts=1)
+    monkeypatch.setattr(type(model), "_settings_of_start", lambda self, n_rows: poor)
     model.partial_fit(X[:100], y[:100])
     assert model.n_experts_ == stream.pool.n_experts == 2
 

@@ -35,10 +35,11 @@ from ._ids import IdCodes
 from ._inference import RoutedMixin
 from ._naming import NamedPartsMixin
 from ._plans import with_number
+from ._reading import read_task
 from ._record import report
 from ._rows import listed_experts
 from ._streaming import StreamingMixin
-from ._task import Settings, read_task
+from ._task import Settings
 from ._training import trained
 
 

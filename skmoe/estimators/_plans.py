@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -36,10 +36,8 @@ from ._columns import reader, reads_numbers_only
 from ._folds import cross_fitted_gate, cross_fitted_pool, used_rows
 from ._record import warn_of_few_rows
 from ._rows import computing, training_width
+from ._task import Settings, Task
 from ._validation import about, given
-
-if TYPE_CHECKING:
-    from ._task import Settings, Task
 
 
 # ------------------------------------------------------------- how many experts

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
 from .._caller import level_of_caller
 from ..em import Mixture, kept, moved, routed
-from ._rows import chooses_number, n_asked
-
-if TYPE_CHECKING:
-    from ._task import Settings
-    from ._training import Training
+from ._task import Settings, Training, chooses_number, n_asked
 
 WORTH = 1e-3
 """Nats a row from which a mixture is said to gain over one learner."""

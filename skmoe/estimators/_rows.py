@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import AbstractContextManager
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -30,18 +30,15 @@ from ..gates import BaseGate
 from . import _gate_and_experts as parts
 from ._columns import encoder, reads_numbers_only
 from ._ids import IdCodes
+from ._task import Settings
 from ._validation import (
     MOST,
-    N_EXPERTS,
     about,
     check_magnitude,
     given,
     read_weights,
     refuse_lazy,
 )
-
-if TYPE_CHECKING:
-    from ._task import Settings
 
 TRAINING_WIDTH = 2
 """Training keeps this many times top_k experts a row: the rows that an expert will
@@ -257,25 +254,12 @@ def before_gate(model, X: Array | None, gate: BaseGate) -> Pipeline | None:
     return parts.imputer() if misses else None
 
 
-def chooses_number(model) -> bool:
-    """Whether fit chooses how many experts there are."""
-    return isinstance(model.n_experts, str)
-
-
 def check_counts(model) -> None:
     """Raise if something is to be made in numbers that no memory holds."""
     for name in ("n_experts", "n_init", "cross_fit"):
         count = getattr(model, name)
         if isinstance(count, Integral) and count > MOST:
             raise ValueError(f"{name} must be at most {MOST}; got {count}.")
-
-
-def n_asked(model) -> Any:
-    """How many experts the parameters ask for; "auto" leaves it to fit."""
-    if model.n_experts is not None:
-        return model.n_experts if chooses_number(model) else int(model.n_experts)
-    several = isinstance(model.expert, (list, tuple))
-    return len(model.expert) if several else N_EXPERTS
 
 
 def computing(

@@ -21,9 +21,9 @@ from ..experts import take_rows
 from . import _gate_and_experts as parts
 from ._fitted import parts_of, set_fitted
 from ._plans import names_starts, with_number
+from ._reading import read_task
 from ._record import report, warn_of_top_k
-from ._rows import chooses_number, n_asked
-from ._task import Settings, read_task
+from ._task import Settings, chooses_number, n_asked
 from ._training import trained
 from ._validation import N_EXPERTS, about, given, on_host, read_weights, refuse_lazy
 

@@ -1,4 +1,4 @@
-"""What a fit is to do: read from parameters and rows, checked, as one value."""
+"""What a fit is to do, as one value, and what it gives."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Any
 
 import numpy as np
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
 
-from ..em import Problem
+from ..em import Mixture, Problem
 from ..gates import BaseGate
 from ..routing import Routing
-from . import _gate_and_experts as parts
-from ._folds import check_cross_fit, check_groups
-from ._plans import check_number, n_at_first, responsibilities_of, warm_gate
-from ._record import warn_of_top_k
-from ._rows import (
-    before_gate,
-    check_counts,
-    check_training,
-    experts_read_raw,
-    n_asked,
-    training_width,
-)
+from ._validation import N_EXPERTS
+
+
+def chooses_number(model) -> bool:
+    """Whether fit chooses how many experts there are."""
+    return isinstance(model.n_experts, str)
+
+
+def n_asked(model) -> Any:
+    """How many experts the parameters ask for; "auto" leaves it to fit."""
+    if model.n_experts is not None:
+        return model.n_experts if chooses_number(model) else int(model.n_experts)
+    several = isinstance(model.expert, (list, tuple))
+    return len(model.expert) if several else N_EXPERTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,49 +103,19 @@ class Task:
     path: dict[str, np.ndarray] | None = None
 
 
-def read_task(model, settings: Settings, X, y, sample_weight, groups=None) -> Task:
-    """Check parameters and rows, and return what there is to do."""
-    check_counts(model)
-    learners = parts.read_experts(
-        settings.expert,
-        settings.n_experts,
-        model._default_expert(),
-        model._classifies,
-    )
-    check_number(model, settings)
-    if not settings.starts_stream:
-        warn_of_top_k(model)
-    before, gate = parts.read_gate(model.gate)
-    check_cross_fit(model.cross_fit, model.final)
-    raw, X, y, weight = check_training(model, settings, X, y, sample_weight)
-    learners = model._adapted(learners)
-    names = getattr(model, "feature_names_in_", None) if before is None else None
-    gate = gate.placed(names)
-    before = before or before_gate(model, X, gate)
-    groups = check_groups(groups, sample_weight, weight.shape[0])
-    resp = responsibilities_of(model, settings, sample_weight, weight)
-    random = check_random_state(settings.random_state)
-    n_experts = n_at_first(model, settings, weight.shape[0])
-    seeds = random.randint(2**31 - 1, size=n_experts + 1 + model.n_init)
-    if settings.warm:
-        before, gate = warm_gate(model, gate)
-    elif before is not None:
-        before = before.fit(raw, y)
-    X_gate = parts.gate_input(before, X, raw)
-    if before is not None:
-        parts.check_made(X_gate, gate)
-    problem = Problem(
-        X_gate=X_gate,
-        X=raw if experts_read_raw(model) else X,
-        y=y,
-        sample_weight=weight,
-        n_experts=n_experts,
-        width=training_width(model, n_experts),
-        max_iter=settings.max_iter,
-        tol=model.tol,
-        seed=int(seeds[n_experts]),
-        groups=groups,
-        balance=model.balance,
-        capacity=float(model.capacity_factor or np.inf),
-    )
-    return Task(settings, problem, learners[:n_experts], gate, before, seeds, resp)
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What training gave.
+
+    Attributes
+    ----------
+    mixture : Mixture
+    attributes : dict
+        The fitted attributes, by name.
+    models : list of str or None
+        Of each model of an expert, why it could not be fitted on its own rows.
+    """
+
+    mixture: Mixture
+    attributes: dict[str, Any]
+    models: list[str | None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from .._sklearn_compat import with_callbacks
@@ -22,25 +21,7 @@ from ._fitted import panel_parts, trained_parts
 from ._plans import go_on, plans
 from ._record import diagnosis, record
 from ._rows import computing
-from ._task import Task
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """What training gave.
-
-    Attributes
-    ----------
-    mixture : Mixture
-    attributes : dict
-        The fitted attributes, by name.
-    models : list of str or None
-        Of each model of an expert, why it could not be fitted on its own rows.
-    """
-
-    mixture: Mixture
-    attributes: dict[str, Any]
-    models: list[str | None]
+from ._task import Task, Training
 
 
 @with_callbacks
