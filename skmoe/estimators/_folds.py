@@ -88,7 +88,7 @@ def cross_fitted_pool(model, pool: ExpertPool, problem: Problem) -> ExpertPool:
     auto = isinstance(model.cross_fit, str)
     groups = problem.groups
     # Rigid experts do not memorise rows, and frozen ones learn from none.
-    if model.cross_fit is None or (auto and pool.slack == 0) or pool.frozen.all():
+    if model.cross_fit is None or (auto and pool.rigid) or pool.frozen.all():
         return pool
     if (auto and groups is None) or isinstance(model.cross_fit, LeaveOneOut):
         judged_for_free = left_out(pool)
@@ -117,40 +117,6 @@ def cross_fitted_pool(model, pool: ExpertPool, problem: Problem) -> ExpertPool:
     part_rows = groups is None and not is_splitter(model.cross_fit)
     return CrossFitPool(pool, folds, final_folds, part_rows, learned)
 
-<<<<<<< HEAD
-    def _cross_fitted(self, pool: ExpertPool, problem: Problem) -> ExpertPool:
-        """Return the pool, wrapped if its experts are to be judged out of fold."""
-        auto, groups = isinstance(self.cross_fit, str), problem.groups
-        # Rigid experts do not memorise rows, and frozen ones learn from none.
-        if self.cross_fit is None or (auto and pool.rigid) or pool.frozen.all():
-            return pool
-        if (auto and groups is None) or isinstance(self.cross_fit, LeaveOneOut):
-            free = left_out(pool)
-            if free is not None:
-                return free
-        final_folds = learned = None
-        if self._splits:
-            folds, learned = self._split(problem, groups)
-        else:
-            n_folds = AUTO_FOLDS if auto else self.cross_fit
-            n_groups = None if groups is None else len(np.unique(groups))
-            if n_groups is not None and n_groups < (2 if auto else n_folds):
-                raise ValueError(
-                    f"cross_fit={self.cross_fit!r} needs at least "
-                    f"{2 if auto else n_folds} groups, since rows of a group share a "
-                    f"fold; groups has {n_groups}."
-                )
-            folds = content_folds(problem, n_folds, problem.seed)
-            if auto:
-                final_folds = content_folds(problem, FINAL_FOLDS, problem.seed)
-        if folds.max() == 0:
-            return pool
-        if pool.classes is not None:
-            self._warn_of_rare_classes(pool.classes, problem.on_host().y, folds)
-        part_rows = groups is None and not self._splits
-        return CrossFitPool(pool, folds, final_folds, part_rows, learned)
-=======
->>>>>>> 9758faa (Estimators: fit is a table of contents over one task; checks, folds, plans and records are functions; streams start by the same training; one function sets fitted attributes)
 
 def _split(
     model, problem: Problem, groups: np.ndarray | None

@@ -171,7 +171,7 @@ def _ways(model, task: Task) -> list[Plan]:
         tamed = model._tamed(clone(shared))
         return [plan(_beside_shared(model, learners), tamed)]
     pure = plan(learners, None)
-    if not holds_out or pure.pool.slack == 0 or not parts.alike(learners):
+    if not holds_out or pure.pool.rigid or not parts.alike(learners):
         return [pure]
     linear = _beside_shared(model, [model._default_expert()] * problem.n_experts)
     return [pure, plan(linear, clone(learners[0]))]
@@ -227,7 +227,7 @@ def _start_kinds(model, pool: ExpertPool) -> tuple[str, ...]:
         return (model.init,)
     if pool.frozen.all():  # what they say does not depend on where EM starts
         return ("uniform",)
-    if pool.slack == 0:
+    if pool.rigid:
         return PORTFOLIO + ("random",) * max(0, model.n_init - len(PORTFOLIO))
     # Linear experts find the regimes; learners that differ sort themselves out.
     alike = parts.alike(pool.learners)
