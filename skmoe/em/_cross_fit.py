@@ -90,16 +90,17 @@ class CrossFitPool(DerivedPool):
         return other
 
     def _without(self, routing: Routing, fold: int) -> Routing:
-        kept = self.learned[fold].astype(np.float64)
-        return routing.scaled(like(kept, routing.weights))
+        mask = self.learned[fold].astype(np.float64)
+        return routing.scaled(like(mask, routing.weights))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return out-of-fold answers for the training rows, (n, m, q)."""
-        xp, parts = namespace(routing.weights), []
+        xp = namespace(routing.weights)
+        parts = []
         for pool, fold in zip(self.pools, self.rows, strict=True):
             rows = like(fold, routing.indices)
-            own = take_rows(X, rows), take_rows(y, rows), routing.take(rows)
-            parts.append(pool.evaluate(*own))
+            few_X, few_y = take_rows(X, rows), take_rows(y, rows)
+            parts.append(pool.evaluate(few_X, few_y, routing.take(rows)))
         back = like(np.argsort(np.concatenate(self.rows)), routing.indices)
         return xp.take(xp.concat(parts, axis=0), back, axis=0)
 

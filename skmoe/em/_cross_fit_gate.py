@@ -48,8 +48,8 @@ class CrossFitGate(BaseGate):
         self.gates_ = []
         for rows in self._folds(inside=False):
             rows = like(rows, routing.indices)
-            own = select(X).take_rows(X, rows), routing.take(rows)
-            self.gates_.append(clone(self.gate).fit(*own))
+            few_X = select(X).take_rows(X, rows)
+            self.gates_.append(clone(self.gate).fit(few_X, routing.take(rows)))
         self.n_experts_ = routing.n_experts
         return self
 
@@ -63,12 +63,14 @@ class CrossFitGate(BaseGate):
 
         ``ask(gate, X, rows)`` returns arrays of a row each.
         """
-        folds, parts = self._folds(inside=True), []
+        folds = self._folds(inside=True)
+        parts = []
         for gate, rows in zip(self.gates_, folds, strict=True):
             rows = like(rows, X)
             parts.append(ask(gate, select(X).take_rows(X, rows), rows))
         back = like(np.argsort(np.concatenate(folds)), X)
-        xp, columns = namespace(parts[0][0]), zip(*parts, strict=True)
+        xp = namespace(parts[0][0])
+        columns = zip(*parts, strict=True)
         return [xp.take(xp.concat(each), back, axis=0) for each in columns]
 
     def log_proba(self, X: Array) -> Array:
@@ -85,9 +87,9 @@ class CrossFitGate(BaseGate):
 
     def vote(self, X: Array, members: Routing) -> Array:
         """Return what rows say of their group, out of fold."""
-        said = self.log_proba(X)
-        sums = members.weighted_sums(said)
-        return namespace(said).astype(sums[:, :-1] / sums[:, -1:], said.dtype)
+        log_proba = self.log_proba(X)
+        sums = members.weighted_sums(log_proba)
+        return namespace(log_proba).astype(sums[:, :-1] / sums[:, -1:], log_proba.dtype)
 
     def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
         """Return the best experts of the training rows, out of fold."""

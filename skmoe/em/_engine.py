@@ -64,10 +64,14 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
     """Run EM from a state; return its best pass."""
     best: State | None = None
     passes: list[PassInfo] = []
-    reference, stalled, converged = state.bound, 0, False
-    patience, tol = 1, problem.tol
+    reference = state.bound
+    stalled = 0
+    converged = False
+    patience = 1
+    tol = problem.tol
     if state.pool.slack > 0:
-        patience, tol = PATIENCE, max(tol, NOISE)
+        patience = PATIENCE
+        tol = max(tol, NOISE)
     while len(passes) < problem.max_iter and not converged:
         close = watch() if watch is not None else None
         state, info = step(problem, state)
@@ -75,7 +79,8 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
         if best is None or state.bound > best.bound:
             best = state
         if state.bound - reference > tol:
-            reference, stalled = state.bound, 0
+            reference = state.bound
+            stalled = 0
         else:
             stalled += 1
         converged = stalled >= patience
@@ -88,7 +93,9 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
 def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
     """Return the next state: both M-steps, then the E-step."""
     gate, pool, terms, extra, accepted = improve(problem, state)
-    candidates, bound, n_pass = [(state.resp, terms)], state.bound, state.n_pass + 1
+    candidates = [(state.resp, terms)]
+    bound = state.bound
+    n_pass = state.n_pass + 1
     offsets = state.offsets
     del state  # for a caller that keeps it no longer: the E-step needs the memory
     if extra is not None:
@@ -136,7 +143,9 @@ def update_pool(
 
     The last item is the number of experts whose new learner was accepted.
     """
-    y, resp, old = problem.y, state.resp, state.pool
+    y = problem.y
+    resp = state.resp
+    old = state.pool
     learned = learning_mass(problem, old, mass, state.terms.values)
     new = old.update(problem.X, y, learned)
     values = new.evaluate(problem.X, y, resp)
@@ -166,7 +175,8 @@ def _accepted(pool: ExpertPool, mass: Routing, new: Array, old: Array) -> np.nda
     if pool.slack == 0:
         return gain >= 0
     # The weight of a row counts rows, so it stands once in the square.
-    xp, row_mass = namespace(new), mass.row_sums[:, None]
+    xp = namespace(new)
+    row_mass = mass.row_sums[:, None]
     square = changes * changes / xp.where(row_mass > 0, row_mass, 1.0)
     return gain >= -pool.slack * np.sqrt(mass.sum_by_expert(square))
 
@@ -188,21 +198,25 @@ def survey(
     drawn anew each pass, of the row's best expert. It depends on the row's content,
     not on its place in the table. The weights of the routing are log probabilities.
     """
-    resp, n_experts = state.resp, problem.n_experts
+    resp = state.resp
+    n_experts = problem.n_experts
     if problem.dense:
         return log_proba_at(problem, gate, resp), None
-    xp, m = namespace(resp.indices), resp.shape[1]
+    xp = namespace(resp.indices)
+    m = resp.shape[1]
     draw = np.random.RandomState((problem.seed + state.n_pass) % 2**32)
     shift = 1 + draw.randint(max(1, n_experts - 1), size=n_experts)
     partner = like((np.arange(n_experts) + shift) % n_experts, resp.indices)
     explored = xp.take(partner, resp.indices[:, 0])[:, None]
     explored = xp.concat([explored, _fixed(problem, state.pool)], axis=1)
-    asked = xp.concat([resp.indices, explored], axis=1)
-    log_asked, best, log_best = gating.survey(problem, gate, asked, problem.width)
-    more = xp.concat([best, explored], axis=1)
-    extra = select(more).novel(resp.indices, more)
-    log_more = xp.concat([log_best, log_asked[:, m:]], axis=1)
-    return log_asked[:, :m], Routing(extra, log_more, n_experts)
+    candidates = xp.concat([resp.indices, explored], axis=1)
+    log_candidates, best, log_best = gating.survey(
+        problem, gate, candidates, problem.width
+    )
+    fresh = xp.concat([best, explored], axis=1)
+    extra = select(fresh).novel(resp.indices, fresh)
+    log_more = xp.concat([log_best, log_candidates[:, m:]], axis=1)
+    return log_candidates[:, :m], Routing(extra, log_more, n_experts)
 
 
 def _fixed(problem: Problem, pool: ExpertPool) -> Array:
@@ -245,7 +259,8 @@ def expect(
         offsets = np.zeros(problem.n_experts) if offsets is None else offsets
         support = resp.with_weights(log_joint(problem, terms))
         resp, norm, offsets = balanced(problem, support, offsets)
-    xp, weight = namespace(norm), problem.draw_weight
+    xp = namespace(norm)
+    weight = problem.draw_weight
     term = xp.where(weight > 0, weight * norm, 0.0)
     bound = float(to_host(xp.sum(term) / xp.sum(problem.sample_weight)))
     return State(gate, pool, resp, terms, bound, n_pass, offsets)
@@ -272,10 +287,10 @@ def _expect_rows(
         terms = terms.join(other)
     joint = shifted(log_joint(problem, terms), indices, offsets)
     width = min(problem.width, indices.shape[1])
-    kept, weights, norm = select(joint).truncate(joint, width)
+    best, weights, norm = select(joint).truncate(joint, width)
     if width < indices.shape[1]:
-        terms = terms.take(kept)
-        indices = namespace(kept).take_along_axis(indices, kept, axis=1)
+        terms = terms.take(best)
+        indices = namespace(best).take_along_axis(indices, best, axis=1)
     return terms, indices, weights, norm
 
 
@@ -299,7 +314,9 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
     if problem.panel is not None:
         start = problem.panel.agreed(start, problem.width)
     start = possible(problem, pool, start)
-    X, y, mass = problem.X, problem.y, start.scaled(problem.sample_weight)
+    X = problem.X
+    y = problem.y
+    mass = start.scaled(problem.sample_weight)
     gate = fit_gate(problem, gate, start)
     pool = copy.copy(pool).fit(X, y, mass)
     pool = pool.rescale(y, pool.evaluate(X, y, start), mass)
@@ -312,8 +329,8 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
         annealed = replace(wide, beta=beta)
         states.append(step(annealed, _alive(annealed, states.pop()))[0])
     state = states.pop()
-    kept = [(state.resp, state.terms)]
-    return expect(problem, state.gate, state.pool, kept, offsets=state.offsets)
+    support = [(state.resp, state.terms)]
+    return expect(problem, state.gate, state.pool, support, offsets=state.offsets)
 
 
 def _alive(problem: Problem, state: State) -> State:
@@ -356,7 +373,8 @@ def possible(problem: Problem, pool: ExpertPool, resp: Routing) -> Routing:
 def _handed_over(resp: Routing, new: Array) -> Routing:
     """Return responsibilities in which some rows belong to a new expert alone."""
     xp = namespace(resp.weights)
-    moved, hers = new[:, None] >= 0, resp.indices == new[:, None]
+    moved = new[:, None] >= 0
+    hers = resp.indices == new[:, None]
     first = xp.argmax(xp.astype(hers, xp.float64), axis=1)[:, None]
     place = xp.arange(resp.shape[1], dtype=first.dtype, device=device_of(first))
     indices = resp.indices
@@ -373,12 +391,12 @@ def resume(problem: Problem, gate: BaseGate, pool: ExpertPool) -> State:
     if problem.dense:
         support = Routing.from_dense(log_proba(problem, gate))
     else:
-        asked = _fixed(problem, pool)
-        log_asked, best, log_best = gating.survey(problem, gate, asked, problem.width)
-        if asked.shape[1]:
+        fixed = _fixed(problem, pool)
+        log_fixed, best, log_best = gating.survey(problem, gate, fixed, problem.width)
+        if fixed.shape[1]:
             concat = namespace(best).concat
-            best = concat([asked, select(best).novel(asked, best)], axis=1)
-            log_best = concat([log_asked, log_best], axis=1)
+            best = concat([fixed, select(best).novel(fixed, best)], axis=1)
+            log_best = concat([log_fixed, log_best], axis=1)
         support = Routing(best, log_best, problem.n_experts)
     terms = evaluate(problem, pool, support)
     return expect(problem, gate, pool, [(support, terms)])

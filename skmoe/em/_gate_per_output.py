@@ -48,16 +48,20 @@ def gates_per_output(
     average : bool
         Whether cross-fitted experts become the means of their fold models.
     """
-    problem, pool, turn = mixture.problem, mixture.run.pool, 0
+    problem = mixture.problem
+    pool = mixture.run.pool
+    turn = 0
     n_outputs = problem.y.shape[1]
     states = _states(problem, [mixture.run.gate] * n_outputs, pool)
     while turn < ROUNDS:
         mass = [state.resp.scaled(problem.sample_weight) for state in states]
         trial = pool.update_each(problem.X, problem.y, mass)
-        tried = _states(problem, [state.gate for state in states], trial)
-        if _total(tried) <= _total(states) + problem.tol:
+        trial_states = _states(problem, [state.gate for state in states], trial)
+        if _total(trial_states) <= _total(states) + problem.tol:
             break
-        states, pool, turn = tried, trial, turn + 1
+        states = trial_states
+        pool = trial
+        turn = turn + 1
 
     final = mixture.pool
     if turn > 0:
@@ -65,13 +69,16 @@ def gates_per_output(
         judge = last_judge(problem, pool, mean)
         everyone = mean.scaled(problem.sample_weight)
         final = Trained.of(problem, judge, everyone, average=average).predictor
-    judge, gates = problem.remember(pool), []
+    judge = problem.remember(pool)
+    gates = []
     scale = np.empty((problem.n_experts, n_outputs))
     for j, state in enumerate(states):
-        own = _of_output(problem, j)
-        asked = own, state.gate, OneOutputPool(judge, j)
-        last = settle(*asked, rule, LAST_PASSES, learn=False)
-        gates.append(for_new_rows(own, last.gate, last.resp))
+        output = _of_output(problem, j)
+        pool_of_output = OneOutputPool(judge, j)
+        last = settle(
+            output, state.gate, pool_of_output, rule, LAST_PASSES, learn=False
+        )
+        gates.append(for_new_rows(output, last.gate, last.resp))
         if last.pool.scale is not None:
             scale[:, j] = last.pool.scale[:, 0]
     return gates, with_scale(final, scale if final.likelihood.has_scale else None)
@@ -85,11 +92,12 @@ def _states(
     problem: Problem, gates: Sequence[BaseGate], pool: ExpertPool
 ) -> list[State]:
     """Return where EM of each output ends while the experts stay."""
-    judge, states = problem.remember(pool), []
+    judge = problem.remember(pool)
+    states = []
     for j, gate in enumerate(gates):
-        own = _of_output(problem, j)
-        found = run(own, resume(own, gate, OneOutputPool(judge, j)))
-        states.append(resume(own, found.gate, found.pool))
+        output = _of_output(problem, j)
+        result = run(output, resume(output, gate, OneOutputPool(judge, j)))
+        states.append(resume(output, result.gate, result.pool))
     return states
 
 

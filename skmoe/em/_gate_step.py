@@ -45,8 +45,8 @@ def survey(
     """Return log p(k | x) at some entries, the best experts, and theirs."""
     draws = problem.draws
     gate, X = draws.asked(gate, problem.X_gate)
-    asked = draws.of_draws(Routing(indices, indices, gate.n_experts_)).indices
-    log_at, best, log_best = gate.survey(X, asked, top_k)
+    of_draws = draws.of_draws(Routing(indices, indices, gate.n_experts_)).indices
+    log_at, best, log_best = gate.survey(X, of_draws, top_k)
     return draws.spread(log_at), draws.spread(best), draws.spread(log_best)
 
 

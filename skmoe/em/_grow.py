@@ -88,18 +88,19 @@ def _trained(
     learners = [pool.learners[k] for k in parents]
     options = {**pool.options, "seeds": [pool.seeds[k] for k in parents]}
     young = judged(make_pool(learners, n_features=problem.X.shape[1], **options))
-    both, mass = JoinedPool(pool, young), resp.scaled(problem.sample_weight)
+    both = JoinedPool(pool, young)
+    mass = resp.scaled(problem.sample_weight)
     both = JoinedPool(pool, young.fit(problem.X, problem.y, both.parts(mass)[1]))
     state = resume(problem, gate, rescaled(problem, both, resp))
-    found = run(replace(problem, max_iter=PASSES), state)
-    mass = found.resp.scaled(problem.sample_weight)
+    result = run(replace(problem, max_iter=PASSES), state)
+    mass = result.resp.scaled(problem.sample_weight)
     owns = shares(mass)[len(old) :] > 0
     if not owns.any():
-        return found.gate, pool.take(np.append(old, parents))
-    mass = learning_mass(problem, found.pool, mass)
-    pool = found.pool.finished(problem.X, problem.y, mass)
+        return result.gate, pool.take(np.append(old, parents))
+    mass = learning_mass(problem, result.pool, mass)
+    pool = result.pool.finished(problem.X, problem.y, mass)
     new = np.where(owns, len(old) + np.arange(len(parents)), parents)
-    return found.gate, pool.take(np.append(old, new))
+    return result.gate, pool.take(np.append(old, new))
 
 
 def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]:
@@ -113,32 +114,37 @@ def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]
     """
     joint = log_joint(problem, state.terms)
     score = to_host(select(joint).logsumexp(joint))
-    weight, n_old = to_host(problem.sample_weight), state.pool.n_experts
+    weight = to_host(problem.sample_weight)
+    n_old = state.pool.n_experts
     xp = namespace(state.resp.weights)
     first = xp.argmax(state.resp.weights, axis=1)[:, None]
-    own = to_host(xp.take_along_axis(state.resp.indices, first, axis=1))[:, 0]
-    lack = np.bincount(own, weight * (score.max() - score), minlength=n_old)
+    owner = to_host(xp.take_along_axis(state.resp.indices, first, axis=1))[:, 0]
+    lack = np.bincount(owner, weight * (score.max() - score), minlength=n_old)
     lack[state.pool.frozen] = -1.0  # a copy of a frozen model could learn nothing
-    parts, split = np.ones(n_old), []
+    parts = np.ones(n_old)
+    split = []
     for _ in range(problem.n_experts - n_old):
         split.append(int(np.argmax(lack / parts**2)))
         parts[split[-1]] += 1
 
     X = problem.X_gate if sparse.issparse(problem.X_gate) else to_host(problem.X_gate)
-    seen = TreeView.of(X).rows(X)
-    labels, new = own.copy(), n_old + np.arange(len(split))
+    view = TreeView.of(X).rows(X)
+    labels = owner.copy()
+    new = n_old + np.arange(len(split))
     for parent in np.unique(split):
-        rows, children = np.flatnonzero(own == parent), new[np.asarray(split) == parent]
+        rows = np.flatnonzero(owner == parent)
+        children = new[np.asarray(split) == parent]
         if len(rows) <= len(children):
             continue  # too few rows to share: the gate alone splits their probability
         size = {"max_leaf_nodes": len(children) + 1, "min_weight_fraction_leaf": 0.05}
         tree = DecisionTreeRegressor(**size, random_state=0)
-        tree.fit(seen[rows], score[rows], sample_weight=weight[rows])
-        said = tree.predict(seen[rows])
-        regions = np.unique(said, return_inverse=True)[1]
+        tree.fit(view[rows], score[rows], sample_weight=weight[rows])
+        answer = tree.predict(view[rows])
+        regions = np.unique(answer, return_inverse=True)[1]
         regions += len(children) - regions.max()  # the last is explained best
         labels[rows] = np.append(children, parent)[regions]
-    parents, counted = np.array(split, dtype=np.intp), (weight > 0).astype(np.float64)
+    parents = np.array(split, dtype=np.intp)
+    counted = (weight > 0).astype(np.float64)
     rows = np.bincount(labels, counted, minlength=problem.n_experts)[n_old:]
     order = np.argsort(rows == 0, kind="stable")
     place = np.append(np.arange(n_old), n_old + np.argsort(order))
@@ -171,33 +177,39 @@ def shrink(
     kept : (n_kept,) array of int
         Which experts it has.
     """
-    kept = np.arange(pool.n_experts)
+    survivors = np.arange(pool.n_experts)
     least = routed(problem, gate, pool, rule).bound - tol
-    while len(kept) > 1:
-        problem = replace(problem, n_experts=len(kept))
+    while len(survivors) > 1:
+        problem = replace(problem, n_experts=len(survivors))
         state = resume(problem, gate, pool)
-        rest = np.delete(np.arange(len(kept)), np.argmin(loss_without(problem, state)))
+        rest = np.delete(
+            np.arange(len(survivors)), np.argmin(loss_without(problem, state))
+        )
         smaller = replace(problem, n_experts=len(rest))
-        fewer, trial = pool.take(rest), gate.take(rest)
+        fewer = pool.take(rest)
+        trial = gate.take(rest)
         for _ in range(GATE_UPDATES):
             trial = improved_gate(smaller, trial, resume(smaller, trial, fewer).resp)
         if routed(smaller, trial, fewer, rule).bound < least:
             break
-        gate, pool, kept = trial, fewer, kept[rest]
-    return gate, pool, kept
+        gate = trial
+        pool = fewer
+        survivors = survivors[rest]
+    return gate, pool, survivors
 
 
 def loss_without(problem: Problem, state: State) -> np.ndarray:
     """Return what is lost if the rows of each expert go to the best of the others."""
-    resp, log_lik = state.resp, state.terms.log_lik
+    resp = state.resp
+    log_lik = state.terms.log_lik
     xp = namespace(log_lik)
-    known = xp.where(resp.indices >= 0, log_lik, xp.full_like(log_lik, -xp.inf))
+    log_prob = xp.where(resp.indices >= 0, log_lik, xp.full_like(log_lik, -xp.inf))
     if resp.shape[1] == 1:
         return resp.scaled(problem.sample_weight).sum_by_expert(resp.weights)
-    best = xp.max(known, axis=1)[:, None]
-    others = _second(known)[:, None]
-    instead = xp.where(known == best, others, best)
-    loss = xp.where(resp.weights > 0, resp.weights * (known - instead), 0.0)
+    best = xp.max(log_prob, axis=1)[:, None]
+    others = _second(log_prob)[:, None]
+    instead = xp.where(log_prob == best, others, best)
+    loss = xp.where(resp.weights > 0, resp.weights * (log_prob - instead), 0.0)
     loss = xp.where(loss > 0, loss, 0.0)
     return resp.sum_by_expert(loss * problem.sample_weight[:, None])
 

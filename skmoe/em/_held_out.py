@@ -40,12 +40,17 @@ AS_THEY_ARE = 1.0, False
 PARTS = 4
 """One row in so many is held out."""
 
-SPLITS, SPLITS_FLEXIBLE = ((1_000, 4), (4_000, 2)), ((1_000, 2),)
-"""Below so many rows, so many parts are held out in turn; else one. Learners that are
-fitted one by one cost more."""
+SPLITS = ((1_000, 4), (4_000, 2))
+"""Below so many rows, so many parts are held out in turn; else one."""
 
-ENOUGH_ROWS, ENOUGH_AN_EXPERT = 50_000, 50
-"""Of more rows, and more rows an expert, a sample serves to choose by."""
+SPLITS_FLEXIBLE = ((1_000, 2),)
+"""The same for learners that are fitted one by one, which cost more."""
+
+ENOUGH_ROWS = 50_000
+"""Of more rows a sample serves to choose by."""
+
+ENOUGH_AN_EXPERT = 50
+"""The sample has at least so many rows per expert."""
 
 FEW_ROWS = 4
 """With fewer rows an expert than this nothing is held out."""
@@ -55,15 +60,20 @@ GATE_UPDATES = 3
 
 ROUNDING = 1e-9
 
-SHARE_OF_GAIN, SHARE_OF_LOSS = 0.1, 0.01
-"""What a choice may give up for its density: of the best gain in point predictions, or
-of the loss, whichever is more."""
+SHARE_OF_GAIN = 0.1
+"""What a choice may give up for its density, of the best gain in point predictions."""
+
+SHARE_OF_LOSS = 0.01
+"""The same of the loss, where that is more."""
 
 NEAR = 0.01
 """Nats a row by which rows held out have to object to groups that share an expert."""
 
-SETTLE_PASSES, GATE_PASSES = 8, 1
-"""Passes of experts and gate, and of the gate after experts were shrunk."""
+SETTLE_PASSES = 8
+"""Last passes of experts and gate."""
+
+GATE_PASSES = 1
+"""Last passes of the gate once experts were shrunk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,10 +203,10 @@ def splits(problem: Problem, *, rigid: bool) -> list[Split]:
     n_parts = min(int(part.max()) + 1, PARTS)
     if n_parts == 1:
         return []
-    seen = [(part < PARTS) & (part != s) for s in range(min(count, n_parts))]
+    learned = [(part < PARTS) & (part != s) for s in range(min(count, n_parts))]
     return [
         Split(_rows(problem, rows), _rows(problem, part == s), rows)
-        for s, rows in enumerate(seen)
+        for s, rows in enumerate(learned)
     ]
 
 
@@ -231,20 +241,21 @@ def hold_out(
     targets = {False: pooled}
     if pooled.several and train.shared is None:
         targets[True] = pooled.only(pooled.best(train))
-    asked = experts
+    quick = experts
     if not rigid:  # the experts stay: ask them once
-        asked = experts.remembered(train, test)
+        quick = experts.remembered(train, test)
         targets = {best: fit.remembered(train, test) for best, fit in targets.items()}
-    judge = asked.judge
-    models, trials = [], []
+    judge = quick.judge
+    models = []
+    trials = []
     for variant in gates:
         state = _settled(train, result, judge, variant, rule)
         if rigid:
             mass = state.resp.scaled(train.sample_weight)
-            experts = asked = Trained.of(train, state.pool, mass)
+            experts = quick = Trained.of(train, state.pool, mass)
         models.append(experts.for_new_rows(train, state))
-        asked = replace(asked, judge=state.pool)
-        trials.append(_trials(split, state, asked, targets, rule))
+        quick = replace(quick, judge=state.pool)
+        trials.append(_trials(split, state, quick, targets, rule))
     return HeldOut(trials, single, models, result, train.tied)
 
 
@@ -310,14 +321,16 @@ def loss(problem: Problem, state: State) -> float:
     another. Classification: share of the rows whose label has
     less than half of the probability, which for two classes is the error rate.
     """
-    terms, weight = state.terms, problem.sample_weight
+    terms = state.terms
+    weight = problem.sample_weight
     xp = namespace(weight)
     gate = xp.exp(terms.log_gate)
     if problem.y.ndim == 1:
         wrong = xp.sum(gate * xp.exp(terms.log_lik), axis=1) < 0.5
         error = xp.astype(wrong, weight.dtype)
     else:
-        family, choice = state.pool.likelihood, state.resp.with_weights(gate)
+        family = state.pool.likelihood
+        choice = state.resp.with_weights(gate)
         means = family.means(terms.values, choice)
         scale = state.pool.scale_at(problem.X, choice)
         error = problem.y - family.centre(means, scale, choice)
@@ -328,7 +341,8 @@ def loss(problem: Problem, state: State) -> float:
 
 def _deviations(problem: Problem) -> Array:
     """Return the standard deviation of each output, (q,); 1 where it is constant."""
-    xp, weight = namespace(problem.y), problem.sample_weight[:, None]
+    xp = namespace(problem.y)
+    weight = problem.sample_weight[:, None]
     total = xp.sum(weight)
     away = problem.y - xp.sum(weight * problem.y, axis=0) / total
     variance = xp.sum(weight * away**2, axis=0) / total
@@ -344,7 +358,8 @@ def _single(split: Split, pooled: Pooled) -> float:
     alone = pooled.fits.rescaled(train, everyone.with_weights(ones)).predictor
     new_rows = learnable_rows(test, alone)
     scores = alone.log_likelihood(test.X, test.y, new_rows)
-    xp, weight = namespace(scores), test.sample_weight
+    xp = namespace(scores)
+    weight = test.sample_weight
     means = xp.sum(weight[:, None] * scores, axis=0) / xp.sum(weight)
     return float(np.max(to_host(means)))
 

@@ -54,7 +54,8 @@ def routed(
 ) -> State:
     """Return the state of a model whose rows go where the gate alone sends them."""
     choice = route(problem, gate, rule)
-    xp, weights = namespace(choice.weights), choice.weights
+    xp = namespace(choice.weights)
+    weights = choice.weights
     tiny = float(np.finfo(np.float32).tiny)
     log_gate = xp.log(xp.where(weights > tiny, weights, xp.full_like(weights, tiny)))
     support = choice.with_weights(log_gate)
@@ -141,14 +142,15 @@ def kept(
     n_experts : float
         Mean number of experts asked a row.
     """
-    routing, weight = route(problem, gate, rule), problem.sample_weight
+    routing = route(problem, gate, rule)
+    weight = problem.sample_weight
     xp = namespace(weight)
     mass = xp.sum(xp.exp(log_proba_at(problem, gate, routing)), axis=1)
     share = weight / xp.sum(weight)
     enough = xp.astype(mass >= MOST_OF_IT, weight.dtype)
-    asked = xp.sum(xp.astype(routing.indices >= 0, weight.dtype), axis=1)
-    found = (to_host(xp.sum(share * each)) for each in (mass, enough, asked))
-    mass, rows, n_experts = (float(each) for each in found)
+    number = xp.sum(xp.astype(routing.indices >= 0, weight.dtype), axis=1)
+    means = (to_host(xp.sum(share * each)) for each in (mass, enough, number))
+    mass, rows, n_experts = (float(each) for each in means)
     return mass, rows, n_experts
 
 
@@ -157,6 +159,6 @@ def moved(problem: Problem, gate: BaseGate, rule: RoutingRule) -> int:
 
     Their experts have no room under the rule's capacity.
     """
-    free = route(problem, gate, replace(rule, capacity_factor=None)).to_csr() != 0
-    found = route(problem, gate, rule).to_csr() != 0
-    return int(np.count_nonzero(np.diff((free != found).indptr)))
+    unlimited = route(problem, gate, replace(rule, capacity_factor=None)).to_csr() != 0
+    limited = route(problem, gate, rule).to_csr() != 0
+    return int(np.count_nonzero(np.diff((unlimited != limited).indptr)))

@@ -67,8 +67,11 @@ def balanced(
     start : (n_experts,) array
         Offsets to start from.
     """
-    log_joint, ops, b = support.weights, select(support.weights), start
-    weight, xp = problem.draw_weight, namespace(log_joint)
+    log_joint = support.weights
+    ops = select(support.weights)
+    b = start
+    weight = problem.draw_weight
+    xp = namespace(log_joint)
     fair = float(to_host(xp.sum(weight))) / problem.n_experts
     low, high = problem.balance * fair, problem.capacity * fair
     for _ in range(STEPS):
@@ -85,6 +88,6 @@ def balanced(
     moved = shifted(log_joint, support.indices, b)
     weights, norm = ops.normalise(moved)
     moved = xp.where(weights > 0, moved, 0.0)
-    known = xp.where(weights > 0, log_joint, 0.0)
-    paid = xp.sum(weights * (moved - known), axis=1)
+    plain = xp.where(weights > 0, log_joint, 0.0)
+    paid = xp.sum(weights * (moved - plain), axis=1)
     return support.with_weights(weights), norm - paid, b

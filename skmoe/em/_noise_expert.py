@@ -48,7 +48,9 @@ def varying(mixture: Mixture, learner: BaseEstimator, seed: int) -> ExpertPool:
     seed : int
         Seeds learners that draw at random.
     """
-    problem, pool, judge = mixture.problem, mixture.pool, mixture.judge
+    problem = mixture.problem
+    pool = mixture.pool
+    judge = mixture.judge
     assert pool.scale is not None
     assert isinstance(pool.likelihood, Likelihood)
     resp = mixture.resp.scaled(problem.sample_weight)
@@ -60,16 +62,21 @@ def varying(mixture: Mixture, learner: BaseEstimator, seed: int) -> ExpertPool:
     noise: list[Any] = [None] * problem.n_experts
     factor = np.ones(problem.n_experts)
     learners = problem.n_experts - pool.likelihood.n_fixed
-    weights, indices = to_host(resp.weights), to_host(resp.indices)
+    weights = to_host(resp.weights)
+    indices = to_host(resp.indices)
     for k in range(learners):
-        own = (indices == k) & (weights > MIN_RESPONSIBILITY * weights.sum(1)[:, None])
-        rows, place = np.nonzero(own)
+        owned = (indices == k) & (
+            weights > MIN_RESPONSIBILITY * weights.sum(1)[:, None]
+        )
+        rows, place = np.nonzero(owned)
         if len(rows) < FEWEST:
             continue
         e, w = error[rows, place], weights[rows, place]
-        found = _fitted(learner, seed, pool, k, host, rows, e, w, folds[rows])
-        if found is not None:
-            noise[k], factor[k] = found
+        noise_and_factor = _fitted(
+            learner, seed, pool, k, host, rows, e, w, folds[rows]
+        )
+        if noise_and_factor is not None:
+            noise[k], factor[k] = noise_and_factor
     return VaryingPool(pool, noise, factor)
 
 

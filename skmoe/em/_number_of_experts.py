@@ -50,14 +50,20 @@ from ._problem import Problem, State, learning_mass
 from ._starts import smoothed
 from ._train import Plan, linear_pool, linear_view
 
-MOST_EXPERTS, LEAST_ROWS = 64, 10
-"""The path goes no further than this number, nor to fewer rows an expert."""
+MOST_EXPERTS = 64
+"""The path goes no further than this number."""
+
+LEAST_ROWS = 10
+"""Nor does it go to fewer rows per expert."""
 
 FIRST_PEAK = 4
 """Experts that are tried even where two bring nothing: two may not see a pattern."""
 
-UP, DOWN = 20, 6
-"""Passes of EM, at most, of experts that were split, and of those that are left."""
+UP = 20
+"""Passes of EM, at most, after experts were split."""
+
+DOWN = 6
+"""Passes of EM, at most, after experts were taken away."""
 
 STRIDE = 8
 """Of so many experts one is taken away at a time; of more, one in so many."""
@@ -132,11 +138,11 @@ def select_number(problem: Problem, plan: Plan, *, hold_out: bool) -> Selection:
     """
     parts: Sequence[Split] = _parts(problem, plan) if hold_out else []
     if not parts:
-        seen = _path(plan.left_over(problem), None, plan)
-        if not hold_out and not all(np.isfinite(rung.bic) for rung in seen.values()):
+        rungs = _path(plan.left_over(problem), None, plan)
+        if not hold_out and not all(np.isfinite(rung.bic) for rung in rungs.values()):
             parts = _parts(problem, plan)
         if not parts:
-            return _chosen([seen])
+            return _chosen([rungs])
     paths = []
     for part in parts:
         few = plan.take(part.rows)
@@ -190,41 +196,44 @@ def _standard_error(values: np.ndarray, weights: np.ndarray) -> float:
 # ------------------------------------------------------------------------- paths
 def _path(learn: Problem, test: Problem | None, plan: Plan) -> dict[int, Rung]:
     """Return the mixtures of the path, by number of experts."""
-    gate, pool = plan.gates[0], plan.pool
+    gate = plan.gates[0]
+    pool = plan.pool
     if pool.slack == 0 and not isinstance(pool, DerivedPool):
         return _walk(learn, test, gate, pool)
     view = linear_view(learn)
     unit = Standard.of(view, learn.sample_weight)
     linear = replace(learn, X=unit.rows(view), n_experts=pool.n_experts)
-    seen = None if test is None else replace(test, X=unit.rows(linear_view(test)))
-    regimes = _walk(linear, seen, gate, linear_pool(linear, pool))
-    found: dict[int, Rung] = {}
-    stalled, best = 0, -np.inf
+    new_rows = None if test is None else replace(test, X=unit.rows(linear_view(test)))
+    regimes = _walk(linear, new_rows, gate, linear_pool(linear, pool))
+    rungs: dict[int, Rung] = {}
+    stalled = 0
+    best = -np.inf
     for number in sorted(regimes):
         problem = _sized(learn, number)
-        own = begin(problem, gate, _last(pool, number), regimes[number].resp)
-        found[number] = _judged(problem, test, own)
-        if not found[number].worth > best:  # NaN too
+        state = begin(problem, gate, _last(pool, number), regimes[number].resp)
+        rungs[number] = _judged(problem, test, state)
+        if not rungs[number].worth > best:  # NaN too
             stalled += 1
         else:
-            stalled, best = 0, found[number].worth
+            stalled = 0
+            best = rungs[number].worth
         if stalled == PATIENCE:
             break
-    return found
+    return rungs
 
 
 def _walk(
     learn: Problem, test: Problem | None, gate: BaseGate, pool: ExpertPool
 ) -> dict[int, Rung]:
     """Walk up by splitting experts, and down by taking them away."""
-    found: dict[int, Rung] = {}
+    rungs: dict[int, Rung] = {}
 
     def note(state: State) -> float:
         number = state.pool.n_experts
-        old = found.get(number)
+        old = rungs.get(number)
         if old is None or state.bound > old.bound:
-            found[number] = _judged(_sized(learn, number), test, state)
-        return found[number].worth
+            rungs[number] = _judged(_sized(learn, number), test, state)
+        return rungs[number].worth
 
     rows = learn.sample_weight.shape[0]
     one = Routing.from_labels(like(np.zeros(rows, np.intp), learn.sample_weight), 1)
@@ -232,7 +241,8 @@ def _walk(
     best = note(peak)
     while peak.pool.n_experts < pool.n_experts:
         peak = _split(learn, gate, pool, peak)
-        number, worth = peak.pool.n_experts, note(peak)
+        number = peak.pool.n_experts
+        worth = note(peak)
         if (worth > best or number < FIRST_PEAK) and number < pool.n_experts:
             best = max(best, worth)
             continue
@@ -240,11 +250,11 @@ def _walk(
         while state.pool.n_experts > 1:
             state = _thinned(learn, gate, state)
             note(state)
-        top = max(found, key=lambda k: found[k].worth)
-        best = found[top].worth
+        top = max(rungs, key=lambda k: rungs[k].worth)
+        best = rungs[top].worth
         if 2 * top <= number:
             break
-    return found
+    return rungs
 
 
 def _split(learn: Problem, gate: BaseGate, pool: ExpertPool, state: State) -> State:
@@ -270,8 +280,10 @@ def _without_one(problem: Problem, state: State) -> tuple[Routing, np.ndarray]:
     """Return the others' responsibilities without one expert, and who they are."""
     expert = int(np.argmin(loss_without(problem, state)))
     rest = np.delete(np.arange(problem.n_experts), expert)
-    resp, joint = state.resp, log_joint(problem, state.terms)
-    xp, ops = namespace(joint), select(joint)
+    resp = state.resp
+    joint = log_joint(problem, state.terms)
+    xp = namespace(joint)
+    ops = select(joint)
     if resp.dense:
         joint = xp.take(joint, like(rest, resp.indices), axis=1)
         return Routing.from_dense(ops.normalise(joint)[0]), rest
@@ -319,7 +331,8 @@ def _judged(learn: Problem, test: Problem | None, state: State) -> Rung:
     bic = -2.0 * total * state.bound + price
     icl = bic + 2.0 * _entropy(learn, state.resp)
     nothing = np.empty(0)
-    scores, weights = nothing, nothing
+    scores = nothing
+    weights = nothing
     if test is not None:
         scores, weights = _scores(_sized(test, pool.n_experts), gate, pool)
     return Rung(state.bound, bic, icl, state.resp, scores, weights)
@@ -327,7 +340,8 @@ def _judged(learn: Problem, test: Problem | None, state: State) -> Rung:
 
 def _entropy(problem: Problem, resp: Routing) -> float:
     """Return how unsure rows are of their expert, summed, in nats."""
-    xp, weights = namespace(resp.weights), resp.weights
+    xp = namespace(resp.weights)
+    weights = resp.weights
     sure = xp.where(weights > 0, weights, xp.ones_like(weights))
     rows = -xp.sum(sure * xp.log(sure), axis=1)
     return float(to_host(xp.sum(problem.draw_weight * rows)))

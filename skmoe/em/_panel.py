@@ -119,7 +119,8 @@ class Panel(Alone):
     ) -> Panel:
         """Read groups, (n_rows,) of any labels."""
         _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-        group, n_groups = like(group, sample_weight), len(first)
+        group = like(group, sample_weight)
+        n_groups = len(first)
         members = Routing.from_labels(group, n_groups).scaled(sample_weight)
         xp = namespace(sample_weight)
         total = like(members.sum_by_expert(members.weights), sample_weight)
@@ -224,11 +225,14 @@ class Voice:
         if gate.n_experts_ > MOST:
             return cls(1.0, np.zeros(gate.n_experts_))
         said = to_host(gate.log_proba(X)).astype(np.float64)
-        group, weight = to_host(panel.group), to_host(panel.members.weights)[:, 0]
-        size, rows = np.bincount(group, weight), np.arange(len(group))
+        group = to_host(panel.group)
+        weight = to_host(panel.members.weights)[:, 0]
+        size = np.bincount(group, weight)
+        rows = np.arange(len(group))
         share = weight / size[group]
         mean = sparse.csr_array((share, (group, rows)))
-        voted, kinds = mean @ said, mean @ resp.to_csr().toarray()
+        voted = mean @ said
+        kinds = mean @ resp.to_csr().toarray()
         proba = (mean @ np.exp(said)).mean(axis=0)
 
         inside = _square(said - voted[group], weight, proba)
@@ -246,7 +250,8 @@ class Voice:
 
     def raised(self, said: Array, size: Array) -> Array:
         """Return log p(k | X_g), (n_groups, n_experts), of groups of so many rows."""
-        xp, share = namespace(said), like(self.log_share, said, said.dtype)
+        xp = namespace(said)
+        share = like(self.log_share, said, said.dtype)
         worth = size / (1.0 + (size - 1.0) * self.correlation)
         worth = xp.astype(worth, said.dtype)[:, None]
         return select(said).log_softmax(share + worth * (said - share))

@@ -49,7 +49,8 @@ def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
     Routing
         One entry a row, or ``problem.width`` for the smooth ``random`` start.
     """
-    host, random = problem.on_host(), np.random.RandomState(seed)
+    host = problem.on_host()
+    random = np.random.RandomState(seed)
     if problem.n_experts == 1:
         start = Routing.from_labels(np.zeros(len(host.y), dtype=np.intp), 1)
     else:
@@ -68,7 +69,7 @@ def _tree(problem, features, targets, number, random) -> Routing:
         features = X @ random.standard_normal((features.shape[1], columns))
     elif sparse.issparse(features):
         features = features.toarray()
-    seen = TreeView.of(features).rows(features)
+    view = TreeView.of(features).rows(features)
     y = targets
     if problem.y.ndim == 2:  # near its spread: trees take the tiny for nothing
         spread = deviation(problem.y, problem.sample_weight)
@@ -80,8 +81,8 @@ def _tree(problem, features, targets, number, random) -> Routing:
         splitter="best" if number == 0 else "random",
         random_state=random.randint(2**31 - 1),
     )
-    tree.fit(seen, y, sample_weight=problem.sample_weight)
-    _, labels = np.unique(tree.apply(seen), return_inverse=True)
+    tree.fit(view, y, sample_weight=problem.sample_weight)
+    _, labels = np.unique(tree.apply(view), return_inverse=True)
     return _from_labels(labels, X, problem)
 
 
@@ -101,7 +102,8 @@ def _kmeans_x(problem, features, targets, number, random) -> Routing:
 
 def _cluster(problem: Problem, points, random: np.random.RandomState) -> Routing:
     """k-means from the means of equal slices along a random direction."""
-    weight, k = problem.sample_weight, problem.n_experts
+    weight = problem.sample_weight
+    k = problem.n_experts
     labels = _slices(points @ random.standard_normal(points.shape[1]), weight, k)
     mass = np.bincount(labels, weight, minlength=k)
     onehot = sparse.csr_array(
@@ -125,7 +127,8 @@ def _random(problem, features, targets, number, random) -> Routing:
     as an independent draw for each row would.
     """
     X = standard(features, problem.sample_weight)
-    k, d = problem.n_experts, X.shape[1]
+    k = problem.n_experts
+    d = X.shape[1]
     directions = random.standard_normal((d, k)) / np.sqrt(max(1, d))
     along = random.standard_normal((targets.shape[1], k))
     frequency = random.choice(FREQUENCIES)
@@ -133,7 +136,9 @@ def _random(problem, features, targets, number, random) -> Routing:
     weight = problem.sample_weight / problem.sample_weight.sum()
     centre = (X.T @ weight) @ directions + (weight @ targets) @ along
 
-    ops, indices, weights = select(targets), [], []
+    ops = select(targets)
+    indices = []
+    weights = []
     for rows in ops.row_blocks(len(targets), k):
         phase = ops.block_of(X, rows) @ directions + targets[rows] @ along - centre
         wave = STEEPNESS * np.sin(frequency * phase + shift)
@@ -171,7 +176,8 @@ def _slices(score: np.ndarray, weight: np.ndarray, k: int) -> np.ndarray:
 
 def _from_labels(labels: np.ndarray, points, problem: Problem) -> Routing:
     """Make a routing of labels; the largest cells are halved until none is empty."""
-    labels, k = labels.astype(np.intp), problem.n_experts
+    labels = labels.astype(np.intp)
+    k = problem.n_experts
     weight = problem.sample_weight
     score = None
     for _ in range(k):
@@ -194,7 +200,8 @@ def smoothed(labels: np.ndarray, problem: Problem) -> Routing:
 
     A gate fitted to hard labels may separate them; it would never let go of them.
     """
-    n_experts, width = problem.n_experts, problem.width
+    n_experts = problem.n_experts
+    width = problem.width
     if width == 1:
         return Routing.from_labels(labels, n_experts)
     weights = np.full((len(labels), width), SMOOTHING / (width - 1))

@@ -106,8 +106,8 @@ class Pace:
         if self.exponent == 1.0 or memory + n <= self.start:
             return min(memory + n, max(memory, self.longest))
         b, a = self.start, self.exponent
-        seen = memory if memory <= b else b * (memory / b) ** (1.0 / a)
-        return min(b * ((seen + n) / b) ** a, max(memory, self.longest))
+        age = memory if memory <= b else b * (memory / b) ** (1.0 / a)
+        return min(b * ((age + n) / b) ** a, max(memory, self.longest))
 
 
 @dataclass(frozen=True)
@@ -217,17 +217,19 @@ def judge(
     """Return what a model says of a batch."""
     state = resume(problem, gate, pool)
     joint = log_joint(problem, state.terms)
-    ops, xp = select(joint), namespace(joint)
+    ops = select(joint)
+    xp = namespace(joint)
     score = to_host(ops.logsumexp(joint))
     if rule.asks_all(problem.n_experts):
         return Judged(state, state.resp, score, score)
-    asked, indices = route(problem, gate, rule), state.resp.indices
-    own = xp.any(indices[:, :, None] == asked.indices[:, None, :], axis=2)
-    own = own | ~xp.any(own, axis=1)[:, None]
+    support = route(problem, gate, rule)
+    indices = state.resp.indices
+    inside = xp.any(indices[:, :, None] == support.indices[:, None, :], axis=2)
+    inside = inside | ~xp.any(inside, axis=1)[:, None]
     low = xp.full_like(joint, -xp.inf)
-    resp, norm = ops.normalise(xp.where(own, joint, low))
-    kept = ops.logsumexp(xp.where(own, state.terms.log_gate, low))
-    return Judged(state, state.resp.with_weights(resp), score, to_host(norm - kept))
+    resp, norm = ops.normalise(xp.where(inside, joint, low))
+    log_mass = ops.logsumexp(xp.where(inside, state.terms.log_gate, low))
+    return Judged(state, state.resp.with_weights(resp), score, to_host(norm - log_mass))
 
 
 def open_stream(
@@ -258,14 +260,14 @@ def open_stream(
         Share of each expert in them; None if they are the problem's rows.
     pace : Pace or None
     """
-    found = judge(problem, gate, pool, rule)
-    mass = found.state.resp.scaled(problem.sample_weight)
+    verdict = judge(problem, gate, pool, rule)
+    mass = verdict.state.resp.scaled(problem.sample_weight)
     learned = load is None
     if load is None:
         load = mass.sum_by_expert(mass.weights)
     load = np.maximum(load, TINY) / max(load.sum(), TINY)
     memory = min(rows, (pace or Pace()).longest)
-    gate = gate.recall(*targets(problem, found.state.resp), memory * load)
+    gate = gate.recall(*targets(problem, verdict.state.resp), memory * load)
     pool = pool.recall(problem.X, mass, memory * load)
     sample = None
     if not gate.streams or not pool.streams.all():
@@ -273,9 +275,10 @@ def open_stream(
         sample = Sample.of(problem, route(problem, gate, rule))
         sample = sample if learned else sample.emptied(rows)
     weight = to_host(problem.sample_weight)
-    level, routed = (Level.of(each, weight) for each in (found.score, found.routed))
+    level, routed = (Level.of(each, weight) for each in (verdict.score, verdict.routed))
     flattery = routed.mean - bound
-    level, routed = level.lowered(flattery), routed.lowered(flattery)
+    level = level.lowered(flattery)
+    routed = routed.lowered(flattery)
     return _checked(Stream(gate, pool, memory, load, level, routed, sample), problem)
 
 
@@ -295,25 +298,35 @@ def absorb(
     """
     pace = pace or Pace()
     weight = to_host(problem.sample_weight).astype(np.float64)
-    n, n_even = weight.sum(), weight.sum() ** 2 / np.sum(weight**2)
-    gate, pool, load, old = stream.gate, stream.pool, stream.load, stream.memory
-    found = judge(problem, gate, pool, rule)
-    level = Level.of(found.score, weight, stream.level)
-    routed = Level.of(found.routed, weight, stream.routed)
+    n = weight.sum()
+    n_even = weight.sum() ** 2 / np.sum(weight**2)
+    gate = stream.gate
+    pool = stream.pool
+    load = stream.load
+    memory_before = stream.memory
+    verdict = judge(problem, gate, pool, rule)
+    level = Level.of(verdict.score, weight, stream.level)
+    routed = Level.of(verdict.routed, weight, stream.routed)
     check_finite(level, routed)
-    born, resp, surprise = None, found.state.resp, stream.level.surprise(level, n_even)
-    if old >= pace.wide * pace.start:
-        resp, surprise = found.narrow, stream.routed.surprise(routed, n_even)
+    born = None
+    resp = verdict.state.resp
+    surprise = stream.level.surprise(level, n_even)
+    if memory_before >= pace.wide * pace.start:
+        resp = verdict.narrow
+        surprise = stream.routed.surprise(routed, n_even)
     if surprise > SURPRISE:
-        old = max(old * (SURPRISE / surprise) ** 2, old - DOUBT * n, 1.0)
+        memory_before = max(
+            memory_before * (SURPRISE / surprise) ** 2, memory_before - DOUBT * n, 1.0
+        )
         dead = int(np.argmin(load))
         if load[dead] < DEAD / len(load):
-            theirs, parent = _worst_rows(problem, resp, found.score, dead)
+            theirs, parent = _worst_rows(problem, resp, verdict.score, dead)
             if parent != dead and _alike(pool, dead, parent):
-                born, resp = dead, theirs
+                born = dead
+                resp = theirs
                 gate, pool, load = _copied(gate, pool, load, parent, born)
 
-    memory = pace.after(old, n)
+    memory = pace.after(memory_before, n)
     keep = max(0.0, memory - n) / stream.memory
     gamma = n / max(memory, n)
     mass = resp.scaled(problem.sample_weight)
@@ -323,12 +336,12 @@ def absorb(
     if born is not None:
         keeps[born] = FRESH
     gate = gate.absorb(*targets(problem, resp), keep)
-    pool = pool.absorb(problem.X, problem.y, found.state.terms.values, mass, keeps)
+    pool = pool.absorb(problem.X, problem.y, verdict.state.terms.values, mass, keeps)
     load = (1.0 - gamma) * load + gamma * share
     sample = stream.sample
     if sample is not None:
         sample = sample.plus(problem, resp, keep)
-        if sample.fresh >= REFIT * min(sample.seen, LARGEST):
+        if sample.fresh >= REFIT * min(sample.population, LARGEST):
             gate, pool, sample = relearned(gate, pool, sample)
     new = Stream(
         gate=gate,
@@ -338,7 +351,7 @@ def absorb(
         level=stream.level.moved(level, gamma),
         routed=stream.routed.moved(routed, gamma),
         sample=sample,
-        shaken=surprise > SURPRISE and old < max(n, stream.memory / 4),
+        shaken=surprise > SURPRISE and memory_before < max(n, stream.memory / 4),
     )
     return _checked(new, problem)
 

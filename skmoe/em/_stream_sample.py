@@ -41,7 +41,7 @@ class Sample:
         The same object for gate and experts if they see the same.
     mass : Routing
         Responsibilities times sample weights.
-    seen : float
+    population : float
         Number of the rows that it stands for.
     rate : float
         Share of these that it has, in the mean.
@@ -55,7 +55,7 @@ class Sample:
     X: Any
     y: Array
     mass: Routing
-    seen: float
+    population: float
     rate: float = 1.0
     fresh: int = 0
     seed: int = 0
@@ -68,10 +68,10 @@ class Sample:
         rate = min(1.0, LARGEST / len(sample))
         return sample if rate == 1.0 else sample._thinned(rate)
 
-    def emptied(self, seen: float) -> Sample:
+    def emptied(self, population: float) -> Sample:
         """Return the sample that has none of the rows that it should have."""
         none = self._take(np.zeros(len(self), dtype=bool))
-        return replace(none, seen=seen, rate=min(1.0, LARGEST / seen))
+        return replace(none, population=population, rate=min(1.0, LARGEST / population))
 
     def __len__(self) -> int:
         return self.mass.shape[0]
@@ -79,8 +79,8 @@ class Sample:
     def plus(self, problem: Problem, resp: Routing, keep: float) -> Sample:
         """Return the sample after a batch, of whose past so much is kept."""
         n = resp.shape[0]
-        seen = keep * self.seen + n
-        rate = min(1.0, LARGEST / seen)
+        population = keep * self.population + n
+        rate = min(1.0, LARGEST / population)
         random = np.random.RandomState(self.seed)
         stay = random.uniform(size=len(self)) < keep * rate / self.rate
         come = random.uniform(size=n) < rate
@@ -92,7 +92,7 @@ class Sample:
             X=X,
             y=stacked(old.y, new.y),
             mass=_joined(old.mass, new.mass),
-            seen=seen,
+            population=population,
             rate=rate,
             fresh=self.fresh + int(come.sum()),
             seed=self.seed + 1,
@@ -109,7 +109,13 @@ class Sample:
         random = np.random.RandomState(self.seed)
         few = self._take(random.uniform(size=len(self)) < rate)
         return Sample(
-            few.X_gate, few.X, few.y, few.mass, self.seen, rate, seed=self.seed + 1
+            few.X_gate,
+            few.X,
+            few.y,
+            few.mass,
+            self.population,
+            rate,
+            seed=self.seed + 1,
         )
 
     def _take(self, chosen: np.ndarray) -> Sample:
@@ -121,7 +127,7 @@ class Sample:
             X=X,
             y=take_rows(self.y, rows),
             mass=self.mass.take(rows),
-            seen=self.seen,
+            population=self.population,
             rate=self.rate,
             fresh=self.fresh,
             seed=self.seed,
@@ -148,8 +154,10 @@ def stacked(a: Any, b: Any) -> Any:
 
 def _joined(a: Routing, b: Routing) -> Routing:
     """Return the rows of two routings; the narrower one has entries of -1."""
-    xp, width = namespace(a.weights), max(a.shape[1], b.shape[1])
-    indices, weights = [], []
+    xp = namespace(a.weights)
+    width = max(a.shape[1], b.shape[1])
+    indices = []
+    weights = []
     for each in (a, b):
         size = each.shape[0], width - each.shape[1]
         nothing = like(np.full(size, -1), each.indices, each.indices.dtype)

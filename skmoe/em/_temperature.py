@@ -28,14 +28,20 @@ from ._held_out import Choice, HeldOut, Split
 RANGE = (0.2, 5.0)
 """Temperatures that are tried."""
 
-PRIOR, BIAS_PRIOR = 10.0, 3.0
-"""Rows held out that speak for a temperature of 1, and for no bias of a class."""
+PRIOR = 10.0
+"""Rows held out that speak for a temperature of 1."""
+
+BIAS_PRIOR = 3.0
+"""Rows held out that speak for no bias of a class."""
 
 TINY = np.finfo(np.float64).tiny
 
 
 def calibration(
-    held: Sequence[HeldOut], parts: Sequence[Split], choice: Choice, rule: RoutingRule
+    outcomes: Sequence[HeldOut],
+    parts: Sequence[Split],
+    choice: Choice,
+    rule: RoutingRule,
 ) -> tuple[float, np.ndarray]:
     """Return the temperature and biases of the chosen mixture of most likelihood.
 
@@ -48,39 +54,48 @@ def calibration(
     rule : RoutingRule
         Which experts predict asks.
     """
-    log_proba, labels, weights = [], [], []
-    for found, part in zip(held, parts, strict=True):
-        model = found.mixture(choice)
+    log_proba = []
+    labels = []
+    weights = []
+    for outcome, part in zip(outcomes, parts, strict=True):
+        model = outcome.mixture(choice)
         routing = route(part.test.apart, model.gate, rule)
         proba = to_host(model.experts.mix(part.test.X, routing))
         log_proba.append(np.log(np.maximum(proba, TINY)))
         labels.append(to_host(part.test.y))
         weights.append(to_host(part.test.sample_weight).astype(np.float64))
-    return calibrated(*map(np.concatenate, (log_proba, labels, weights)))
+    return calibrated(
+        np.concatenate(log_proba), np.concatenate(labels), np.concatenate(weights)
+    )
 
 
 def calibrated(
-    said: np.ndarray, label: np.ndarray, weight: np.ndarray
+    log_proba: np.ndarray, label: np.ndarray, weight: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Return temperature and biases for log probabilities, (n, n_classes), of rows."""
-    n_classes, total = said.shape[1], weight.sum()
+    n_classes = log_proba.shape[1]
+    total = weight.sum()
     there = np.bincount(label, weight, minlength=n_classes)
-    of_label = weight @ said[np.arange(len(label)), label]
+    of_label = weight @ log_proba[np.arange(len(label)), label]
 
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
         cool, bias = np.exp(-at[0]), at[1:]
-        joint = cool * said + bias
+        joint = cool * log_proba + bias
         norm = logsumexp(joint, axis=1)
         proba = weight[:, None] * np.exp(joint - norm[:, None])
         likelihood = cool * of_label + there @ bias - weight @ norm
-        slopes = [cool * (of_label - np.sum(proba * said)), *proba.sum(axis=0) - there]
+        slopes = [
+            cool * (of_label - np.sum(proba * log_proba)),
+            *proba.sum(axis=0) - there,
+        ]
         value = prior @ at**2 / 2 - likelihood
         return value / total, (prior * at + slopes) / total
 
     prior = np.array([PRIOR, *[BIAS_PRIOR] * n_classes])
-    start, free = np.zeros(1 + n_classes), [(None, None)] * n_classes
+    start = np.zeros(1 + n_classes)
+    free = [(None, None)] * n_classes
     bounds = [tuple(np.log(RANGE)), *free]
-    options = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 500}
-    asked = {"method": "L-BFGS-B", "jac": True, "bounds": bounds}
-    best = minimize(loss, start, options=options, **asked).x
+    precision = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 500}
+    options = {"method": "L-BFGS-B", "jac": True, "bounds": bounds}
+    best = minimize(loss, start, options=precision, **options).x
     return float(np.exp(best[0])), best[1:]

@@ -124,7 +124,8 @@ class Plan:
 
     def take(self, rows: np.ndarray) -> Plan:
         """Return the plan for some of the rows of its problem."""
-        pool, resp = self.pool, self.resp
+        pool = self.pool
+        resp = self.resp
         if isinstance(pool, CrossFitPool):
             pool = pool.of_rows(rows)
         gates = [
@@ -176,7 +177,7 @@ class Mixture:
     @property
     def converged(self) -> bool:
         """Whether EM converged, on the rows by which it was judged."""
-        return all(found.converged for found in self.judged or [self.run])
+        return all(run.converged for run in self.judged or [self.run])
 
 
 def chosen_on(problem: Problem, plans: Sequence[Plan]) -> list[Split]:
@@ -217,15 +218,16 @@ def train(
         best = max(run_all(problem, plan, run_one), key=lambda run: run.bound)
         return finish(problem, best, plan, plan.choice or Choice())
 
-    tried = [_hold_out(problem, parts, plan, run_one) for plan in plans]
-    won, choice = choose(tried, parts)
-    plan, held = plans[won], tried[won]
+    outcomes = [_hold_out(problem, parts, plan, run_one) for plan in plans]
+    best_plan, choice = choose(outcomes, parts)
+    plan = plans[best_plan]
+    outcome = outcomes[best_plan]
     if problem.y.ndim == 1:
-        cooled, bias = calibration(held, parts, choice, plan.rule)
+        cooled, bias = calibration(outcome, parts, choice, plan.rule)
         choice = replace(choice, temperature=cooled, bias=bias)
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
-    models = [each.models[choice.gate] for each in held]
+    models = [each.models[choice.gate] for each in outcome]
     states = (resume(problem, model.gate, model.experts) for model in models)
     start = [max(states, key=lambda state: state.bound).resp]  # a part may be stuck
 
@@ -236,14 +238,14 @@ def train(
     last = replace(problem, max_iter=min(problem.max_iter, PASSES_ON_ALL))
     result = run_one(last, "chosen", first)
     mixture = finish(problem, result, plan, choice)
-    return replace(mixture, judged=[each.run for each in held])
+    return replace(mixture, judged=[each.run for each in outcome])
 
 
 def _hold_out(
     problem: Problem, parts: Sequence[Split], plan: Plan, run_one: Run
 ) -> list[HeldOut]:
     """Return what the rows held out say of a plan."""
-    held = []
+    outcomes = []
     for part in parts:
         few = plan.take(part.rows)
         learn, test = few.left_over(part.train), part.test.apart
@@ -251,10 +253,10 @@ def _hold_out(
             test = learn.shared.left_over(test, new=True)
         part = replace(part, train=learn, test=test)
         runs = run_all(learn, few, run_one)
-        worth = [_worth(learn, found, plan.rule) for found in runs]
+        worth = [_worth(learn, run, plan.rule) for run in runs]
         best = runs[int(np.argmax(worth))]
-        held.append(hold_out(part, best, few.gates, plan.rule))
-    return held
+        outcomes.append(hold_out(part, best, few.gates, plan.rule))
+    return outcomes
 
 
 def run_all(problem: Problem, plan: Plan, run_one: Run) -> list[EMResult]:
@@ -277,7 +279,8 @@ def _worth(problem: Problem, result: EMResult, rule: RoutingRule) -> float:
     if rule.asks_all(problem.n_experts):
         return result.bound
     learn = result.pool.slack == 0
-    gate, pool = result.gate, result.pool
+    gate = result.gate
+    pool = result.pool
     return settle(problem, gate, pool, rule, FEW_PASSES, learn=learn).bound
 
 
@@ -301,12 +304,14 @@ def started(
     problem: Problem, pool: ExpertPool, kind: str, number: int, seed: int
 ) -> Routing:
     """Return initial responsibilities: a fixed expert has an even share of all rows."""
-    n_fixed, n_experts = pool.likelihood.n_fixed, problem.n_experts
+    n_fixed = pool.likelihood.n_fixed
+    n_experts = problem.n_experts
     learning = replace(problem, n_experts=n_experts - n_fixed)
     resp = initial(learning, kind, number, seed)
     if not n_fixed:
         return resp
-    xp, share = namespace(resp.weights), 1.0 / n_experts
+    xp = namespace(resp.weights)
+    share = 1.0 / n_experts
     one = xp.ones_like(resp.weights[:, :1])
     last = xp.full_like(resp.indices[:, :1], n_experts - 1)
     return Routing(
@@ -341,7 +346,7 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
         seed = int(random.randint(2**31 - 1))
         resp = started(problem, linear, kind, start.number, seed)
         results.append(run(problem, begin(problem, plan.gates[0], linear, resp)))
-    return max(results, key=lambda found: _worth(problem, found, plan.rule)).resp
+    return max(results, key=lambda result: _worth(problem, result, plan.rule)).resp
 
 
 def linear_pool(problem: Problem, pool: ExpertPool) -> ExpertPool:
@@ -362,7 +367,8 @@ def linear_view(problem: Problem) -> Array:
     if problem.X is problem.X_gate:
         on_host = namespace(problem.sample_weight) is np
         return problem.content.X if on_host else problem.X
-    X, weight = numbers(problem.on_host().X), problem.sample_weight
+    X = numbers(problem.on_host().X)
+    weight = problem.sample_weight
     if issparse(X):
         if namespace(weight) is not np:
             return problem.X_gate
@@ -373,7 +379,8 @@ def linear_view(problem: Problem) -> Array:
 # --------------------------------------------------------------------- the end
 def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mixture:
     """Return the mixture that predicts: last passes, shrinkage, models for new rows."""
-    rigid, rule = result.pool.slack == 0, plan.rule
+    rigid = result.pool.slack == 0
+    rule = plan.rule
     state = _last_state(problem, result, rule)
     judge = last_judge(problem, state.pool if rigid else result.pool, state.resp)
     mass = state.resp.scaled(problem.sample_weight)
