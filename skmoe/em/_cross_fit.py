@@ -132,8 +132,8 @@ class CrossFitPool(DerivedPool):
             return None
         chosen = copy.copy(self)
         chosen.pools = [
-            shrunk_pool(own, base, learner_of, strength)
-            for own, base in zip(self.pools, pooled.pools, strict=True)
+            shrunk_pool(inner, base, learner_of, strength)
+            for inner, base in zip(self.pools, pooled.pools, strict=True)
         ]
         return chosen
 

@@ -134,16 +134,16 @@ class Panel(Alone):
 
     def asked(self, gate: BaseGate, X: Array) -> tuple[BaseGate, Array]:
         """Return the gate to ask, and what it is to be asked about: a row a group."""
-        said = gate.vote(X, self.members)
+        votes = gate.vote(X, self.members)
         if self.voice is not None:
-            said = self.voice.raised(said, self.size)
-        return Reader(gate.n_experts_), said
+            votes = self.voice.raised(votes, self.size)
+        return Reader(gate.n_experts_), votes
 
     def sums(self, values: Array) -> Array:
         """Return Σ s v over the group of each row, of (n_rows, m) values."""
         xp = namespace(values)
-        found = self.members.weighted_sums(values)[:, :-1]
-        return xp.astype(self.spread(found), values.dtype)
+        sums = self.members.weighted_sums(values)[:, :-1]
+        return xp.astype(self.spread(sums), values.dtype)
 
     def spread(self, values: Any) -> Any:
         """Return what is said of each group, (n_groups, ...), for each row."""
@@ -178,9 +178,9 @@ class Panel(Alone):
         if width >= routing.n_experts:
             return self.spread_routing(Routing.from_dense(mean))
         best = np.argsort(-mean, axis=1, kind="stable")[:, :width]
-        kept = np.take_along_axis(mean, best, axis=1)
-        kept = kept / kept.sum(axis=1, keepdims=True)
-        return self.spread_routing(Routing(best, kept, routing.n_experts))
+        weights = np.take_along_axis(mean, best, axis=1)
+        weights = weights / weights.sum(axis=1, keepdims=True)
+        return self.spread_routing(Routing(best, weights, routing.n_experts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,18 +224,18 @@ class Voice:
         """
         if gate.n_experts_ > MOST:
             return cls(1.0, np.zeros(gate.n_experts_))
-        said = to_host(gate.log_proba(X)).astype(np.float64)
+        log_proba = to_host(gate.log_proba(X)).astype(np.float64)
         group = to_host(panel.group)
         weight = to_host(panel.members.weights)[:, 0]
         size = np.bincount(group, weight)
         rows = np.arange(len(group))
         share = weight / size[group]
         mean = sparse.csr_array((share, (group, rows)))
-        voted = mean @ said
+        voted = mean @ log_proba
         kinds = mean @ resp.to_csr().toarray()
-        proba = (mean @ np.exp(said)).mean(axis=0)
+        proba = (mean @ np.exp(log_proba)).mean(axis=0)
 
-        inside = _square(said - voted[group], weight, proba)
+        inside = _square(log_proba - voted[group], weight, proba)
         inside /= max(size.sum() - len(size), TINY)
         center = kinds.T @ voted / np.maximum(kinds.sum(axis=0), TINY)[:, None]
         apart = sum(
@@ -248,13 +248,13 @@ class Voice:
         alike = between / (between + inside) if varies else 1.0
         return cls(float(alike), np.log(np.maximum(proba, TINY)))
 
-    def raised(self, said: Array, size: Array) -> Array:
+    def raised(self, votes: Array, size: Array) -> Array:
         """Return log p(k | X_g), (n_groups, n_experts), of groups of so many rows."""
-        xp = namespace(said)
-        share = like(self.log_share, said, said.dtype)
+        xp = namespace(votes)
+        share = like(self.log_share, votes, votes.dtype)
         worth = size / (1.0 + (size - 1.0) * self.correlation)
-        worth = xp.astype(worth, said.dtype)[:, None]
-        return select(said).log_softmax(share + worth * (said - share))
+        worth = xp.astype(worth, votes.dtype)[:, None]
+        return select(votes).log_softmax(share + worth * (votes - share))
 
 
 def _square(off: np.ndarray, weight: np.ndarray, proba: np.ndarray) -> float:
