@@ -62,14 +62,20 @@ class CrossFitPool(DerivedPool):
         self.learned = ~in_fold if learned is None else learned
         self.blind = ~(self.learned & in_fold).any(axis=0)
 
-    def of_rows(self, kept: np.ndarray) -> ExpertPool:
+    def unfitted(self, experts: np.ndarray) -> ExpertPool:
+        """Return a pool of the learners of some experts, to be fitted in the folds."""
+        return CrossFitPool(
+            self.pool.unfitted(experts), self.folds, learned=self.learned
+        )
+
+    def of_rows(self, rows: np.ndarray) -> ExpertPool:
         """Return the unfitted pool for some of the rows, in the folds they are in."""
-        folds, learned = judges(self.folds[kept], self.learned[:, kept])
+        folds, learned = judges(self.folds[rows], self.learned[:, rows])
         if len(learned) == 1:
             return self.pool
         final = self.final_folds
         if final is not None:
-            final = np.unique(final[kept], return_inverse=True)[1]
+            final = np.unique(final[rows], return_inverse=True)[1]
         return CrossFitPool(self.pool, folds, final, self.part_rows, learned)
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
@@ -143,15 +149,11 @@ class CrossFitPool(DerivedPool):
 
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return one pool refitted on all rows, with the out-of-fold scales."""
-        pool = copy.copy(self.pool).fit(X, y, routing)
-        pool.scale = self.scale
-        return pool
+        return copy.copy(self.pool).fit(X, y, routing).with_scale(self.scale)
 
     def averaged(self) -> ExpertPool:
         """Return the pool of the fold models' means, with the out-of-fold scales."""
-        pool = averaged(self.pools)
-        pool.scale = self.scale
-        return pool
+        return averaged(self.pools).with_scale(self.scale)
 
 
 def judges(folds: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

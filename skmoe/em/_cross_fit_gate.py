@@ -34,9 +34,9 @@ class CrossFitGate(BaseGate):
         self.gate = gate
         self.folds = folds
 
-    def of_rows(self, kept: np.ndarray) -> BaseGate:
+    def of_rows(self, rows: np.ndarray) -> BaseGate:
         """Return the unfitted gate for some of the rows, in the folds they are in."""
-        folds = np.unique(self.folds[kept], return_inverse=True)[1]
+        folds = np.unique(self.folds[rows], return_inverse=True)[1]
         return CrossFitGate(self.gate, folds) if folds.max(initial=0) else self.gate
 
     def variants(self) -> list[BaseGate]:

@@ -33,7 +33,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..backends import Array, device_of, filled, like, namespace, select, to_host
+from ..backends import Array, device_of, like, namespace, select, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from ..routing import Routing
@@ -69,7 +69,7 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
     converged = False
     patience = 1
     tol = problem.tol
-    if state.pool.slack > 0:
+    if not state.pool.rigid:
         patience = PATIENCE
         tol = max(tol, NOISE)
     while len(passes) < problem.max_iter and not converged:
@@ -154,9 +154,7 @@ def update_pool(
     pool = old.select(new, accepted)
     if not accepted.all():
         xp = namespace(values)
-        flat = xp.reshape(filled(resp.indices), (-1,))
-        chosen = xp.take(like(accepted, values), flat)
-        chosen = xp.reshape(chosen, resp.shape)
+        chosen = resp.lookup(like(accepted, values))
         values = xp.where(chosen[:, :, None], values, state.terms.values)
         log_lik = xp.where(chosen, log_lik, state.terms.log_lik)
 
@@ -172,7 +170,7 @@ def _accepted(pool: ExpertPool, mass: Routing, new: Array, old: Array) -> np.nda
     """Tell for each expert whether its new block may replace the old one."""
     changes = _changes(mass, new, old)
     gain = mass.sum_by_expert(changes)
-    if pool.slack == 0:
+    if pool.rigid:
         return gain >= 0
     # The weight of a row counts rows, so it stands once in the square.
     xp = namespace(new)
@@ -321,7 +319,7 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
     pool = copy.copy(pool).fit(X, y, mass)
     pool = pool.rescale(y, pool.evaluate(X, y, start), mass)
     del start, mass  # the passes that follow need the memory
-    if pool.slack > 0:
+    if not pool.rigid:
         return resume(problem, gate, pool)
     wide = replace(problem, width=min(2 * problem.width, problem.n_experts))
     states = [resume(replace(wide, beta=ANNEALING[0]), gate, pool)]

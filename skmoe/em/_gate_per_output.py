@@ -28,7 +28,7 @@ from ._engine import resume, run
 from ._last_passes import LAST_PASSES, settle
 from ._problem import Problem, State
 from ._train import Mixture
-from ._trained import Trained, last_judge, with_scale
+from ._trained import Trained, last_judge
 
 ROUNDS = 20
 """Turns of gates and experts, at most."""
@@ -81,7 +81,7 @@ def gates_per_output(
         gates.append(for_new_rows(output, last.gate, last.resp))
         if last.pool.scale is not None:
             scale[:, j] = last.pool.scale[:, 0]
-    return gates, with_scale(final, scale if final.likelihood.has_scale else None)
+    return gates, final.with_scale(scale if final.likelihood.has_scale else None)
 
 
 def _of_output(problem: Problem, j: int) -> Problem:

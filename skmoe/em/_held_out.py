@@ -233,7 +233,7 @@ def hold_out(
         Which experts predict asks.
     """
     train, test = split.train, split.test
-    rigid = result.pool.slack == 0
+    rigid = result.pool.rigid
     mass = result.resp.scaled(train.sample_weight)
     experts = Trained.of(train, result.pool, mass)
     pooled = Pooled.of(train, result.pool)
@@ -298,7 +298,7 @@ def _settled(
     gate = copy.copy(result.gate).set_params(**variant.get_params())
     for _ in range(GATE_UPDATES):
         gate = improved_gate(problem, gate, result.resp)
-    learn = result.pool.slack == 0
+    learn = result.pool.rigid
     return settle(problem, gate, judge, rule, SETTLE_PASSES, learn=learn)
 
 

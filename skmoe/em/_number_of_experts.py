@@ -45,7 +45,6 @@ from ._gate_step import fit_gate
 from ._grow import handed_down, loss_without
 from ._held_out import Split, splits
 from ._last_passes import routed
-from ._pooled import some
 from ._problem import Problem, State, learning_mass
 from ._starts import smoothed
 from ._train import Plan, linear_pool, linear_view
@@ -155,7 +154,7 @@ def select_number(problem: Problem, plan: Plan, *, hold_out: bool) -> Selection:
 
 def _parts(problem: Problem, plan: Plan) -> list[Split]:
     one = replace(problem, n_experts=1)  # however many there may be: all rows serve
-    return splits(one, rigid=plan.pool.slack == 0)
+    return splits(one, rigid=plan.pool.rigid)
 
 
 def _chosen(paths: list[dict[int, Rung]]) -> Selection:
@@ -198,7 +197,7 @@ def _path(learn: Problem, test: Problem | None, plan: Plan) -> dict[int, Rung]:
     """Return the mixtures of the path, by number of experts."""
     gate = plan.gates[0]
     pool = plan.pool
-    if pool.slack == 0 and not isinstance(pool, DerivedPool):
+    if pool.rigid and not isinstance(pool, DerivedPool):
         return _walk(learn, test, gate, pool)
     view = linear_view(learn)
     unit = Standard.of(view, learn.sample_weight)
@@ -314,7 +313,7 @@ def _sized(problem: Problem, n_experts: int) -> Problem:
 
 def _last(pool: ExpertPool, number: int) -> ExpertPool:
     """Return the unfitted pool of the last learners."""
-    return some(pool, np.arange(pool.n_experts - number, pool.n_experts))
+    return pool.unfitted(np.arange(pool.n_experts - number, pool.n_experts))
 
 
 # ----------------------------------------------------------------------- judging

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,6 @@ from .._learners import recipe
 from ..backends import Array, like, namespace
 from ..experts import ExpertPool
 from ..routing import Routing
-from ._cross_fit import CrossFitPool
 from ._problem import Problem
 from ._trained import Trained, rescaled
 
@@ -77,7 +75,7 @@ def pooled_judge(problem: Problem, pool: ExpertPool) -> tuple[ExpertPool, np.nda
         return problem.shared.judge, np.zeros(pool.n_experts, dtype=np.intp)
     keys = [recipe(learner) for learner in pool.learners]
     distinct = list(dict.fromkeys(keys))
-    judge = some(pool, np.array([keys.index(key) for key in distinct]))
+    judge = pool.unfitted(np.array([keys.index(key) for key in distinct]))
     everyone = learnable_rows(problem, judge)
     judge.fit(problem.X, problem.y, everyone)
     if judge.likelihood.robust:
@@ -111,18 +109,6 @@ def learnable_rows(problem: Problem, pool: ExpertPool) -> Routing:
     if beyond is None:
         return everyone
     return everyone.scaled(like(np.where(beyond, 0.0, 1.0), everyone.weights))
-
-
-def some(pool: ExpertPool, which: np.ndarray) -> ExpertPool:
-    """Return an unfitted pool of some of the learners."""
-    if isinstance(pool, CrossFitPool):
-        return CrossFitPool(some(pool.pool, which), pool.folds, learned=pool.learned)
-    few = copy.copy(pool)
-    few.learners = [pool.learners[k] for k in which]
-    few.likelihood = pool.likelihood.take(which)
-    few.seeds = [pool.seeds[k] for k in which]
-    few.n_experts = len(few.learners)
-    return few
 
 
 def reweighted(problem: Problem, pool: ExpertPool, mass: Routing) -> ExpertPool:

@@ -25,8 +25,6 @@ from ..gates import BaseGate, RoutingRule
 from ..likelihoods import Likelihood
 from ..routing import Routing, Standard
 from ._content import complete, numbers
-from ._cross_fit import CrossFitPool
-from ._cross_fit_gate import CrossFitGate
 from ._engine import begin, resume, run
 from ._held_out import (
     Choice,
@@ -124,17 +122,11 @@ class Plan:
 
     def take(self, rows: np.ndarray) -> Plan:
         """Return the plan for some of the rows of its problem."""
-        pool = self.pool
         resp = self.resp
-        if isinstance(pool, CrossFitPool):
-            pool = pool.of_rows(rows)
-        gates = [
-            gate.of_rows(rows) if isinstance(gate, CrossFitGate) else gate
-            for gate in self.gates
-        ]
         if resp is not None:
             resp = resp.take(like(np.flatnonzero(rows), resp.indices))
-        return replace(self, pool=pool, gates=gates, resp=resp)
+        gates = [gate.of_rows(rows) for gate in self.gates]
+        return replace(self, pool=self.pool.of_rows(rows), gates=gates, resp=resp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +179,7 @@ def chosen_on(problem: Problem, plans: Sequence[Plan]) -> list[Split]:
     """
     if plans[0].choice is not None:
         return []
-    return splits(problem, rigid=plans[0].pool.slack == 0)
+    return splits(problem, rigid=plans[0].pool.rigid)
 
 
 def count_runs(plans: Sequence[Plan], parts: Sequence[Split]) -> int:
@@ -278,7 +270,7 @@ def _worth(problem: Problem, result: EMResult, rule: RoutingRule) -> float:
     """Return the bound of a run as predict routes the rows, after a few passes."""
     if rule.asks_all(problem.n_experts):
         return result.bound
-    learn = result.pool.slack == 0
+    learn = result.pool.rigid
     gate = result.gate
     pool = result.pool
     return settle(problem, gate, pool, rule, FEW_PASSES, learn=learn).bound
@@ -379,7 +371,7 @@ def linear_view(problem: Problem) -> Array:
 # --------------------------------------------------------------------- the end
 def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mixture:
     """Return the mixture that predicts: last passes, shrinkage, models for new rows."""
-    rigid = result.pool.slack == 0
+    rigid = result.pool.rigid
     rule = plan.rule
     state = _last_state(problem, result, rule)
     judge = last_judge(problem, state.pool if rigid else result.pool, state.resp)
@@ -417,6 +409,6 @@ def _last_state(
     """Return where the last passes end."""
     if rule.asks_all(problem.n_experts):
         return result
-    rigid = result.pool.slack == 0
+    rigid = result.pool.rigid
     judge = result.pool if rigid else problem.remember(result.pool)
     return settle(problem, result.gate, judge, rule, LAST_PASSES, learn=rigid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Self
 
@@ -51,8 +50,9 @@ class Trained:
             Cross-fitted experts become the means of their fold models, instead of being
             refitted on all rows.
         """
-        if average and isinstance(judge, CrossFitPool):
-            return cls(judge, judge.averaged())
+        mean = judge.averaged() if average else None
+        if mean is not None:
+            return cls(judge, mean)
         mass = learning_mass(problem, judge, mass)
         return cls(judge, judge.finished(problem.X, problem.y, mass))
 
@@ -72,7 +72,7 @@ class Trained:
     def rescaled(self, problem: Problem, resp: Routing) -> Trained:
         """Return the experts with the noise scales of what the judge says."""
         judge = rescaled(problem, self.judge, resp)
-        return Trained(judge, with_scale(self.predictor, judge.scale))
+        return Trained(judge, self.predictor.with_scale(judge.scale))
 
     def remembered(self, known: Problem, new: Problem | None = None) -> Trained:
         """Return experts that have said already what they say of rows, and of new ones.
@@ -85,7 +85,7 @@ class Trained:
     def for_new_rows(self, problem: Problem, state: State | EMResult) -> Model:
         """Return the model of a state for new rows, with the state's noise scales."""
         gate = for_new_rows(problem, state.gate, state.resp)
-        return Model(gate, with_scale(self.predictor, state.pool.scale))
+        return Model(gate, self.predictor.with_scale(state.pool.scale))
 
 
 def finished(
@@ -116,13 +116,6 @@ def rescaled(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
     """Return the pool with the noise scales of what it says."""
     values = pool.evaluate(problem.X, problem.y, resp)
     return pool.rescale(problem.y, values, resp.scaled(problem.sample_weight))
-
-
-def with_scale(pool: ExpertPool, scale: np.ndarray | None) -> ExpertPool:
-    """Return the pool with other noise scales."""
-    other = copy.copy(pool)
-    other.scale = scale
-    return other
 
 
 def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:
