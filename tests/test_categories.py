@@ -21,6 +21,8 @@ from skmoe._frames import categories
 from skmoe.gates import GroupGate
 from skmoe.pipeline import final
 
+pytestmark = pytest.mark.usefixtures("quick_choices")
+
 RANDOM = np.random.RandomState(0)
 N = 300
 CODES = RANDOM.randint(0, 12, N)

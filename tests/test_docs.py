@@ -24,17 +24,31 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-SLOW = {"tour.md"}
-
 WITH_BLOCKS = [
-    pytest.param(path, marks=[pytest.mark.slow] if path.name in SLOW else [])
+    path
     for path in PAGES
     if ">>> " in path.read_text(encoding="utf-8") and path.name not in TESTED_ELSEWHERE
 ]
+LONG = {"tour.md", "regression.md", "classification.md", "many_experts.md"}
+"""Pages that run as readers run them with ``-m slow`` alone."""
 
 
 @pytest.mark.parametrize("path", WITH_BLOCKS, ids=name_of)
-def test_blocks_run(path, tmp_path, monkeypatch):
+def test_blocks_run(path, request, tmp_path, monkeypatch):
+    if path.name in LONG:
+        request.getfixturevalue("quick_choices")
+    run_blocks(path, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in WITH_BLOCKS if path.name in LONG], ids=name_of
+)
+def test_blocks_of_long_pages_run(path, tmp_path, monkeypatch):
+    run_blocks(path, tmp_path, monkeypatch)
+
+
+def run_blocks(path, tmp_path, monkeypatch):
     text = path.read_text(encoding="utf-8")
     if "matplotlib" in text:
         pytest.importorskip("matplotlib").use("Agg")

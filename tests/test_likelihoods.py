@@ -35,6 +35,8 @@ from skmoe.likelihoods import (
 )
 from skmoe.routing import Routing
 
+quick_choices = pytest.mark.usefixtures("quick_choices")
+
 MEAN, SCALE = 0.4, 0.3
 CASES = {
     "gaussian": (Gaussian(), stats.norm(MEAN, SCALE)),
@@ -289,6 +291,7 @@ def typed_wrong(n=400):
     return X, y
 
 
+@quick_choices
 @pytest.mark.parametrize(
     ("likelihood", "code"),
     [
@@ -312,6 +315,7 @@ def test_predict_leaves_out_what_is_plainly_wrong(likelihood, code):
     assert np.all(std > 0)
 
 
+@quick_choices
 @pytest.mark.parametrize("likelihood", ["student_t", "laplace"])
 @pytest.mark.parametrize("several", [False, True])
 def test_robust_predict_is_the_median(likelihood, several):
@@ -465,6 +469,7 @@ def amounts(n=120):
 HALF = np.full((120, 3), 1 / 3)
 
 
+@quick_choices
 @pytest.mark.parametrize(
     "options",
     [

@@ -39,9 +39,12 @@ from skmoe.inspection import (
 from skmoe.likelihoods import PROBABILITY_FLOOR, Bernoulli
 from skmoe.routing import Routing
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings(
+        "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
 
 WEIGHTS = np.random.default_rng(1).normal(size=(2, 4, 3)) * 3
 FLOOR = PROBABILITY_FLOOR / 2
