@@ -73,6 +73,7 @@ def test_namespace_and_host():
     assert to_host(strict.ones(2)).tolist() == [1.0, 1.0]
     array = np.ones(2)
     assert to_host(array) is array
+    assert to_host([1.0, 2.0]).tolist() == [1.0, 2.0]
     assert callable(select(array).logsumexp)
 
 

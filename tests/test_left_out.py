@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from itertools import cycle
 
 import array_api_strict as strict
 import numpy as np
@@ -130,8 +131,9 @@ def refitted(learner, X, y, weights):
     return np.reshape(answers, (len(X), -1))
 
 
-@pytest.mark.parametrize("q", [1, 2])
-@pytest.mark.parametrize("learner", REGRESSORS, ids=str)
+@pytest.mark.parametrize(
+    ("learner", "q"), list(zip(REGRESSORS, cycle([1, 2]), strict=False)), ids=str
+)
 def test_leave_one_out_equals_refits(learner, q, X, Y, routing):
     y, table = Y[:, :q], routing.to_csr().toarray()
     pool = left_out(regression(learner, q)).fit(X, y, routing)
@@ -204,15 +206,16 @@ def test_members_that_met_a_copy_do_not_judge_the_row(forest, X, Y):
 
 
 @pytest.mark.parametrize("learner", REGRESSORS, ids=str)
-@pytest.mark.parametrize("form", [sparse.csr_array, sparse.csr_matrix])
-def test_csr_equals_dense(learner, form, X, Y, routing):
+def test_csr_equals_dense(learner, X, Y, routing):
     X = X * (np.abs(X - 5) > 0.5)
-    made = [
-        left_out(regression(learner)).fit(x, Y[:, :1], routing) for x in (X, form(X))
-    ]
-    expected = made[0].evaluate(X, Y[:, :1], everywhere())
-    found = made[1].evaluate(form(X), Y[:, :1], everywhere())
-    assert_allclose(found, expected, rtol=1e-9)
+    expected, *answers = (
+        left_out(regression(learner))
+        .fit(form(X), Y[:, :1], routing)
+        .evaluate(form(X), Y[:, :1], everywhere())
+        for form in (np.asarray, sparse.csr_array, sparse.csr_matrix)
+    )
+    for answer in answers:
+        assert_allclose(answer, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
@@ -383,8 +386,11 @@ def refitted_knn(learner, X, y):
 RULES = ["uniform", "distance", lambda distance: np.exp(-distance)]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=["uniform", "distance", "callable"])
-@pytest.mark.parametrize("algorithm", ["kd_tree", "brute"])
+@pytest.mark.parametrize(
+    ("rule", "algorithm"),
+    list(zip(RULES, ["kd_tree", "brute", "kd_tree"], strict=True)),
+    ids=["uniform", "distance", "callable"],
+)
 def test_neighbours_are_those_of_a_fit_without_the_row(rule, algorithm, X, Y, routing):
     learner = KNeighborsRegressor(3, weights=rule, algorithm=algorithm)
     seeds = [5, 6, 7]
@@ -589,10 +595,9 @@ def test_slack_is_that_of_black_boxes(pool):
     assert pool.slack == EstimatorPool.slack
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_no_warnings_and_the_same_bits_for_any_n_jobs(n_jobs, X, Y):
+def test_no_warnings_and_the_same_bits_for_any_n_jobs(X, Y):
     found = []
-    for jobs in (1, n_jobs):
+    for jobs in (1, 2):
         forest = RandomForestRegressor(2)
         pool = left_out(regression(forest, seeds=[1, 2, 3], n_jobs=jobs))
         with warnings.catch_warnings():
