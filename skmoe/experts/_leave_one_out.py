@@ -141,7 +141,8 @@ class RidgeFit:
         With alpha 0 it is that of a LinearRegression.
         """
         A, B, x_mean, y_mean = (to_host(a) for a in select(X).gram(X, y, weights, rows))
-        total = total_of(namespace(weights).astype(weights, np.float64))
+        xp = namespace(weights)
+        total = total_of(xp.astype(weights, xp.float64))
         pull = 1.0 / total
         A, B = without_constants(A, B, x_mean, total)
         if not fit_intercept:
