@@ -101,8 +101,8 @@ class Library:
         return to_host(answer)
 
 
-def on(device):
-    return lambda array: strict.asarray(array, device=strict.Device(device))
+def onto_a_device(array):
+    return strict.asarray(array, device=strict.Device("device1"))
 
 
 def into_torch(array):
@@ -112,8 +112,7 @@ def into_torch(array):
 
 
 LIBRARIES = [
-    pytest.param(Library(on("CPU_DEVICE")), id="strict"),
-    pytest.param(Library(on("device1")), id="strict on a device"),
+    pytest.param(Library(onto_a_device), id="strict"),
     pytest.param(
         Library(into_torch),
         id="torch",
@@ -128,7 +127,7 @@ LIBRARIES = [
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_other_libraries_answer_what_numpy_does(name, library):
     operation = getattr(ops, name)
-    for p in islice(edges("float32", "float64"), 0, None, 4):
+    for p in islice(edges("float32", "float64"), 0, None, 6):
         for args in PROBLEMS[name](p):
             given = [library.inside(value) for value in args]
             if name.startswith("product"):

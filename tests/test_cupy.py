@@ -257,14 +257,15 @@ def test_sums_are_in_float64(host):
 
 
 # ------------------------------------------------------------------------------- nvcc
-@pytest.mark.parametrize("arch", [70, 80, 90])
-def test_kernels_compile_for_a_device(arch, tmp_path):
+def test_kernels_compile_for_the_oldest_device(tmp_path):
+    """Nothing in their text asks for the architecture, so newer ones take it too."""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("no nvcc")
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
-    if f"compute_{arch}" not in listed.stdout.split():
-        pytest.skip(f"nvcc does not list compute_{arch}")
+    listed = map(int, re.findall(r"compute_(\d+)\b", listed.stdout))
+    arch = min(number for number in listed if number >= 70)
+    assert "__CUDA_ARCH__" not in _device.SOURCE.read_text()
     # Taking a kernel's address makes its instance.
     table = ", ".join(f"(void *){name}" for name in kernel_names())
     source, built = tmp_path / "all.cu", tmp_path / "all.cubin"
@@ -378,7 +379,6 @@ def test_speed_on_the_device(cupy, name, capsys):
     [
         (MoERegressor, None),
         (MoERegressor, 1),
-        (MoEClassifier, None),
         (MoEClassifier, 2),
     ],
 )

@@ -101,7 +101,7 @@ def problems(draw, forms=("dense",)):
 
 
 @pytest.mark.parametrize("name", OVERRIDDEN)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(p=problems())
 def test_operation_is_the_references(name, p):
     for args in CASES[name](p):
@@ -109,7 +109,7 @@ def test_operation_is_the_references(name, p):
 
 
 @pytest.mark.parametrize("name", sorted(TAKE_CSR))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(p=problems(forms=("int32", "int64")))
 def test_operation_on_csr_is_the_references(name, p):
     for args in CASES[name](p):
