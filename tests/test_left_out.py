@@ -668,7 +668,7 @@ def test_the_engine_runs_with_them(width, pool, target, X):
     problem = Problem(X, X, target, np.ones(N), K, width, max_iter=8, tol=1e-4)
     state = begin(problem, SoftmaxGate(), pool, initial(problem, "kmeans", 0, 0))
     result = run(problem, state)
-    assert np.isfinite(result.lower_bound)
+    assert np.isfinite(result.bound)
     assert all(np.isfinite(info.bound) for info in result.passes)
     assert type(result.pool) is type(pool)
     plain = result.pool.finished(X, target, result.resp)
