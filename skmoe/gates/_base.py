@@ -51,7 +51,8 @@ class BaseGate(BaseEstimator, ABC):
        ``best``, ``log_proba_at`` and ``survey``, or ``survey`` alone as a
        `SurveyedGate`; all routing rests on these;
     6. if it can count its free parameters, write ``n_parameters``;
-    7. if its smoothness is for the data to choose, write ``variants()``;
+    7. if the data should choose a parameter, name the values in ``choices``: they are
+       tried where the parameter is "auto";
     8. if experts can be left out or split without new data, write ``take``;
     9. if it knows the rows it was fitted on too well, as trees and neighbours do,
        set ``memorises``; EM then asks it out of fold;
@@ -67,6 +68,7 @@ class BaseGate(BaseEstimator, ABC):
     allows_nan: bool = False
     memorises: bool = False
     streams: bool = False
+    choices: dict[str, tuple] = {}
 
     @abstractmethod
     def fit(self, X: Array, routing: Routing) -> Self:
@@ -186,10 +188,14 @@ class BaseGate(BaseEstimator, ABC):
         Returns
         -------
         list of BaseGate
-            The first serves where nothing is held out; here it is the only one.
+            One for each value in ``choices`` of a parameter that is "auto", else a copy
+            of this gate alone. The first serves where nothing is held out.
         """
         from sklearn.base import clone
 
+        for name, values in self.choices.items():
+            if getattr(self, name) == "auto":
+                return [clone(self).set_params(**{name: value}) for value in values]
         return [clone(self)]
 
     def of_rows(self, rows: np.ndarray) -> BaseGate:
@@ -394,41 +400,11 @@ class SurveyedGate(BaseGate):
     """Base class of gates that answer all routing from one `survey` of their own."""
 
     def log_proba_at(self, X: Array, routing: Routing) -> Array:
-        """Return log p(k | x) at the entries of a routing, -inf where it has none.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing
-            The entries to ask about; its weights are not read.
-
-        Returns
-        -------
-        (n_samples, width) array
-            Logarithms of the probabilities over all experts.
-        """
         if routing.dense:
             return self.log_proba(X)
         return self.survey(X, routing.indices, 1)[0]
 
     def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
-        """Return the most probable experts of each row.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        top_k : int
-            How many, at most ``n_experts_``.
-
-        Returns
-        -------
-        log_best : (n_samples, top_k) array
-            Log probabilities over all experts, best first.
-        best : (n_samples, top_k) array of int
-            The experts.
-        """
         nothing = np.empty((X.shape[0], 0), dtype=np.intp)
         if namespace(X) is not np:
             nothing = like(nothing, X)

@@ -55,37 +55,9 @@ class CaseGate(SurveyedGate):
         """Return (weights, background) of rows that lie on the host."""
 
     def log_proba(self, X: Array) -> Array:
-        """Return log p(k | x).
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-
-        Returns
-        -------
-        (n_samples, n_experts) array
-            In the dtype of X.
-        """
         return like(self._whole(on_host(X)), X, X.dtype)
 
     def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
-        """Return the most probable experts of each row.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        top_k : int
-            How many, at most ``n_experts_``.
-
-        Returns
-        -------
-        log_best : (n_samples, top_k) array
-            Log probabilities over all experts, best first.
-        best : (n_samples, top_k) array of int
-            The experts.
-        """
         parts = [self._best(*found, top_k) for _, found in self._blocks(on_host(X))]
         log_best, best = (np.concatenate(part) for part in zip(*parts, strict=True))
         return like(log_best, X, X.dtype), _indices_like(best, X)
@@ -93,26 +65,6 @@ class CaseGate(SurveyedGate):
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
-        """Return log p(k | x) at some entries, and the most probable experts.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        indices : (n_samples, width) array of int
-            Experts to ask about, -1 for none.
-        top_k : int
-            How many of the best to return.
-
-        Returns
-        -------
-        log_at : (n_samples, width) array
-            Logarithms of the probabilities over all experts, -inf at -1.
-        best : (n_samples, top_k) array of int
-            The most probable experts, best first.
-        log_best : (n_samples, top_k) array
-            Their log probabilities.
-        """
         asked = to_host(indices)
         parts = []
         for rows, found in self._blocks(on_host(X)):
@@ -126,18 +78,6 @@ class CaseGate(SurveyedGate):
         )
 
     def take(self, experts: np.ndarray) -> Self:
-        """Return a fitted gate over some of the experts; see `BaseGate.take`.
-
-        Parameters
-        ----------
-        experts : (n_new,) array of int
-            Which expert each new one was.
-
-        Returns
-        -------
-        CaseGate
-            A new gate.
-        """
         other = copy.copy(self)
         experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]

@@ -38,20 +38,7 @@ class ConstantGate(BaseGate):
     streams = True
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Fit the mixing weights.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Ignored, but for its number of rows.
-        routing : Routing, (n_samples, n_experts) array or CSR
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        ConstantGate
-            The fitted gate.
-        """
+        # Fit the mixing weights.
         return self._count(_mass(as_routing(routing)))
 
     def _count(self, mass: np.ndarray) -> Self:
@@ -63,77 +50,24 @@ class ConstantGate(BaseGate):
         return self
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> ConstantGate:
-        """Return a gate whose shares stand for so many rows.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Rows like those that the gate was fitted on, or these themselves.
-        routing : Routing
-            Responsibilities times row weights.
-        mass : (n_experts,) array
-            How much of each expert is to be remembered.
-
-        Returns
-        -------
-        ConstantGate
-            A new gate of the same answers.
-        """
+        # A gate whose shares stand for so many rows.
         other = copy.copy(self)
         other._seen = float(np.sum(mass))
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> ConstantGate:
-        """Return a gate that has counted a batch too.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            The batch.
-        routing : Routing
-            Responsibilities times row weights.
-        keep : float
-            What counts from now on of what the gate remembers, in [0, 1].
-
-        Returns
-        -------
-        ConstantGate
-            A new gate; self is unchanged.
-        """
+        # A gate that has counted a batch too.
         known = keep * self._seen * np.exp(self.log_weights_)
         return copy.copy(self)._count(known + _mass(routing))
 
     def log_proba(self, X: Array) -> Array:
-        """Return log p(k), the same for every row.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Only its number of rows and its dtype are read.
-
-        Returns
-        -------
-        (n_samples, n_experts) array
-            A read-only view.
-        """
+        # The same for every row.
         xp = namespace(X)
         dtype = X.dtype if hasattr(X, "dtype") else np.float64
         weights = xp.asarray(self.log_weights_, dtype=dtype, device=device_of(X))
         return xp.broadcast_to(weights, (X.shape[0], self.n_experts_))
 
     def take(self, experts: np.ndarray) -> ConstantGate:
-        """Return a fitted gate over some of the experts; see `BaseGate.take`.
-
-        Parameters
-        ----------
-        experts : (n_new,) array of int
-            Which expert each new one was.
-
-        Returns
-        -------
-        ConstantGate
-            A new gate.
-        """
         other = copy.copy(self)
         experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]

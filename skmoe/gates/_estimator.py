@@ -108,25 +108,11 @@ class EstimatorGate(CaseGate):
         self.floor = floor
 
     def check_params(self) -> None:
-        """Raise if a parameter is of a kind or a value that it must not have."""
         super().check_params()
         check_classifier(self.estimator)
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Fit the classifier to soft targets.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing, (n_samples, n_experts) array or CSR
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        EstimatorGate
-            The fitted gate.
-        """
+        # Fit the classifier to soft targets.
         self.check_params()
         targets = as_routing(routing).to_csr()
         self.n_features_in_, self.n_experts_ = X.shape[1], targets.shape[1]

@@ -9,13 +9,12 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, like, select, to_host
 from ..routing import Routing, units
 from ..solvers import SoftmaxFit, fit_softmax, softmax_start
-from ._base import BaseGate, SurveyedGate, as_routing
+from ._base import SurveyedGate, as_routing
 from ._softmax import ALPHAS
 
 
@@ -39,6 +38,8 @@ class FactoredGate(SurveyedGate):
     writes ``_arrange``, ``_parts``, ``log_proba`` and ``survey``.
     """
 
+    choices = {"alpha": ALPHAS}
+
     _parameter_constraints: dict = {
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -60,20 +61,7 @@ class FactoredGate(SurveyedGate):
         """Yield the targets of each softmax."""
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Place the experts and fit all softmaxes, from scratch.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing, (n_samples, n_experts) array or CSR
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        BaseGate
-            The fitted gate.
-        """
+        # Place the experts and fit all softmaxes, from scratch.
         self._validate_params()
         routing = as_routing(routing)
         self.n_features_in_ = X.shape[1]
@@ -91,20 +79,7 @@ class FactoredGate(SurveyedGate):
         return self._solve(X, parts, self.max_iter)
 
     def update(self, X: Array, routing: Routing) -> Self:
-        """Return a new gate: a few L-BFGS steps of each softmax on new targets.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            The features that the gate was fitted on.
-        routing : Routing
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        BaseGate
-            A new gate; self is unchanged, and so are the places of the experts.
-        """
+        # A few L-BFGS steps of each softmax on new targets.
         other = copy.copy(self)
         other.coef_ = self.coef_.copy()
         other.intercept_ = self.intercept_.copy()
@@ -135,15 +110,3 @@ class FactoredGate(SurveyedGate):
             self.intercept_[logits] = found.intercept
             self.n_iter_ = max(self.n_iter_, found.n_iter)
         return self
-
-    def variants(self) -> list[BaseGate]:
-        """Return gates of each penalty that alpha="auto" chooses from.
-
-        Returns
-        -------
-        list of BaseGate
-            Unfitted; this one alone if its alpha is a number.
-        """
-        if self.alpha != "auto":
-            return [clone(self)]
-        return [clone(self).set_params(alpha=alpha) for alpha in ALPHAS]

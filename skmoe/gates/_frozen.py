@@ -38,20 +38,7 @@ class FrozenGate(BaseGate):
         return thawed(self.estimator)
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Check that the gate is of as many experts; it learns nothing.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing, (n_samples, n_experts) array or CSR
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        FrozenGate
-            The gate itself.
-        """
+        # Check that the gate is of as many experts; it learns nothing.
         check_is_fitted(self._gate)
         n_experts = as_routing(routing).n_experts
         if self._gate.n_experts_ != n_experts:
@@ -63,29 +50,23 @@ class FrozenGate(BaseGate):
         return self
 
     def update(self, X: Array, routing: Routing) -> BaseGate:
-        """Return the gate itself."""
         return self
 
     def log_proba(self, X: Array) -> Array:
-        """Return log p(k | x), as the gate says it."""
         return self._gate.log_proba(X)
 
     def log_proba_at(self, X: Array, routing: Routing) -> Array:
-        """Return log p(k | x) at the entries of a routing, as the gate says it."""
         return self._gate.log_proba_at(X, routing)
 
     def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
-        """Return the most probable experts of each row, as the gate says it."""
         return self._gate.best(X, top_k)
 
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
-        """Return log p(k | x) at entries, and the best experts, as the gate says it."""
         return self._gate.survey(X, indices, top_k)
 
     def take(self, experts: np.ndarray) -> BaseGate:
-        """Return a frozen gate over some of the experts; see `BaseGate.take`."""
         other = FrozenGate(self._gate.take(experts))
         other.n_experts_ = len(experts)
         return other

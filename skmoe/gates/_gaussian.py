@@ -56,7 +56,6 @@ from typing import Self
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, like, namespace, select, to_host, total_of
@@ -165,6 +164,7 @@ class GaussianGate(BaseGate):
     """
 
     streams = True
+    choices = {"density_exponent": EXPONENTS}
 
     _parameter_constraints: dict = {
         "covariance_type": [StrOptions({"diag", "full", "tied"})],
@@ -194,20 +194,6 @@ class GaussianGate(BaseGate):
 
     # ------------------------------------------------------------------- learning
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Fit to soft targets, from scratch.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing, (n_samples, n_experts) array or CSR
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        GaussianGate
-            The fitted gate.
-        """
         self._validate_params()
         routing = as_routing(routing)
         moments = select(X).weighted_moments(X, routing.row_sums)
@@ -222,23 +208,9 @@ class GaussianGate(BaseGate):
         return self._climb(X, routing, target, self.max_iter)
 
     def update(self, X: Array, routing: Routing) -> GaussianGate:
-        """Return a new gate: a few steps from here on new targets.
-
-        Where parameters were changed since the last fit or update, the steps start from
-        this gate's moments or from the closed form, whichever serves better.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            The features that the gate was fitted on.
-        routing : Routing
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        GaussianGate
-            A new gate; its Σ w log p(k | x) is not below this one's.
-        """
+        # A few steps from here on new targets. Where parameters were
+        # changed since the last fit or update, the steps start from this gate's moments
+        # or from the closed form, whichever serves better.
         gate = copy.copy(self)
         target = self._target(X, routing)
         if self._settings != self._learned:
@@ -249,22 +221,7 @@ class GaussianGate(BaseGate):
         return gate._climb(X, routing, target, self.update_iter)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> GaussianGate:
-        """Return a gate whose moments stand for so many rows.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Rows like those that the gate was fitted on, or these themselves.
-        routing : Routing
-            Responsibilities times row weights.
-        mass : (n_experts,) array
-            How much of each expert is to be remembered.
-
-        Returns
-        -------
-        GaussianGate
-            A new gate of the same answers.
-        """
+        # A gate whose moments stand for so many rows.
         rows = float(np.sum(mass))
         other = copy.copy(self)
         factor = rows / max(float(self._mass.sum()), TINY)
@@ -273,22 +230,7 @@ class GaussianGate(BaseGate):
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> GaussianGate:
-        """Return a gate that took a step of the climb on a batch.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            The batch.
-        routing : Routing
-            Responsibilities times row weights.
-        keep : float
-            What counts from now on of what the gate remembers, in [0, 1].
-
-        Returns
-        -------
-        GaussianGate
-            A new gate; self is unchanged.
-        """
+        # A gate that took a step of the climb on a batch.
         target = self._target(X, routing)
         value, model = self._assess(X, routing)
         n = target.mass.sum()
@@ -309,18 +251,6 @@ class GaussianGate(BaseGate):
         other = copy.copy(self)
         other._mass, other._sums, other._squares = known
         return other
-
-    def variants(self) -> list[BaseGate]:
-        """Return gates of each exponent that density_exponent="auto" chooses from.
-
-        Returns
-        -------
-        list of GaussianGate
-            Unfitted; this one alone if its exponent is given.
-        """
-        if self.density_exponent != "auto":
-            return [clone(self)]
-        return [clone(self).set_params(density_exponent=gamma) for gamma in EXPONENTS]
 
     @property
     def _settings(self) -> tuple:
@@ -437,18 +367,6 @@ class GaussianGate(BaseGate):
 
     # --------------------------------------------------------------------- answers
     def log_proba(self, X: Array) -> Array:
-        """Return log p(k | x).
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-
-        Returns
-        -------
-        (n_samples, n_experts) array
-            In the dtype of X.
-        """
         ops = select(X)
         parts = []
         for rows in self._blocks(X):
@@ -532,18 +450,6 @@ class GaussianGate(BaseGate):
         return gate
 
     def take(self, experts: np.ndarray) -> GaussianGate:
-        """Return a fitted gate over some of the experts; see `BaseGate.take`.
-
-        Parameters
-        ----------
-        experts : (n_new,) array of int
-            Which expert each new one was.
-
-        Returns
-        -------
-        GaussianGate
-            A new gate.
-        """
         other = copy.copy(self)
         experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]

@@ -95,6 +95,7 @@ class GroupGate(BaseGate):
     """
 
     allows_nan = True
+    choices = {"concentration": CONCENTRATIONS}
 
     _parameter_constraints: dict = {
         "columns": [Integral, str, slice, "array-like"],
@@ -109,20 +110,7 @@ class GroupGate(BaseGate):
         self.concentration = concentration
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Count each group's mass on each expert, and shrink the shares.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing, (n_samples, n_experts) array or CSR
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        GroupGate
-            The fitted gate.
-        """
+        # Count each group's mass on each expert, and shrink the shares.
         self._validate_params()
         routing = as_routing(routing)
         self.n_experts_ = routing.n_experts
@@ -141,18 +129,7 @@ class GroupGate(BaseGate):
         return self.columns if isinstance(self.columns, (Integral, str)) else None
 
     def placed(self, names: Any) -> GroupGate:
-        """Return the gate with positions for names of columns.
-
-        Parameters
-        ----------
-        names : sequence of str or None
-            Names of the columns of X; None if it has none.
-
-        Returns
-        -------
-        GroupGate
-            Unfitted; self if it names no columns.
-        """
+        # Positions take the place of names of columns.
         asked = _names(self.columns)
         if not asked:
             return self
@@ -167,18 +144,6 @@ class GroupGate(BaseGate):
         places = [known.index(name) for name in asked]
         alone = isinstance(self.columns, str)
         return clone(self).set_params(columns=places[0] if alone else places)
-
-    def variants(self) -> list[BaseGate]:
-        """Return gates of each concentration that "auto" chooses from.
-
-        Returns
-        -------
-        list of GroupGate
-            Unfitted; this one alone if its concentration is a number.
-        """
-        if self.concentration != "auto":
-            return [clone(self)]
-        return [clone(self).set_params(concentration=c) for c in CONCENTRATIONS]
 
     def _pseudo_rows(self) -> float:
         auto = self.concentration == "auto"
@@ -245,18 +210,6 @@ class GroupGate(BaseGate):
 
     # ---------------------------------------------------------------- answers
     def log_proba(self, X: Array) -> Array:
-        """Return log p(k | x).
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-
-        Returns
-        -------
-        (n_samples, n_experts) array
-            In the dtype of X.
-        """
         rows = self._rows(X)
         found = self._mean_log_proba(X) if rows is None else self._log_table[rows]
         return like(found, X, X.dtype)
@@ -270,42 +223,12 @@ class GroupGate(BaseGate):
         return np.log(proba / proba.sum(axis=1, keepdims=True))
 
     def log_proba_at(self, X: Array, routing: Routing) -> Array:
-        """Return log p(k | x) at the entries of a routing, -inf where it has none.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing
-            The entries to ask about; its weights are not read.
-
-        Returns
-        -------
-        (n_samples, width) array
-            Logarithms of the probabilities over all experts.
-        """
         rows = None if routing.dense else self._rows(X)
         if rows is None:
             return super().log_proba_at(X, routing)
         return self._look_up(rows, routing.indices, X)
 
     def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
-        """Return the most probable experts of each row.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        top_k : int
-            How many, at most ``n_experts_``.
-
-        Returns
-        -------
-        log_best : (n_samples, top_k) array
-            Log probabilities over all experts, best first.
-        best : (n_samples, top_k) array of int
-            The experts.
-        """
         rows = self._rows(X)
         if rows is None:
             return super().best(X, top_k)
@@ -315,26 +238,6 @@ class GroupGate(BaseGate):
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
-        """Return log p(k | x) at some entries, and the most probable experts.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        indices : (n_samples, width) array of int
-            Experts to ask about, -1 for none.
-        top_k : int
-            How many of the best to return.
-
-        Returns
-        -------
-        log_at : (n_samples, width) array
-            Logarithms of the probabilities over all experts, -inf at -1.
-        best : (n_samples, top_k) array of int
-            The most probable experts, best first.
-        log_best : (n_samples, top_k) array
-            Their log probabilities.
-        """
         rows = self._rows(X)
         if rows is None:
             return super().survey(X, indices, top_k)
@@ -349,18 +252,6 @@ class GroupGate(BaseGate):
         return like(np.where(experts < 0, -np.inf, found), X, X.dtype)
 
     def take(self, experts: np.ndarray) -> GroupGate:
-        """Return a fitted gate over some of the experts; see `BaseGate.take`.
-
-        Parameters
-        ----------
-        experts : (n_new,) array of int
-            Which expert each new one was.
-
-        Returns
-        -------
-        GroupGate
-            A new gate.
-        """
         other = copy.copy(self)
         experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]

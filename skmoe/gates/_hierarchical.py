@@ -166,43 +166,11 @@ class HierarchicalGate(FactoredGate):
         return nested_of(self._tree)
 
     def log_proba(self, X: Array) -> Array:
-        """Return log p(k | x).
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-
-        Returns
-        -------
-        (n_samples, n_experts) array
-            In the dtype of X.
-        """
         return select(X).tree_log_proba(X, self.coef_, self.intercept_, self._tree)
 
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
-        """Return log p(k | x) at some entries, and the best experts of a beam search.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        indices : (n_samples, width) array of int
-            Experts to ask about, -1 for none.
-        top_k : int
-            How many of the best to return.
-
-        Returns
-        -------
-        log_at : (n_samples, width) array
-            Logarithms of the probabilities over all experts, -inf at -1.
-        best : (n_samples, top_k) array of int
-            The most probable experts that were found, best first.
-        log_best : (n_samples, top_k) array
-            Their log probabilities over all experts.
-        """
         return select(X).tree_survey(
             X, self.coef_, self.intercept_, self._tree, indices, top_k, self.beam
         )

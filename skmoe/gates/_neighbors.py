@@ -7,13 +7,12 @@ from typing import Self
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, select
 from ..routing import Routing, deviations, reciprocal
-from ._base import BaseGate, as_routing
+from ._base import as_routing
 from ._cases import CaseGate, on_host, population
 
 NEIGHBORS = (20, 10, 50, 100)
@@ -107,6 +106,8 @@ class KNeighborsGate(CaseGate):
            [0.26, 0.74]])
     """
 
+    choices = {"n_neighbors": NEIGHBORS}
+
     _parameter_constraints: dict = {
         "n_neighbors": [
             StrOptions({"auto"}),
@@ -122,20 +123,7 @@ class KNeighborsGate(CaseGate):
         self.smoothing = smoothing
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Store the distinct rows and their soft targets.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing, (n_samples, n_experts) array or CSR
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        KNeighborsGate
-            The fitted gate.
-        """
+        # Store the distinct rows and their soft targets.
         self._validate_params()
         targets = as_routing(routing).to_csr()
         weighted = np.flatnonzero(targets.sum(axis=1) > 0)
@@ -190,18 +178,6 @@ class KNeighborsGate(CaseGate):
 
     def _entries_a_row(self) -> int:
         return -(-self.table_.nnz * self._enough // len(self._mass))
-
-    def variants(self) -> list[BaseGate]:
-        """Return gates of each number that n_neighbors="auto" chooses from.
-
-        Returns
-        -------
-        list of KNeighborsGate
-            Unfitted; this one alone if its n_neighbors is a number.
-        """
-        if self.n_neighbors != "auto":
-            return [clone(self)]
-        return [clone(self).set_params(n_neighbors=k) for k in NEIGHBORS]
 
 
 def spread(X: Array, mass: np.ndarray) -> np.ndarray:

@@ -108,43 +108,11 @@ class ProductGate(FactoredGate):
             yield Part(logits, None, mass, marginal)
 
     def log_proba(self, X: Array) -> Array:
-        """Return log p(k | x).
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-
-        Returns
-        -------
-        (n_samples, n_experts) array
-            In the dtype of X.
-        """
         return select(X).product_log_proba(X, self.coef_, self.intercept_, self.cells_)
 
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
-        """Return log p(k | x) at some entries, and the most probable experts.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        indices : (n_samples, width) array of int
-            Experts to ask about, -1 for none.
-        top_k : int
-            How many of the best to return.
-
-        Returns
-        -------
-        log_at : (n_samples, width) array
-            Logarithms of the probabilities over all experts, -inf at -1.
-        best : (n_samples, top_k) array of int
-            The most probable experts, best first.
-        log_best : (n_samples, top_k) array
-            Their log probabilities.
-        """
         return select(X).product_survey(
             X, self.coef_, self.intercept_, self.cells_, indices, top_k
         )
@@ -152,24 +120,6 @@ class ProductGate(FactoredGate):
     def route(
         self, X: Array, top_k: int | None = None, top_p: float | None = None
     ) -> Routing:
-        """Send each row to its most probable experts.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        top_k : int or None, default=None
-            Experts kept a row, at most; None, or a number that reaches n_experts,
-            keeps all.
-        top_p : float or None, default=None
-            Of these the fewest whose probabilities sum to ``top_p``.
-
-        Returns
-        -------
-        Routing
-            Best expert first; weights are the gate's probabilities, renormalised
-            over the experts that are kept.
-        """
         if top_p is not None or top_k is None or top_k >= self.n_experts_:
             return super().route(X, top_k, top_p)
         indices, weights = select(X).product_route(

@@ -7,13 +7,12 @@ from numbers import Integral, Real
 from typing import Self
 
 import numpy as np
-from sklearn.base import clone
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, namespace, select, to_host, total_of
 from ..routing import Moments, Routing, units
 from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
-from ._base import BaseGate, SurveyedGate, as_routing
+from ._base import SurveyedGate, as_routing
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1e2)
 """Penalties that alpha="auto" chooses from; the first serves if nothing is held out."""
@@ -81,6 +80,7 @@ class SoftmaxGate(SurveyedGate):
     """
 
     streams = True
+    choices = {"alpha": ALPHAS}
 
     _parameter_constraints: dict = {
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
@@ -96,20 +96,6 @@ class SoftmaxGate(SurveyedGate):
         self.tol = tol
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Fit to soft targets, from scratch.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        routing : Routing, (n_samples, n_experts) array or CSR
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        SoftmaxGate
-            The fitted gate.
-        """
         self._validate_params()
         routing = as_routing(routing)
         mass = routing.row_sums
@@ -123,42 +109,14 @@ class SoftmaxGate(SurveyedGate):
         return self._solve(X, mass, sums, start, self.max_iter)
 
     def update(self, X: Array, routing: Routing) -> SoftmaxGate:
-        """Return a new gate: a few L-BFGS steps from here on new targets.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            The features that the gate was fitted on.
-        routing : Routing
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        SoftmaxGate
-            A new gate; self is unchanged.
-        """
+        # A few L-BFGS steps from here on new targets.
         start = SoftmaxFit(self.coef_, self.intercept_, 0, False)
         mass = routing.row_sums
         sums = routing.weighted_sums(X)
         return copy.copy(self)._solve(X, mass, sums, start, self.update_iter)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> SoftmaxGate:
-        """Return a gate that remembers the curvature of rows like these.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Rows like those that the gate was fitted on, or these themselves.
-        routing : Routing
-            Responsibilities times row weights.
-        mass : (n_experts,) array
-            How much of each expert is to be remembered.
-
-        Returns
-        -------
-        SoftmaxGate
-            A new gate of the same answers.
-        """
+        # A gate that remembers the curvature of rows like these.
         other = copy.copy(self)
         rows = float(np.sum(mass))
         n = total_of(routing.row_sums)
@@ -172,24 +130,8 @@ class SoftmaxGate(SurveyedGate):
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> SoftmaxGate:
-        """Return a gate that took a damped Newton step on a batch.
-
-        Its curvature is that of all batches that are remembered.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            The batch.
-        routing : Routing
-            Responsibilities times row weights.
-        keep : float
-            What counts from now on of what the gate remembers, in [0, 1].
-
-        Returns
-        -------
-        SoftmaxGate
-            A new gate; self is unchanged.
-        """
+        # A gate that took a damped Newton step on a batch. Its curvature is that
+        # of all batches that are remembered.
         other = copy.copy(self)
         mass = routing.row_sums
         n = total_of(mass)
@@ -224,18 +166,6 @@ class SoftmaxGate(SurveyedGate):
         moments = Moments.of(X, None, routing.with_weights(weights))
         return moments.about(self._center, self._scale)
 
-    def variants(self) -> list[BaseGate]:
-        """Return gates of each penalty that alpha="auto" chooses from.
-
-        Returns
-        -------
-        list of SoftmaxGate
-            Unfitted; this one alone if its alpha is a number.
-        """
-        if self.alpha != "auto":
-            return [clone(self)]
-        return [clone(self).set_params(alpha=alpha) for alpha in ALPHAS]
-
     def _solve(
         self, X: Array, mass: Array, sums: Array, start: SoftmaxFit, max_iter: int
     ) -> Self:
@@ -259,66 +189,16 @@ class SoftmaxGate(SurveyedGate):
         return ALPHAS[0] if self.alpha == "auto" else float(self.alpha)
 
     def log_proba(self, X: Array) -> Array:
-        """Return log p(k | x).
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-
-        Returns
-        -------
-        (n_samples, n_experts) array
-            In the dtype of X.
-        """
         return select(X).softmax_log_proba(X, self.coef_, self.intercept_)
 
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
-        """Return log p(k | x) at some entries, and the most probable experts.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        indices : (n_samples, width) array of int
-            Experts to ask about, -1 for none.
-        top_k : int
-            How many of the best to return.
-
-        Returns
-        -------
-        log_at : (n_samples, width) array
-            Logarithms of the probabilities over all experts, -inf at -1.
-        best : (n_samples, top_k) array of int
-            The most probable experts, best first.
-        log_best : (n_samples, top_k) array
-            Their log probabilities.
-        """
         return select(X).softmax_survey(X, self.coef_, self.intercept_, indices, top_k)
 
     def route(
         self, X: Array, top_k: int | None = None, top_p: float | None = None
     ) -> Routing:
-        """Send each row to its most probable experts.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features.
-        top_k : int or None, default=None
-            Experts kept a row, at most; None, or a number that reaches n_experts,
-            keeps all.
-        top_p : float or None, default=None
-            Of these the fewest whose probabilities sum to ``top_p``.
-
-        Returns
-        -------
-        Routing
-            Best expert first; weights are the gate's probabilities, renormalised
-            over the experts that are kept.
-        """
         if top_p is not None or top_k is None or top_k >= self.n_experts_:
             return super().route(X, top_k, top_p)
         indices, weights = select(X).softmax_route(
@@ -327,18 +207,6 @@ class SoftmaxGate(SurveyedGate):
         return Routing(indices, weights, self.n_experts_)
 
     def take(self, experts: np.ndarray) -> SoftmaxGate:
-        """Return a fitted gate over some of the experts; see `BaseGate.take`.
-
-        Parameters
-        ----------
-        experts : (n_new,) array of int
-            Which expert each new one was.
-
-        Returns
-        -------
-        SoftmaxGate
-            A new gate.
-        """
         other = copy.copy(self)
         experts = np.asarray(experts)
         times = np.bincount(experts, minlength=self.n_experts_)[experts]

@@ -8,14 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import clone
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.tree import DecisionTreeRegressor
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array
 from ..routing import Routing, TreeView
-from ._base import BaseGate, as_routing
+from ._base import as_routing
 from ._cases import CaseGate, on_host, population
 
 MIN_WEIGHTS = (20, 5, 10, 50, 100)
@@ -121,6 +120,7 @@ class TreeGate(CaseGate):
     """
 
     allows_nan = True
+    choices = {"min_samples_leaf": MIN_WEIGHTS}
 
     _parameter_constraints: dict = {
         "min_samples_leaf": [
@@ -152,20 +152,7 @@ class TreeGate(CaseGate):
         self.random_state = random_state
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Grow the trees on soft targets and fill their leaves.
-
-        Parameters
-        ----------
-        X : (n_samples, n_features) array or scipy CSR
-            Features. NaN is a value of its own in a dense array.
-        routing : Routing, (n_samples, n_experts) array or CSR
-            Responsibilities times row weights.
-
-        Returns
-        -------
-        TreeGate
-            The fitted gate.
-        """
+        # Grow the trees on soft targets and fill their leaves.
         self._validate_params()
         targets = as_routing(routing).to_csr()
         weighted = np.flatnonzero(targets.sum(axis=1) > 0)
@@ -229,18 +216,6 @@ class TreeGate(CaseGate):
     def _entries_a_row(self) -> int:
         n_leaves = np.count_nonzero(self._leaf_mass)
         return -(-self.table_.nnz * self.n_estimators // n_leaves)
-
-    def variants(self) -> list[BaseGate]:
-        """Return gates of each leaf size that min_samples_leaf="auto" chooses from.
-
-        Returns
-        -------
-        list of TreeGate
-            Unfitted; this one alone if its min_samples_leaf is a number.
-        """
-        if self.min_samples_leaf != "auto":
-            return [clone(self)]
-        return [clone(self).set_params(min_samples_leaf=m) for m in MIN_WEIGHTS]
 
     @property
     def n_parameters(self) -> int:
