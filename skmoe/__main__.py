@@ -31,13 +31,13 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the versions of skmoe, Python and what skmoe may use."""
-    found = {"skmoe": __version__, "python": platform.python_version()}
+    versions_by_name = {"skmoe": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions_by_name[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions_by_name[package] = "not installed"
+    return versions_by_name
 
 
 def two_lines(n: int = 400) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,8 @@ def axes_of(display: Any, ax: Any, **options: Any) -> Any:
 
     if ax is None:
         _, ax = plt.subplots(**options)
-    display.ax_, display.figure_ = ax, ax.figure
+    display.ax_ = ax
+    display.figure_ = ax.figure
     return ax
 
 

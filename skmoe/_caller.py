@@ -10,7 +10,9 @@ BETWEEN = ("skmoe.", "sklearn.", "joblib.", "skops.", "numba.")
 
 def level_of_caller() -> int:
     """Return the stack level of the user's line, for `warnings.warn`."""
-    level, frame = 1, _getframe(1)
+    level = 1
+    frame = _getframe(1)
     while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(BETWEEN):
-        level, frame = level + 1, frame.f_back
+        level = level + 1
+        frame = frame.f_back
     return level

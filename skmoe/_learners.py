@@ -40,8 +40,8 @@ def weight_unit(weights: np.ndarray) -> float:
 def weight_parameter(learner: BaseEstimator, method: str = "fit") -> str | None:
     """Return the name under which the learner's fit takes sample weights."""
     if method != "fit":
-        found = "sample_weight" in signature(getattr(learner, method)).parameters
-        return "sample_weight" if found else None
+        takes_weight = "sample_weight" in signature(getattr(learner, method)).parameters
+        return "sample_weight" if takes_weight else None
     if isinstance(learner, Pipeline):
         name, last = learner.steps[-1]
         inner = weight_parameter(last)
@@ -205,32 +205,32 @@ def read_answer(answer: Any, n_rows: int, n_columns: int, who: str) -> np.ndarra
     -------
     ndarray of float32 or float64
     """
-    found = _numbers(answer, who)
-    if not np.isfinite(found).all():
+    numbers = _numbers(answer, who)
+    if not np.isfinite(numbers).all():
         raise ValueError(
             f"{who} predicted NaN or infinity. Scale the features or regularise the "
             "learner more."
         )
-    if n_columns == 1 and found.shape == (n_rows,):
-        return found[:, None]
-    if found.shape != (n_rows, n_columns):
+    if n_columns == 1 and numbers.shape == (n_rows,):
+        return numbers[:, None]
+    if numbers.shape != (n_rows, n_columns):
         expected = f"({n_rows}, {n_columns})"
         also = f" or ({n_rows},)" if n_columns == 1 else ""
         raise ValueError(
-            f"{who} answered shape {found.shape} for {n_rows} rows; it must be "
+            f"{who} answered shape {numbers.shape} for {n_rows} rows; it must be "
             f"{expected}{also}."
         )
-    return found
+    return numbers
 
 
 def _numbers(answer: Any, who: str) -> np.ndarray:
     """Return an answer as an array of float32 or float64."""
     try:
-        found = np.asarray(answer.toarray() if sparse.issparse(answer) else answer)
-        if found.dtype.kind not in "biufO":
-            raise TypeError(f"dtype {found.dtype}")
-        known = found.dtype in (np.float32, np.float64)
-        return found if known else found.astype(np.float64)
+        numbers = np.asarray(answer.toarray() if sparse.issparse(answer) else answer)
+        if numbers.dtype.kind not in "biufO":
+            raise TypeError(f"dtype {numbers.dtype}")
+        is_float = numbers.dtype in (np.float32, np.float64)
+        return numbers if is_float else numbers.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{who} answered a {type(answer).__name__} that cannot be read as numbers: "

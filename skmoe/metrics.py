@@ -82,7 +82,8 @@ def _asked(estimator, method: str, X, y) -> np.ndarray:
     """Return the scores of the rows, through a Pipeline and a search."""
     estimator = getattr(estimator, "best_estimator_", estimator)
     if hasattr(estimator, "steps"):
-        X, estimator = estimator[:-1].transform(X), estimator[-1]
+        X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
     if not hasattr(estimator, method):
         raise TypeError(
             f"{type(estimator).__name__} has no method {method}(X, y), which the score "

@@ -18,7 +18,8 @@ def all_or_nothing(method):
 
     @functools.wraps(method)
     def whole(self, *args, **kwargs):
-        before, random = dict(vars(self)), _generator(self)
+        before = dict(vars(self))
+        random = _generator(self)
         drawn = random.get_state() if random else None
         try:
             return method(self, *args, **kwargs)

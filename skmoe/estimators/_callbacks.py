@@ -39,8 +39,12 @@ class Watched:
         n_runs: int,
         attributes: Callable[[Problem, State], dict[str, Any]],
     ) -> None:
-        self.estimator, self.problem, self.attributes = estimator, problem, attributes
-        self.stopped, self.n_runs, self.n_announced = False, 0, n_runs
+        self.estimator = estimator
+        self.problem = problem
+        self.attributes = attributes
+        self.stopped = False
+        self.n_runs = 0
+        self.n_announced = n_runs
         self.history: list[dict[str, Any]] = []
         self.root = estimator._init_callback_context(max_subtasks=n_runs)
         self.root.call_on_fit_task_begin(**self._task(problem))

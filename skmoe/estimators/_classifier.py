@@ -391,12 +391,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         """
         if self.class_weight is None:
             return weight
-        y, classes = to_host(y), self.classes_
+        y = to_host(y)
+        classes = self.classes_
         if isinstance(self.class_weight, dict):
             each = self._weight_of_each(classes, None)
         else:
             mass = self._class_mass + np.bincount(y, weight, minlength=len(classes))
-            self._class_mass, met = mass, mass > 0
+            self._class_mass = mass
+            met = mass > 0
             each = mass.sum() / (met.sum() * np.where(met, mass, 1.0))
         return weight * each[y]
 
@@ -468,26 +470,26 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
 
     def _check_classes(self, classes: Any) -> None:
         """Read the classes of a stream in its first call; others may repeat them."""
-        known = getattr(self, "classes_", None)
+        earlier = getattr(self, "classes_", None)
         if classes is None:
-            if known is None:
+            if earlier is None:
                 raise ValueError(
                     "classes must be passed on the first call to partial_fit."
                 )
             return
         with about("classes"):
             classes = unique_labels(classes)
-        if known is None:
+        if earlier is None:
             if len(classes) < 2:
                 raise ValueError(
                     f"{type(self).__name__} needs at least 2 classes; got classes="
                     f"{classes!r}."
                 )
             self.classes_ = classes
-        elif not np.array_equal(classes, known):
+        elif not np.array_equal(classes, earlier):
             raise ValueError(
                 f"classes={classes!r} are not those of the first call to partial_fit, "
-                f"or of fit: {known!r}."
+                f"or of fit: {earlier!r}."
             )
 
     def _read_target(self, y: Any) -> Array:
@@ -563,7 +565,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         if self._calibration is None:
             return proba
         temperature, bias = self._calibration
-        xp, bias = namespace(proba), like(bias, proba, proba.dtype)
+        xp = namespace(proba)
+        bias = like(bias, proba, proba.dtype)
         log_proba = xp.log(xp.where(proba > 0, proba, xp.full_like(proba, TINY)))
         return select(proba).softmax(log_proba / temperature + bias)
 

@@ -53,7 +53,8 @@ class DistributionMixin:
             shape = means.shape[0], sum(map(len, outputs))
             columns = iter(np.broadcast_to(to_host(shift), shape).T.astype(np.float64))
             outputs = [
-                [replace(each, shift=next(columns)) for each in own] for own in outputs
+                [replace(each, shift=next(columns)) for each in of_gate]
+                for of_gate in outputs
             ]
         return outputs, np.result_type(means.dtype, self._origin)
 

@@ -141,7 +141,8 @@ def read_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
         last = gate.steps[-1][1]
         before = clone(gate[:-1]) if len(gate.steps) > 1 else None
     else:
-        last, before = gate, None
+        last = gate
+        before = None
     check_frozen(last, "gate")
     if isinstance(last, BaseGate):
         try:
@@ -175,8 +176,8 @@ def takes_nan(part: Any) -> bool:
     if not isinstance(part, Pipeline):
         return _mends(part) or get_tags(part).input_tags.allow_nan
     steps = [step for _, step in part.steps if step not in (None, "passthrough")]
-    seen = itertools.takewhile(lambda step: not _mends(step), steps)
-    return all(map(takes_nan, seen))
+    readers = itertools.takewhile(lambda step: not _mends(step), steps)
+    return all(map(takes_nan, readers))
 
 
 def _mends(step: Any) -> bool:

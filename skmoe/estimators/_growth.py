@@ -79,11 +79,11 @@ class GrowthMixin:
                 lambda one: cross_fitted_pool(self, one, problem),
             )
             if self._own_pool is self._pool:
-                own = pool
+                trained_pool = pool
             else:
                 new = np.arange(self.n_experts_, pool.n_experts)
-                own = joined(self._own_pool, pool.take(new))
-            return self._resized(problem, before, gate, pool, own)
+                trained_pool = joined(self._own_pool, pool.take(new))
+            return self._resized(problem, before, gate, pool, trained_pool)
 
     @all_or_nothing
     def remove_experts(self, ids):
@@ -102,22 +102,24 @@ class GrowthMixin:
         """
         self._check_can_grow()
         ids = np.unique(np.atleast_1d(ids))
-        known = np.arange(self.n_experts_)
-        if ids.dtype.kind not in "iu" or not np.isin(ids, known).all():
+        positions = np.arange(self.n_experts_)
+        if ids.dtype.kind not in "iu" or not np.isin(ids, positions).all():
             raise ValueError(
                 f"ids must be positions of experts, from 0 to {self.n_experts_ - 1}; "
                 f"got {ids.tolist()}."
             )
         if len(ids) == self.n_experts_:
             raise ValueError("ids names all experts; one at least must stay.")
-        kept = np.delete(known, ids)
+        others = np.delete(positions, ids)
         before, gate = parts.split_gate(self.gate_)
-        smaller = gate.take(kept)
-        pool = self._pool.take(kept)
-        own = pool if self._own_pool is self._pool else self._own_pool.take(kept)
-        load = self.expert_load_[kept]
+        smaller = gate.take(others)
+        pool = self._pool.take(others)
+        trained_pool = (
+            pool if self._own_pool is self._pool else self._own_pool.take(others)
+        )
+        load = self.expert_load_[others]
         load = load / max(load.sum(), np.finfo(np.float64).tiny)
-        self._set_parts(before, smaller, pool, own, load)
+        self._set_parts(before, smaller, pool, trained_pool, load)
         return self
 
     @all_or_nothing
@@ -147,9 +149,11 @@ class GrowthMixin:
         check_scalar(tol, "tol", Real, min_val=0)
         problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_)
         with computing(self, problem.X_gate):
-            gate, pool, kept = shrink(problem, gate, self._pool, self._rule, tol)
-            own = pool if self._own_pool is self._pool else self._own_pool.take(kept)
-            return self._resized(problem, before, gate, pool, own)
+            gate, pool, others = shrink(problem, gate, self._pool, self._rule, tol)
+            trained_pool = (
+                pool if self._own_pool is self._pool else self._own_pool.take(others)
+            )
+            return self._resized(problem, before, gate, pool, trained_pool)
 
     def _check_can_grow(self) -> None:
         check_is_fitted(self)

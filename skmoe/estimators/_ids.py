@@ -44,8 +44,8 @@ class IdCodes:
         name, values = _column(X, self.column)
         ids, there = _as_text(values)
         code = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        known = there & (self.ids[code] == ids)
-        code = np.where(known, code, NOBODY)
+        is_known = there & (self.ids[code] == ids)
+        code = np.where(is_known, code, NOBODY)
         if not hasattr(X, "columns"):
             X = np.array(X, dtype=object)
             X[:, name] = code

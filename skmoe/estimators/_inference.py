@@ -32,13 +32,13 @@ def framed(ask):
 
     @functools.wraps(ask)
     def ask_framed(self, X, *args, **kwargs):
-        found = ask(self, X, *args, **kwargs)
+        tables = ask(self, X, *args, **kwargs)
         container = getattr(self, "_sklearn_output_config", {}).get("transform")
         if container in (None, "default"):
-            return found
-        if isinstance(found, list):
-            return [_frame(container, table, X) for table in found]
-        return _frame(container, found, X)
+            return tables
+        if isinstance(tables, list):
+            return [_frame(container, table, X) for table in tables]
+        return _frame(container, tables, X)
 
     return ask_framed
 
@@ -114,7 +114,8 @@ class RoutedMixin:
 
     def _draws(self, groups: Any, X_gate: Array) -> Alone:
         """Return which of new rows draw their experts together."""
-        xp, n_rows = namespace(X_gate), X_gate.shape[0]
+        xp = namespace(X_gate)
+        n_rows = X_gate.shape[0]
         groups = check_groups(groups, None, n_rows)
         if groups is None or not getattr(self, "tied_", True):
             return Alone()
@@ -128,17 +129,18 @@ class RoutedMixin:
         X_gate, _ = self._views(X)
         with computing(self, X_gate):
             draws = self._draws(groups, X_gate)
-            found = [
+            answers = [
                 answer(X, draws.spread(ask(*draws.asked(gate, X_gate))))
                 for gate in self._gates
             ]
-        return found if hasattr(self, "gates_") else found[0]
+        return answers if hasattr(self, "gates_") else answers[0]
 
     def _combine(self, X, groups=None) -> Array:
         """Return the mixture's mean or class probabilities, (n_samples, q)."""
         X_gate, X_expert = self._views(X)
         with computing(self, X_gate):
-            mixed, draws = [], self._draws(groups, X_gate)
+            mixed = []
+            draws = self._draws(groups, X_gate)
             for gate, pool in zip(self._gates, self._pools, strict=True):
                 routing = draws.route(self._rule, gate, X_gate)
                 mixed.append(pool.mix(X_expert, routing))
@@ -245,23 +247,25 @@ class RoutedMixin:
             y = self._read_target(given(y, "y"))
         check_consistent_length(X_expert, y)
         y = like(y, X_gate)
-        found = []
+        terms = []
         with computing(self, X_gate):
             draws = self._draws(groups, X_gate)
             for j, (gate, pool) in enumerate(
                 zip(self._gates, self._pools, strict=True)
             ):
-                asked = draws.asked(gate, X_gate)
-                choice = rule.route(*asked)
-                log_gate = asked[0].log_proba_at(asked[1], choice)
+                gate_and_rows = draws.asked(gate, X_gate)
+                choice = rule.route(*gate_and_rows)
+                log_gate = gate_and_rows[0].log_proba_at(gate_and_rows[1], choice)
                 log_gate = draws.spread(select(log_gate).log_softmax(log_gate))
                 routing = draws.spread_routing(choice)
-                said = self._said(X_expert, routing.weights[:, 0])
-                left = y - said if y.ndim == 2 else y
-                left = left[:, j : j + 1] if hasattr(self, "gates_") else left
-                log_lik = pool.log_likelihood(X_expert, left, routing)
-                found.append((log_gate, log_lik, routing))
-        return draws, found
+                offset = self._said(X_expert, routing.weights[:, 0])
+                residual = y - offset if y.ndim == 2 else y
+                residual = (
+                    residual[:, j : j + 1] if hasattr(self, "gates_") else residual
+                )
+                log_lik = pool.log_likelihood(X_expert, residual, routing)
+                terms.append((log_gate, log_lik, routing))
+        return draws, terms
 
     def score_samples(self, X, y=None, groups=None):
         """Return log p(y | x) of each row, under the routing that predict uses.
@@ -282,8 +286,8 @@ class RoutedMixin:
             Natural logarithms; densities for a regressor.
         """
         y = self._own_target(X, groups) if y is None else y
-        _, found = self._terms(X, y, groups, self._rule)
-        joint = (log_gate + log_lik for log_gate, log_lik, _ in found)
+        _, terms = self._terms(X, y, groups, self._rule)
+        joint = (log_gate + log_lik for log_gate, log_lik, _ in terms)
         return answer(X, sum(select(each).logsumexp(each) for each in joint))
 
     def _own_target(self, X, groups=None) -> Array:
@@ -312,18 +316,18 @@ class RoutedMixin:
         check_is_fitted(self)
         rule = RoutingRule(training_width(self), ask_last=self._n_fixed > 0)
         draws, terms = self._terms(X, y, groups, rule)
-        found = [
+        posteriors = [
             self._posterior(log_gate + draws.sums(log_lik), routing)
             for log_gate, log_lik, routing in terms
         ]
-        return found if hasattr(self, "gates_") else found[0]
+        return posteriors if hasattr(self, "gates_") else posteriors[0]
 
     def _posterior(self, joint: Array, routing: Routing) -> sparse.csr_array:
         ops = select(joint)
         if self.top_k is None or self.top_k >= routing.shape[1]:
             return routing.with_weights(ops.normalise(joint)[0]).to_csr()
-        kept, resp, _ = ops.truncate(joint, self.top_k)
-        indices = namespace(kept).take_along_axis(routing.indices, kept, axis=1)
+        best, resp, _ = ops.truncate(joint, self.top_k)
+        indices = namespace(best).take_along_axis(routing.indices, best, axis=1)
         return Routing(indices, resp, routing.n_experts).to_csr()
 
     def _n_parameters(self) -> int:

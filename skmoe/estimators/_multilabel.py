@@ -63,8 +63,8 @@ def one_a_label(learner: Any) -> Any:
 def takes_labels(learner: BaseEstimator) -> bool:
     """Tell whether a classifier predicts several labels; OneVsRest says outputs."""
     tags = get_tags(one_a_label(learner))
-    known = tags.classifier_tags is not None and tags.classifier_tags.multi_label
-    return known or tags.target_tags.multi_output
+    says_so = tags.classifier_tags is not None and tags.classifier_tags.multi_label
+    return says_so or tags.target_tags.multi_output
 
 
 def label_experts(learners: list[BaseEstimator]) -> list[BaseEstimator]:

@@ -68,13 +68,13 @@ class NamedPartsMixin:
 
     def _part(self, name: str) -> Any:
         """Return the part that a parameter is or stands for, to set parameters of."""
-        known = super().get_params(deep=False)  # type: ignore[misc]
-        if name not in known:
+        params = super().get_params(deep=False)  # type: ignore[misc]
+        if name not in params:
             raise ValueError(
                 f"{type(self).__name__} has no parameter {name!r}; its parameters are "
-                f"{sorted(known)}."
+                f"{sorted(params)}."
             )
-        part = self._named().get(name, known[name])
+        part = self._named().get(name, params[name])
         if isinstance(part, type) or not hasattr(part, "set_params"):
             raise ValueError(
                 f"{name}={part!r} has no parameters to be set. Let {name} be an "

@@ -72,7 +72,8 @@ def with_number(model, task: Task) -> Task:
 
     The task is then that of a fit that is given this number.
     """
-    settings, problem = task.settings, task.problem
+    settings = task.settings
+    problem = task.problem
     if not settings.chooses_number:
         return task
     learners = [clone(task.learners[0]) for _ in range(problem.n_experts)]
@@ -132,7 +133,8 @@ def _ways(model, task: Task) -> list[Plan]:
     One, but for shared_expert="auto", and for experts that differ as learners:
     from every start these become another kind of mixture.
     """
-    problem, learners = task.problem, task.learners
+    problem = task.problem
+    learners = task.learners
     options = model._pool_options(problem.y, problem.sample_weight, problem.n_experts)
     options |= {"n_features": model.n_features_in_, "n_jobs": model.n_jobs}
     # A penalty is the user's, and weighs against the weights that came with it.
@@ -249,8 +251,8 @@ def responsibilities_of(
     """Return the responsibilities that init gives, of rows that have weight."""
     if names_starts(model):
         kinds = (model.init,) if isinstance(model.init, str) else tuple(model.init)
-        known = {"auto", *KINDS} if isinstance(model.init, str) else KINDS
-        if not kinds or any(kind not in known for kind in kinds):
+        names = {"auto", *KINDS} if isinstance(model.init, str) else KINDS
+        if not kinds or any(kind not in names for kind in kinds):
             raise ValueError(
                 f"init must be 'auto', one of {sorted(KINDS)}, a list of these, or "
                 "responsibilities of shape (n_samples, n_experts); got "

@@ -452,7 +452,8 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
             return {}
         average = self.final == "average"
         gates, pool = gates_per_output(mixture, self._rule, average=average)
-        problem, loads = mixture.problem, []
+        problem = mixture.problem
+        loads = []
         for gate in gates:
             routing = self._rule.route(gate, problem.X_gate)
             load = routing.scaled(problem.sample_weight)
@@ -469,7 +470,8 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     def _pool_options(
         self, y: Array, weight: np.ndarray, n_experts: int
     ) -> dict[str, Any]:
-        y, weight = to_host(y).astype(np.float64), to_host(weight)
+        y = to_host(y).astype(np.float64)
+        weight = to_host(weight)
         family = self._family.seen(y, weight, self.scale_prior, self._origin)
         if isinstance(family, BesideFixed):
             family = family.of(n_experts)

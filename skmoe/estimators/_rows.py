@@ -193,8 +193,8 @@ def check_X(model, X, *, reset: bool) -> tuple[Any, Array | None]:
                 )
         except ValueError as error:
             if "contains NaN" in str(error):
-                said = f"Input X contains NaN. {_takes_no_nan(model)}"
-                raise ValueError(said) from None
+                message = f"Input X contains NaN. {_takes_no_nan(model)}"
+                raise ValueError(message) from None
             raise ValueError(f"{error}{remedy(X, error)}") from None
         _check_n_features(model, array, reset=reset)
         check_magnitude(array, "X")

@@ -30,7 +30,8 @@ from ._validation import N_EXPERTS, about, given, on_host, read_weights, refuse_
 FEW = 10
 """Rows an expert, below which a single one answers for all of them."""
 
-ENOUGH, ENOUGH_EACH = 4000, 200
+ENOUGH = 4000
+ENOUGH_EACH = 200
 """Rows of the last start, in all and for each expert. Until then all rows are held,
 and a fit starts again on them when there are `GROWN` times as many: where EM ends is
 decided where it starts. One of half as many is not repeated, and of twice as many takes
@@ -64,7 +65,8 @@ class Early:
 
     def plus(self, other: Early) -> Early:
         """Return the rows of both."""
-        X, y = stacked(self.X, other.X), np.concatenate([self.y, other.y])
+        X = stacked(self.X, other.X)
+        y = np.concatenate([self.y, other.y])
         weight = np.concatenate([self.weight, other.weight])
         return Early(X, y, weight, self.started)
 

@@ -112,8 +112,8 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             n_experts), output by output.
         """
         check_is_fitted(self)
-        found = self.estimator_.gate_proba(X)
-        return np.hstack(found) if isinstance(found, list) else found
+        proba = self.estimator_.gate_proba(X)
+        return np.hstack(proba) if isinstance(proba, list) else proba
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns.

@@ -107,7 +107,8 @@ def check_magnitude(array: Any, name: str, dtype: Any = None) -> None:
     if not to_host(xp.any(large)):
         return
     first = int(np.flatnonzero(to_host(large))[0])
-    value, where = float(to_host(values).ravel()[first]), ""
+    value = float(to_host(values).ravel()[first])
+    where = ""
     if values is array:
         place = np.unravel_index(first, array.shape)
         where = " in " + ", ".join(

@@ -125,7 +125,8 @@ def compute_report(model, X, *, watts=None):
         raise ValueError(f"watts must be a positive number or None; got {watts!r}.")
     n_outputs = len(getattr(split(model)[1], "gates_", [0]))
     by_gate = [Reading(model, X, output=j) for j in range(n_outputs)]
-    first, notes = by_gate[0], []
+    first = by_gate[0]
+    notes = []
     gate = _total([_of_gate(reading) for reading in by_gate], notes)
     shared = _total(_of_shared(first), notes)
     models, asks = _distinct(first.mixture.experts_)
@@ -133,17 +134,20 @@ def compute_report(model, X, *, watts=None):
     _total(costs, notes)
     held = np.array([each.parameters for _, each in costs])
     work = np.array([each.multiply_adds for _, each in costs])
-    asked = np.stack([_n_asked(reading, asks) for reading in by_gate])
-    n, seconds = first.n_rows, _seconds(first) / first.n_rows
+    n_asked = np.stack([_n_asked(reading, asks) for reading in by_gate])
+    n = first.n_rows
+    seconds = _seconds(first) / first.n_rows
     always = gate.parameters + shared.parameters
     return ComputeReport(
         n_rows=n,
         n_experts=first.n_experts,
         experts_per_row=sum(each.routing.nnz for each in by_gate) / n,
         n_parameters=float(always + held.sum()),
-        n_parameters_active=float(always + asked.max(axis=0) @ held / n),
+        n_parameters_active=float(always + n_asked.max(axis=0) @ held / n),
         gate_multiply_adds=gate.multiply_adds,
-        expert_multiply_adds=float(shared.multiply_adds + asked.sum(axis=0) @ work / n),
+        expert_multiply_adds=float(
+            shared.multiply_adds + n_asked.sum(axis=0) @ work / n
+        ),
         dense_multiply_adds=float(
             gate.multiply_adds + shared.multiply_adds + n_outputs * work.sum()
         ),
@@ -155,11 +159,11 @@ def compute_report(model, X, *, watts=None):
 
 def _total(costs: list[tuple[Any, Cost]], notes: list[str]) -> Cost:
     """Return the sum of the costs of some models; note which are not known."""
-    for model, found in costs:
+    for model, each in costs:
         note = f"{learner_name(model)} cannot be counted"
-        if np.isnan(found.multiply_adds) and note not in notes:
+        if np.isnan(each.multiply_adds) and note not in notes:
             notes.append(note)
-    return Cost.total(found for _, found in costs)
+    return Cost.total(each for _, each in costs)
 
 
 def _of_gate(reading: Reading) -> tuple[Any, Cost]:
@@ -186,10 +190,10 @@ def _distinct(experts: list[Any]) -> tuple[list[Any], np.ndarray]:
     made_of = []
     for expert in experts:
         averaged = isinstance(expert, (AveragedRegressor, AveragedClassifier))
-        own = expert.estimators if averaged else [expert]
-        models |= {id(each): each for each in own}
-        made_of.append({id(each) for each in own})
-    asks = [[key in own for key in models] for own in made_of]
+        models_of_expert = expert.estimators if averaged else [expert]
+        models |= {id(each): each for each in models_of_expert}
+        made_of.append({id(each) for each in models_of_expert})
+    asks = [[key in models_of_expert for key in models] for models_of_expert in made_of]
     return list(models.values()), np.array(asks)
 
 

@@ -73,12 +73,12 @@ class ConvergenceDisplay:
             The display, drawn.
         """
         _, mixture = split(estimator)
-        kept = [
+        best = [
             run
-            for run, told in enumerate(mixture.history_)
-            if np.array_equal(told["bounds"], mixture.lower_bounds_)
+            for run, entry in enumerate(mixture.history_)
+            if np.array_equal(entry["bounds"], mixture.lower_bounds_)
         ]
-        display = cls(mixture.history_, kept=kept[-1] if kept else None)
+        display = cls(mixture.history_, kept=best[-1] if best else None)
         return display.plot(ax=ax, **style)
 
     def plot(self, ax=None, **style):
@@ -97,30 +97,34 @@ class ConvergenceDisplay:
             The display.
         """
         ax = axes_of(self, ax)
-        kinds = list(dict.fromkeys(told["start"] for told in self.history))
+        kinds = list(dict.fromkeys(entry["start"] for entry in self.history))
         colours = dict(zip(kinds, colours_of(len(kinds)), strict=True))
-        self.lines_, self.rejected_, named = [], [], set()
-        for run, told in enumerate(self.history):
-            passes, bounds = np.arange(1, len(told["bounds"]) + 1), told["bounds"]
-            kept, kind = run == self.kept, told["start"]
-            label = f"{kind} (kept)" if kept else kind
-            own = {
-                "color": "black" if kept else colours[kind],
-                "lw": 2.0 if kept else 1.0,
-                "alpha": 1.0 if kept else 0.8,
-                "zorder": 3 if kept else 2,
+        self.lines_ = []
+        self.rejected_ = []
+        named = set()
+        for run, entry in enumerate(self.history):
+            passes = np.arange(1, len(entry["bounds"]) + 1)
+            bounds = entry["bounds"]
+            is_best = run == self.kept
+            kind = entry["start"]
+            label = f"{kind} (kept)" if is_best else kind
+            options = {
+                "color": "black" if is_best else colours[kind],
+                "lw": 2.0 if is_best else 1.0,
+                "alpha": 1.0 if is_best else 0.8,
+                "zorder": 3 if is_best else 2,
                 "label": None if label in named else label,
                 # A run of a single pass has no line.
                 "marker": "o" if len(passes) == 1 else None,
-                "ms": 7 if kept else 4,
+                "ms": 7 if is_best else 4,
                 **style,
             }
             named.add(label)
-            self.lines_ += ax.plot(passes, bounds, **own)
-            stayed = told["experts_accepted"] < told["n_experts"]
-            stayed |= ~told["gate_accepted"]
+            self.lines_ += ax.plot(passes, bounds, **options)
+            stayed = entry["experts_accepted"] < entry["n_experts"]
+            stayed |= ~entry["gate_accepted"]
             self.rejected_.append(passes[stayed])
-            ax.plot(passes[stayed], bounds[stayed], "x", color=own["color"], ms=5)
+            ax.plot(passes[stayed], bounds[stayed], "x", color=options["color"], ms=5)
         if any(map(len, self.rejected_)):
             ax.plot([], [], "x", color="0.4", ms=5, label="a block was rejected")
         ax.set(xlabel="pass", ylabel="lower bound, nats a row")

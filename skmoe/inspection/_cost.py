@@ -101,7 +101,8 @@ def _(model: Any, X: Any) -> Cost:
 
 @cost.register
 def _(model: BaseDecisionTree, X: Any) -> Cost:
-    tree, path = model.tree_, model.decision_path(X)
+    tree = model.tree_
+    path = model.decision_path(X)
     n_splits = tree.node_count - tree.n_leaves
     held = 2 * n_splits + tree.n_leaves * tree.value[0].size
     return Cost(held, path.nnz / path.shape[0] - 1.0)

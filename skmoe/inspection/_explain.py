@@ -122,25 +122,25 @@ def explain_row(model, x, *, background=None, output=0):
     """
     reading = Reading(model, _one_row(x), output=output)
     routing = reading.routing
-    asked = routing.indices[np.argsort(-routing.data, kind="stable")]
+    experts = routing.indices[np.argsort(-routing.data, kind="stable")]
     weights = np.sort(routing.data)[::-1]
-    said = [reading.said(k)[0] for k in asked]
+    answers = [reading.said(k)[0] for k in experts]
     proba = None
     if reading.classifies:
-        proba = np.stack([reading.proba(k)[0] for k in asked])
+        proba = np.stack([reading.proba(k)[0] for k in experts])
     prediction = np.asarray(reading.mixture.predict(reading.X)).reshape(-1)
     why, names = _why(reading)
     if why.parts is not None and background is not None:
         usual = _usual(Reading(model, background, output=output))
         why = Reasons(why.parts - usual, why.offset + usual.sum(axis=1), why.rules)
     return RowExplanation(
-        experts=asked,
-        gate_proba=reading.gate_proba[0, asked],
+        experts=experts,
+        gate_proba=reading.gate_proba[0, experts],
         weights=weights,
-        terms=None if why.parts is None else [_terms(why, k, names) for k in asked],
+        terms=None if why.parts is None else [_terms(why, k, names) for k in experts],
         rules=why.rules,
-        learners=[learner_name(reading.mixture.experts_[k]) for k in asked],
-        answers=said,
+        learners=[learner_name(reading.mixture.experts_[k]) for k in experts],
+        answers=answers,
         proba=proba,
         prediction=prediction[reading.output],
     )
@@ -191,7 +191,8 @@ def _terms(why: Reasons, expert: int, names: np.ndarray) -> dict[str, float]:
 
 def _sum(terms: dict[str, float]) -> str:
     """Print a sum by its largest terms."""
-    total, features = sum(terms.values()), list(terms.items())[:-1]
+    total = sum(terms.values())
+    features = list(terms.items())[:-1]
     shown = [f"{name} {value:+z.3g}" for name, value in features[:TOP_TERMS]]
     rest = features[TOP_TERMS:]
     if rest:

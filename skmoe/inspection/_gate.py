@@ -132,11 +132,12 @@ class GateDisplay:
             return Reading(estimator, rows, output=output).gate_proba
 
         if feature is None and len(names) == 2:
-            found = _in_plane(ask, X, grid_resolution)
+            answers = _in_plane(ask, X, grid_resolution)
         else:
             j = 0 if feature is None else feature_position(feature, names)
-            found, names = _along(ask, X, j, grid_resolution), names[[j]]
-        display = cls(**found, feature_names=[str(name) for name in names])
+            answers = _along(ask, X, j, grid_resolution)
+            names = names[[j]]
+        display = cls(**answers, feature_names=[str(name) for name in names])
         return display.plot(ax=ax, **style)
 
     def plot(self, ax=None, *, rows=True, **style):
@@ -170,8 +171,8 @@ class GateDisplay:
         (values,) = self.grid
         self.lines_ = []
         for k, colour in enumerate(colours):
-            own = {"color": colour, "label": f"{k}", **style}
-            self.lines_ += self.ax_.plot(values, self.gate_proba[:, k], **own)
+            options = {"color": colour, "label": f"{k}", **style}
+            self.lines_ += self.ax_.plot(values, self.gate_proba[:, k], **options)
         self.ax_.set(
             xlabel=self.feature_names[0], ylabel="gate probability", ylim=(-0.02, 1.02)
         )
@@ -182,7 +183,8 @@ class GateDisplay:
         from matplotlib.patches import Patch
 
         x, y = self.grid
-        best, proba = self.gate_proba.argmax(axis=-1), self.gate_proba.max(axis=-1)
+        best = self.gate_proba.argmax(axis=-1)
+        proba = self.gate_proba.max(axis=-1)
         ink = proba[..., None]
         half = [(side[1] - side[0]) / 2 for side in self.grid]
         self.surface_ = self.ax_.imshow(

@@ -157,7 +157,8 @@ class PredictiveDistributionDisplay:
                 f"X has {len(names)} features; name the one to go along by feature=."
             )
         j = 0 if feature is None else feature_position(feature, names)
-        grid, levels = span(X, j, grid_resolution), _levels(coverages)
+        grid = span(X, j, grid_resolution)
+        levels = _levels(coverages)
         rows = with_column(typical(X, grid_resolution), j, grid)
         rows = rows if before is None else before.transform(rows)
         mean = np.asarray(mixture.predict(rows))
@@ -213,8 +214,8 @@ class PredictiveDistributionDisplay:
             self._plot_bands()
         if self.y is not None:
             ax.scatter(self.X, self.y, s=4, color="black", alpha=0.35, linewidths=0)
-        own = {"color": ink, "label": "mean", **style}
-        (self.line_,) = ax.plot(self.grid, self.mean, **own)
+        options = {"color": ink, "label": "mean", **style}
+        (self.line_,) = ax.plot(self.grid, self.mean, **options)
         ax.set(xlabel=self.feature_name, ylabel="y", xlim=(self.grid[0], self.grid[-1]))
         ax.legend(frameon=False)
         return self
@@ -239,9 +240,9 @@ class PredictiveDistributionDisplay:
         if self.density is not None:
             lines = self.quantiles.T
             share = f"{self.levels[-1] - self.levels[0]:.0%}"
-            own = {"color": "tab:red", "lw": 1.0, "ls": "--"}
-            self.ax_.plot(self.grid, lines[0], label=f"{share} of y", **own)
-            self.ax_.plot(self.grid, lines[-1], **own)
+            options = {"color": "tab:red", "lw": 1.0, "ls": "--"}
+            self.ax_.plot(self.grid, lines[0], label=f"{share} of y", **options)
+            self.ax_.plot(self.grid, lines[-1], **options)
             return
         self.bands_ = draw_bands(self.ax_, self.grid, self.quantiles, self.levels)
 

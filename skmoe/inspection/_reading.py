@@ -190,7 +190,8 @@ class Reading:
         listed = listed if isinstance(listed, (list, tuple)) else [listed]
         if any(isinstance(expert, Pipeline) for expert in listed):
             return self.X
-        X, ids = self.X, getattr(self.mixture, "group_ids_", None)
+        X = self.X
+        ids = getattr(self.mixture, "group_ids_", None)
         if ids is not None:
             X = IdCodes(self.mixture.gate.columns, ids).coded(X)
         return check_array(
@@ -217,7 +218,8 @@ class Reading:
 
     def proba(self, expert: int) -> np.ndarray:
         """Return an expert's probability of each of the mixture's classes."""
-        model, classes = self.mixture.experts_[expert], self.classes
+        model = self.mixture.experts_[expert]
+        classes = self.classes
         known = np.asarray(model.predict_proba(self.X_expert))
         if self.n_outputs > 1:
             one = self._one_output(known)
@@ -239,14 +241,15 @@ class Reading:
         """
         score, fewest = (accuracy_score, 1) if self.classifies else (r2_score, 2)
         served = [self.rows_of(j) for j in range(self.n_experts)]
-        found = np.full((self.n_experts, self.n_experts), np.nan)
+        scores = np.full((self.n_experts, self.n_experts), np.nan)
         for k in range(self.n_experts):
-            said = self.said(k)
+            answers = self.said(k)
             for j, (rows, weight) in enumerate(served):
                 if len(rows) >= fewest:
-                    truth, answer = self.y[rows], said[rows]
-                    found[j, k] = score(truth, answer, sample_weight=weight)
-        return found
+                    truth = self.y[rows]
+                    answer = answers[rows]
+                    scores[j, k] = score(truth, answer, sample_weight=weight)
+        return scores
 
 
 def numeric_columns(X: Any, names: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -265,9 +268,9 @@ def numeric_columns(X: Any, names: np.ndarray) -> tuple[Any, np.ndarray]:
 
 def feature_position(feature: Any, names: np.ndarray) -> int:
     """Return the position of a feature given by name or by position."""
-    found = np.flatnonzero(names == feature) if isinstance(feature, str) else []
-    if len(found):
-        return int(found[0])
+    positions = np.flatnonzero(names == feature) if isinstance(feature, str) else []
+    if len(positions):
+        return int(positions[0])
     if isinstance(feature, Integral) and 0 <= feature < len(names):
         return int(feature)
     shown = ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
@@ -284,7 +287,8 @@ def with_column(X: Any, j: int, values: Any) -> Any:
         X = np.array(X, dtype=np.result_type(X, np.float32))
         X[:, j] = values
         return X
-    name, values = X.columns[j], np.broadcast_to(values, len(X))
+    name = X.columns[j]
+    values = np.broadcast_to(values, len(X))
     if hasattr(X, "with_columns"):  # polars
         return X.with_columns(type(X[name])(name, values))
     return X.assign(**{name: values})

@@ -56,7 +56,8 @@ def _(gate: SoftmaxGate, x: np.ndarray, names: np.ndarray) -> Reasons:
 @reasons.register
 def _(gate: ProductGate, x: np.ndarray, names: np.ndarray) -> Reasons:
     # The logits of the grid's row and column add up.
-    row, column = gate.cells_[:, 0], gate.cells_[:, 1] + gate.shape_[0]
+    row = gate.cells_[:, 0]
+    column = gate.cells_[:, 1] + gate.shape_[0]
     coef = gate.coef_[row] + gate.coef_[column]
     return Reasons(coef * x, gate.intercept_[row] + gate.intercept_[column])
 
@@ -64,7 +65,8 @@ def _(gate: ProductGate, x: np.ndarray, names: np.ndarray) -> Reasons:
 @reasons.register
 def _(gate: GaussianGate, x: np.ndarray, names: np.ndarray) -> Reasons:
     """Split the squared distance δᵀPδ into its terms δ_j (Pδ)_j."""
-    apart, gamma = x - gate.means_, gate.density_exponent_
+    apart = x - gate.means_
+    gamma = gate.density_exponent_
     n_experts, d = apart.shape
     covariance = gate.covariances_
     if gate.covariance_type == "diag":
@@ -76,7 +78,8 @@ def _(gate: GaussianGate, x: np.ndarray, names: np.ndarray) -> Reasons:
     # In units of the features, which may be far apart.
     unit = np.sqrt(np.diagonal(covariance[0]))
     covariance = covariance / np.outer(unit, unit)
-    apart, parts = apart[:, varies] / unit, np.zeros((n_experts, d))
+    apart = apart[:, varies] / unit
+    parts = np.zeros((n_experts, d))
     pressed = np.linalg.solve(covariance, apart[:, :, None])[:, :, 0]
     parts[:, varies] = -0.5 * gamma * apart * pressed
     log_volume = np.linalg.slogdet(covariance)[1] + 2.0 * np.log(unit).sum()
@@ -100,7 +103,8 @@ def _(gate: TreeGate, x: np.ndarray, names: np.ndarray) -> Reasons:
 def _(gate: GroupGate, x: np.ndarray, names: np.ndarray) -> Reasons:
     if not np.isscalar(gate.columns):
         return Reasons()
-    group, name = x[gate.columns], names[gate.columns]
+    group = x[gate.columns]
+    name = names[gate.columns]
     if group in gate.groups_:
         return Reasons(rules=(f"{name} = {group:g}",))
     return Reasons(rules=(f"{name} = {group:g} was not there in fit",))

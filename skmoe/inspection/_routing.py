@@ -74,7 +74,8 @@ def routing_report(model, X, y=None, *, output=0):
     import pandas as pd
 
     reading = Reading(model, X, y, output)
-    proba, experts = reading.gate_proba, range(reading.n_experts)
+    proba = reading.gate_proba
+    experts = range(reading.n_experts)
     served = [reading.rows_of(k) for k in experts]
     columns: dict[str, Any] = {
         "learner": [learner_name(expert) for expert in reading.mixture.experts_],
@@ -115,11 +116,11 @@ def _scores(reading: Reading) -> dict[str, np.ndarray]:
     others[np.isnan(others)] = -np.inf
     best = others.argmax(axis=1)
     score = np.take_along_axis(others, best[:, None], axis=1)[:, 0]
-    known = np.isfinite(score)
+    finite = np.isfinite(score)
     return {
         "score": np.diag(scores),
-        "best_other": np.where(known, best, -1),
-        "best_other_score": np.where(known, score, np.nan),
+        "best_other": np.where(finite, best, -1),
+        "best_other_score": np.where(finite, score, np.nan),
     }
 
 

@@ -162,8 +162,8 @@ class ExpertSpecializationDisplay:
         return self
 
     def _looks_of_features(self) -> dict[str, Any]:
-        known = self.values[np.isfinite(self.values)]
-        far = max(np.abs(known).max(initial=0.0), 1e-9)
+        finite = self.values[np.isfinite(self.values)]
+        far = max(np.abs(finite).max(initial=0.0), 1e-9)
         return {
             "axis": "",
             "label": "mean, in standard deviations",
@@ -184,14 +184,14 @@ class ExpertSpecializationDisplay:
         }
 
     def _looks_of_score(self) -> dict[str, Any]:
-        known = self.values[np.isfinite(self.values)]
+        finite = self.values[np.isfinite(self.values)]
         return {
             "axis": "answered by expert",
             "label": self.score_name,
             "values_format": ".2f",
             "cmap": "viridis",
             # Worse than the mean is bad, however much worse.
-            "vmin": float(np.clip(known.min(initial=1.0), 0.0, 0.99)),
+            "vmin": float(np.clip(finite.min(initial=1.0), 0.0, 0.99)),
             "vmax": 1.0,
         }
 
@@ -202,11 +202,13 @@ def _means(reading: Reading, max_features: int) -> tuple[np.ndarray, list[str]]:
     scaler = StandardScaler(with_mean=not sparse.issparse(X)).fit(X)
     weights = reading.routing.T.tocsr()
     if sparse.issparse(X):
-        total, mass = weights @ X, weights.sum(axis=1)[:, None]
+        total = weights @ X
+        mass = weights.sum(axis=1)[:, None]
         total = total.toarray()
     else:
-        known = ~np.isnan(X)
-        total, mass = weights @ np.where(known, X, 0.0), weights @ known.astype(float)
+        present = ~np.isnan(X)
+        total = weights @ np.where(present, X, 0.0)
+        mass = weights @ present.astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = (total / mass - scaler.mean_) / scaler.scale_
     spread = np.nan_to_num(np.ptp(np.nan_to_num(values), axis=0))

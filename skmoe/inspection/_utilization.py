@@ -131,7 +131,9 @@ class ExpertUtilizationDisplay:
             The display.
         """
         ax = axes_of(self, ax)
-        place, floor, self.bars_ = np.arange(len(self.load)), 0.0, []
+        place = np.arange(len(self.load))
+        floor = 0.0
+        self.bars_ = []
         if self.load_by_group is None:
             style = {"color": "tab:blue", "label": "load", **style}
             self.bars_.append(ax.bar(place, self.load, **style))
@@ -140,8 +142,8 @@ class ExpertUtilizationDisplay:
             for part, name, colour in zip(
                 self.load_by_group, self.group_names, colours, strict=True
             ):
-                own = {"color": colour, "label": name, **style}
-                self.bars_.append(ax.bar(place, part, bottom=floor, **own))
+                options = {"color": colour, "label": name, **style}
+                self.bars_.append(ax.bar(place, part, bottom=floor, **options))
                 floor = floor + part
         (self.mass_,) = ax.plot(
             place, self.gate_mass, "kD", markerfacecolor="white", label="gate mass"

@@ -50,19 +50,19 @@ def check_answers(proto: onnx.ModelProto, model: Any, X: Any) -> None:
     differs = ~np.all(near | (np.isnan(answers) & np.isnan(expected)), axis=1)
     if not differs.any():
         return
-    said = (
+    message = (
         f"The ONNX graph answers otherwise than {type(model).__name__} on "
         f"{differs.sum()} of the {len(differs)} rows given, by up to "
         f"{np.max(np.abs(answers - expected)[differs]):.2g}."
     )
     if differs.mean() > OTHERS:
         raise TypeError(
-            f"{said} skl2onnx's converter of an expert or of the gate computes "
+            f"{message} skl2onnx's converter of an expert or of the gate computes "
             "something else than the estimator does: compare "
             "skl2onnx.to_onnx(expert, X) with expert.predict(X) for each of experts_."
         )
     warnings.warn(
-        f"{said} Rounding can do that, next to a threshold of a tree or between two "
+        f"{message} Rounding can do that, next to a threshold of a tree or between two "
         "experts that the gate likes alike.",
         UserWarning,
         stacklevel=level_of_caller(),

@@ -37,24 +37,24 @@ def convert_mixture(scope: Any, operator: Any, container: Any) -> None:
         for logits in all_logits(graph, inputs, X, model)
     ]
     answers = answers_of(model)
-    found = mixture(graph, inputs, X, routings, model.experts_, answers)
+    output = mixture(graph, inputs, X, routings, model.experts_, answers)
     if classes is None and hasattr(model, "shared_expert_"):
-        found = graph.node("Add", found, answer(graph, model.shared_expert_, inputs))
+        output = graph.node("Add", output, answer(graph, model.shared_expert_, inputs))
     if classes is not None:
-        found = calibrated(graph, found, model.temperature_, model.class_bias_)
+        output = calibrated(graph, output, model.temperature_, model.class_bias_)
     labels = None if classes is None else get_label_classes(scope, model)
-    give(graph, found, operator, labels)
+    give(graph, output, operator, labels)
     finish(graph, container)
 
 
 def convert_transformer(scope: Any, operator: Any, container: Any) -> None:
     """Convert a fitted `MoETransformer`, inside a conversion by skl2onnx."""
     graph, inputs, X = begin(scope, operator, container)
-    found = [
+    outputs = [
         graph.node("Softmax", logits, axis=1)
         for logits in all_logits(graph, inputs, X, operator.raw_operator.estimator_)
     ]
-    give(graph, graph.node("Concat", *found, axis=1), operator, None)
+    give(graph, graph.node("Concat", *outputs, axis=1), operator, None)
     finish(graph, container)
 
 
@@ -107,10 +107,11 @@ def answers_of(model: Any) -> Answers:
             "expert answers."
         )
     probe = np.outer([-LARGE, -1.0, 0.0, 0.25, 0.5, 0.75, 1.0, LARGE], np.ones(n))
-    found = family.mean(probe)
-    low, high = found[0], found[-1]
+    means = family.mean(probe)
+    low = means[0]
+    high = means[-1]
     same = type(family).means is Likelihood.means
-    if not same or not np.array_equal(found, np.clip(probe, low, high)):
+    if not same or not np.array_equal(means, np.clip(probe, low, high)):
         raise TypeError(
             f"likelihood={model.likelihood!r} cannot be exported to ONNX: its means "
             "are not what the experts predict."
@@ -122,7 +123,8 @@ def answers_of(model: Any) -> Answers:
 
 def set_output_types(operator: Any) -> None:
     """Tell skl2onnx the types and shapes of the outputs."""
-    model, first = operator.raw_operator, operator.inputs[0].type
+    model = operator.raw_operator
+    first = operator.inputs[0].type
     n_rows = first.shape[0] if first.shape else None
     double = any(isinstance(each.type, DoubleTensorType) for each in operator.inputs)
     kind = DoubleTensorType if double else FloatTensorType

@@ -102,7 +102,11 @@ class Models:
         share = self.share * which[self.model_of]
         used = np.flatnonzero(share.any(axis=0))
         return Models(
-            [model for model, kept in zip(self.models, which, strict=True) if kept],
+            [
+                model
+                for model, is_wanted in zip(self.models, which, strict=True)
+                if is_wanted
+            ],
             model_of[:, used],
             share[:, used],
             self.linear[which],
@@ -111,8 +115,8 @@ class Models:
     def entries(self, graph: Graph, experts: str, weights: str) -> tuple[str, str]:
         """Return models and their weights in place of experts and theirs."""
         n_experts, width = self.model_of.shape
-        own = np.array_equal(self.model_of[:, 0], np.arange(n_experts))
-        if own and width == 1 and np.all(self.share == 1.0):
+        one_each = np.array_equal(self.model_of[:, 0], np.arange(n_experts))
+        if one_each and width == 1 and np.all(self.share == 1.0):
             return experts, weights
         flat = graph.constant([0, -1])
         models = graph.node("Gather", graph.constant(self.model_of), experts, axis=0)
@@ -130,7 +134,8 @@ def _parts(
     if not isinstance(expert, AVERAGES):
         yield expert, weight, role
         return
-    models, weights = expert.estimators, expert.weights
+    models = expert.estimators
+    weights = expert.weights
     if weights is None:
         weights = [1.0 / len(models)] * len(models)
     for j, (model, own) in enumerate(zip(models, weights, strict=True)):
@@ -165,14 +170,15 @@ def mixture(
     experts : sequence of fitted estimators
     answers : Answers
     """
-    models, found = Models.of(experts, answers), []
+    models = Models.of(experts, answers)
+    outputs = []
     if (linear := models.some(models.linear)) is not None:
         entries = [linear.entries(graph, *each) for each in routings]
-        found.append(_linear(graph, X, entries, linear, answers))
+        outputs.append(_linear(graph, X, entries, linear, answers))
     if (others := models.some(~models.linear)) is not None:
         entries = [others.entries(graph, *each) for each in routings]
-        found.append(_scattered(graph, inputs, entries, others, answers))
-    return found[0] if len(found) == 1 else graph.node("Add", *found)
+        outputs.append(_scattered(graph, inputs, entries, others, answers))
+    return outputs[0] if len(outputs) == 1 else graph.node("Add", *outputs)
 
 
 # ------------------------------------------------------------- linear models
@@ -183,10 +189,14 @@ def _coefficients(
 
     Intercepts rule out the classes that a model did not meet.
     """
-    coefs, intercepts, floors = [], [], []
+    coefs = []
+    intercepts = []
+    floors = []
     d = max(model.n_features_in_ for model in models)
     for model in models:
-        coef, intercept, floor = np.zeros((q, d)), np.zeros(q), np.zeros(q)
+        coef = np.zeros((q, d))
+        intercept = np.zeros(q)
+        floor = np.zeros(q)
         if classes is None:
             coef[:], intercept[:] = model.coef_, model.intercept_
         else:
@@ -220,20 +230,21 @@ def _linear(
     coef, intercept, floor = _coefficients(models.models, answers.classes, answers.n)
     product = graph.product(X, coef.reshape(-1, coef.shape[2]), intercept.ravel())
     product = graph.node("Reshape", product, graph.constant([0, *coef.shape[:2]]))
-    found, last = [], graph.constant([-1])
+    outputs = []
+    last = graph.constant([-1])
     for index, weights in entries:
         at = graph.node("Unsqueeze", index, last)
-        own = graph.node("GatherND", product, at, batch_dims=1)
+        term = graph.node("GatherND", product, at, batch_dims=1)
         if answers.classes is not None:
-            own = graph.node("Softmax", own, axis=2)
+            term = graph.node("Softmax", term, axis=2)
         if floor.any():
-            left = graph.constant(1.0 - floor.sum(axis=1, keepdims=True))
-            own = graph.node("Mul", own, graph.node("Gather", left, index, axis=0))
+            rest = graph.constant(1.0 - floor.sum(axis=1, keepdims=True))
+            term = graph.node("Mul", term, graph.node("Gather", rest, index, axis=0))
             least = graph.node("Gather", graph.constant(floor), index, axis=0)
-            own = graph.node("Add", own, least)
-        own = graph.node("Mul", own, graph.node("Unsqueeze", weights, last))
-        found.append(graph.node("ReduceSum", own, graph.constant([1]), keepdims=0))
-    return _own_columns(graph, found)
+            term = graph.node("Add", term, least)
+        term = graph.node("Mul", term, graph.node("Unsqueeze", weights, last))
+        outputs.append(graph.node("ReduceSum", term, graph.constant([1]), keepdims=0))
+    return _own_columns(graph, outputs)
 
 
 def _own_columns(graph: Graph, answers: Sequence[str]) -> str:
@@ -241,8 +252,8 @@ def _own_columns(graph: Graph, answers: Sequence[str]) -> str:
     if len(answers) == 1:
         return answers[0]
     columns = [
-        graph.node("Gather", found, graph.constant([j]), axis=1)
-        for j, found in enumerate(answers)
+        graph.node("Gather", names, graph.constant([j]), axis=1)
+        for j, names in enumerate(answers)
     ]
     return graph.node("Concat", *columns, axis=1)
 
@@ -259,7 +270,9 @@ def _scattered(
 
     A model without rows costs nothing: it stands in a branch that is not taken.
     """
-    n_models, q, first = len(models.models), answers.n, inputs[0].name
+    n_models = len(models.models)
+    q = answers.n
+    first = inputs[0].name
     empty = graph.node(
         "ConstantOfShape",
         rows_by(graph, first, n_models),
@@ -274,29 +287,28 @@ def _scattered(
     by_model = graph.node("Concat", *tables, axis=2)
     by_model = graph.node("Transpose", by_model, perm=[1, 0, 2])  # (M, n, 1 or q)
     most = graph.node("ReduceMax", by_model, graph.constant([1, 2]), keepdims=0)
-    asked = graph.node("Greater", most, graph.constant(np.array(0.0)))
-    rows, values = [], []
+    any_row = graph.node("Greater", most, graph.constant(np.array(0.0)))
+    rows = []
+    values = []
     for place, model in enumerate(models.models):
         at = graph.constant(np.array(place))
-        found = [graph.new_name("rows"), graph.new_name("answers")]
-        kinds = dict(zip(found, (TensorProto.INT64, graph.elem_type), strict=True))
+        outputs = [graph.new_name("rows"), graph.new_name("answers")]
+        kinds = dict(zip(outputs, (TensorProto.INT64, graph.elem_type), strict=True))
         then = graph.branch()
-        _ask(then, inputs, by_model, at, model, answers, found)
+        _ask(then, inputs, by_model, at, model, answers, outputs)
         graph.nodes_of(
             "If",
-            [graph.node("Gather", asked, at, axis=0)],
-            found,
+            [graph.node("Gather", any_row, at, axis=0)],
+            outputs,
             attributes={
                 "then_branch": then.as_proto(kinds),
                 "else_branch": _nothing(graph, q),
             },
         )
-        rows.append(found[0])
-        values.append(found[1])
-    rows_, answers_ = (
-        graph.node("Concat", *rows, axis=0),
-        graph.node("Concat", *values, axis=0),
-    )
+        rows.append(outputs[0])
+        values.append(outputs[1])
+    rows_ = graph.node("Concat", *rows, axis=0)
+    answers_ = graph.node("Concat", *values, axis=0)
     rows_ = graph.node("Expand", rows_, graph.constant([1, q]))
     total = graph.node(
         "ConstantOfShape",
@@ -322,21 +334,21 @@ def _ask(
     last = graph.constant([-1])
     weights = graph.node("Gather", by_model, at, axis=0)
     most = graph.node("ReduceMax", weights, last, keepdims=0)
-    asked = graph.node("Greater", most, graph.constant(np.array(0.0)))
-    rows = graph.node("Squeeze", graph.node("NonZero", asked), graph.constant([0]))
-    own = [
+    any_row = graph.node("Greater", most, graph.constant(np.array(0.0)))
+    rows = graph.node("Squeeze", graph.node("NonZero", any_row), graph.constant([0]))
+    answers_of_models = [
         each._replace(name=graph.node("Gather", each.name, rows, axis=0))
         for each in inputs
     ]
-    found = _mean(graph, model, own)
+    mean = _mean(graph, model, answers_of_models)
     if answers.classes is not None:
-        found = _floored(graph, found, model, answers.classes)
+        mean = _floored(graph, mean, model, answers.classes)
     if answers.low is not None:
-        found = graph.node("Max", found, graph.constant(answers.low))
-        found = graph.node("Min", found, graph.constant(answers.high))
+        mean = graph.node("Max", mean, graph.constant(answers.low))
+        mean = graph.node("Min", mean, graph.constant(answers.high))
     weights = graph.node("Gather", weights, rows, axis=0)
     graph.node("Unsqueeze", rows, last, into=outputs[0])
-    graph.node("Mul", found, weights, into=outputs[1])
+    graph.node("Mul", mean, weights, into=outputs[1])
 
 
 def _mean(graph: Graph, expert: Any, inputs: Sequence[Input]) -> str:
@@ -355,8 +367,8 @@ def _mean(graph: Graph, expert: Any, inputs: Sequence[Input]) -> str:
 def _floored(graph: Graph, proba: str, model: Any, classes: np.ndarray) -> str:
     """Return the probabilities of all classes, raised to their floor."""
     if len(model.classes_) < len(classes):
-        known = np.isin(classes, model.classes_)
-        place = graph.constant(np.eye(len(classes))[known])
+        is_known = np.isin(classes, model.classes_)
+        place = graph.constant(np.eye(len(classes))[is_known])
         proba = graph.node("MatMul", proba, place)
     least = graph.constant(np.array(PROBABILITY_FLOOR / len(classes)))
     raised = graph.node("Max", proba, least)

@@ -37,10 +37,10 @@ def gate_logits(gate: Any, graph: Graph, X: str) -> str:
     X : str
         Rows that the gate sees, in the graph's dtype.
     """
-    known = sorted(kind.__name__ for kind in gate_logits.registry if kind is not object)
+    kinds = sorted(kind.__name__ for kind in gate_logits.registry if kind is not object)
     raise TypeError(
         f"The gate {gate!r} cannot be exported to ONNX; gates that can are "
-        f"{', '.join(known)}."
+        f"{', '.join(kinds)}."
     )
 
 
@@ -76,8 +76,11 @@ def _(gate: ProductGate, graph: Graph, X: str) -> str:
 @gate_logits.register
 def _(gate: HierarchicalGate, graph: Graph, X: str) -> str:
     logits = graph.product(X, gate.coef_, gate.intercept_)
-    nodes, above, sizes = [gate.tree_], [""], []
-    experts, found = [], []
+    nodes = [gate.tree_]
+    above = [""]
+    sizes = []
+    experts = []
+    found = []
     for children in nodes:  # which grows on the way, level by level
         sizes.append(len(children))
         nodes += [child for child in children if isinstance(child, list)]
@@ -108,12 +111,15 @@ def _(gate: HierarchicalGate, graph: Graph, X: str) -> str:
 def _(gate: GaussianGate, graph: Graph, X: str) -> str:
     if gate.covariance_type == "tied":
         return gate_logits(gate.to_softmax(), graph, X)
-    full, covariances = gate.covariance_type == "full", gate.covariances_
+    full = gate.covariance_type == "full"
+    covariances = gate.covariances_
     variances = np.diagonal(covariances, axis1=1, axis2=2) if full else covariances
     seen = np.flatnonzero(variances.max(axis=0) > 0)  # constant features say nothing
-    gamma, log_weights = gate.density_exponent_, np.log(gate.weights_)
+    gamma = gate.density_exponent_
+    log_weights = np.log(gate.weights_)
     # In units of the data, so that float32 loses little.
-    center, scale = gate.means_.mean(axis=0)[seen], np.sqrt(variances.mean(0))[seen]
+    center = gate.means_.mean(axis=0)[seen]
+    scale = np.sqrt(variances.mean(0))[seen]
     means = (gate.means_[:, seen] - center) / scale
     Z = graph.node("Gather", X, graph.constant(seen), axis=1)
     Z = graph.node("Sub", Z, graph.constant(center))
@@ -163,7 +169,9 @@ def _(gate: EstimatorGate, graph: Graph, X: str) -> str:
 @gate_logits.register
 def _(gate: TreeGate, graph: Graph, X: str) -> str:
     trees = getattr(gate.grown_, "estimators_", [gate.grown_])
-    table, first, nodes = gate.table_.toarray(), 0, []
+    table = gate.table_.toarray()
+    first = 0
+    nodes = []
     for tree in (each.tree_ for each in trees):
         own = table[first : first + tree.node_count] + gate.smoothing * gate.share_
         mass = tree.weighted_n_node_samples + gate.smoothing
@@ -195,8 +203,8 @@ def routing(
         "GatherElements", graph.node("Softmax", logits, axis=1), experts, axis=1
     )
     before = graph.node("CumSum", proba, graph.constant(np.array(1)), exclusive=1)
-    kept = graph.node("Less", before, graph.constant(np.array(float(top_p))))
-    mass = graph.node("Where", kept, proba, graph.constant(np.array(0.0)))
+    is_within = graph.node("Less", before, graph.constant(np.array(float(top_p))))
+    mass = graph.node("Where", is_within, proba, graph.constant(np.array(0.0)))
     total = graph.node("ReduceSum", mass, graph.constant([1]), keepdims=1)
     return experts, graph.node("Div", mass, total)
 
@@ -213,16 +221,16 @@ def gate_view(graph: Graph, before: Any, inputs: Sequence[Input], X: str) -> str
 
 def _imputed(graph: Graph, X: str, imputer: SimpleImputer) -> str:
     """Add an imputer of NaN with its indicators, which skl2onnx leaves out."""
-    kept = np.flatnonzero(~np.isnan(imputer.statistics_))
+    columns = np.flatnonzero(~np.isnan(imputer.statistics_))
     missing = graph.node("IsNaN", X)
-    known = graph.node("Where", missing, graph.constant(imputer.statistics_), X)
-    known = graph.node("Gather", known, graph.constant(kept), axis=1)
+    filled = graph.node("Where", missing, graph.constant(imputer.statistics_), X)
+    filled = graph.node("Gather", filled, graph.constant(columns), axis=1)
     if not imputer.add_indicator:
-        return known
+        return filled
     which = graph.constant(imputer.indicator_.features_)
     flags = graph.node("Gather", missing, which, axis=1)
     flags = graph.node("Cast", flags, to=graph.elem_type)
-    return graph.node("Concat", known, flags, axis=1)
+    return graph.node("Concat", filled, flags, axis=1)
 
 
 def _imputes_nan(step: Any) -> bool:

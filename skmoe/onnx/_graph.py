@@ -25,7 +25,8 @@ class Graph:
     """
 
     def __init__(self, prefix: str, dtype: Any, target_opset: Any) -> None:
-        self.prefix, self.dtype = prefix, np.dtype(dtype)
+        self.prefix = prefix
+        self.dtype = np.dtype(dtype)
         self.target_opset = target_opset
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -90,7 +91,8 @@ class Graph:
     def branch(self) -> Graph:
         """Return an empty graph that sees the tensors of this one."""
         other = Graph(self.prefix, self.dtype, self.target_opset)
-        other._names, other.opsets = self._names, self.opsets
+        other._names = self._names
+        other.opsets = self.opsets
         return other
 
     def as_proto(self, outputs: dict[str, int]) -> onnx.GraphProto:

@@ -54,14 +54,15 @@ def answer(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> str:
     if isinstance(estimator, DummyClassifier):
         prior = graph.constant(np.atleast_2d(estimator.class_prior_))
         return graph.node("Expand", prior, rows_by(graph, inputs[0].name, 1))
-    found = converted(graph, estimator, inputs)
-    graph.opsets |= {(each.domain, each.version) for each in found.opset_import}
-    part, prefix = found.graph, graph.new_name("part") + "_"
+    model = converted(graph, estimator, inputs)
+    graph.opsets |= {(each.domain, each.version) for each in model.opset_import}
+    part = model.graph
+    prefix = graph.new_name("part") + "_"
     # By position: skl2onnx renames an input called as an output is.
-    own = [each.name for each in part.input]
-    given = [_in_dtype(graph, *pair) for pair in zip(inputs, part.input, strict=True)]
-    known = dict(zip(own, given, strict=True))
-    _rename(part, prefix, known)
+    names = [each.name for each in part.input]
+    values = [_in_dtype(graph, *pair) for pair in zip(inputs, part.input, strict=True)]
+    value_of = dict(zip(names, values, strict=True))
+    _rename(part, prefix, value_of)
     wanted = part.output[-1]  # of a classifier, the probabilities
     nodes = needed(part.node, {wanted.name})
     read = set().union(*map(_read_by, nodes))
@@ -82,19 +83,19 @@ def converted(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> onnx.Mod
     single = [(column, _single(kind)) for column, kind in own]
     for types in [own] if graph.dtype == np.float32 else [own, single]:
         try:
-            found = convert_sklearn(
+            model = convert_sklearn(
                 estimator,
                 initial_types=types,
                 target_opset=graph.target_opset,
                 options=options,
                 custom_conversion_functions=dict.fromkeys(boosting, convert_boosted),
             )
-            loaded(found)
+            loaded(model)
         except Exception as error:  # skl2onnx and onnxruntime raise of all kinds
             reason = reason_of(error)
             continue
-        if not found.functions:
-            return found
+        if not model.functions:
+            return model
         reason = (
             "skl2onnx writes it with functions of its own, which cannot stand in the "
             "branch of an expert."
@@ -153,7 +154,8 @@ def _rename(graph: onnx.GraphProto, prefix: str, known: dict[str, str]) -> None:
 
 def needed(nodes: Iterable[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
     """Return the nodes on which the wanted tensors depend, in their order."""
-    kept, wanted = [], set(wanted)
+    kept = []
+    wanted = set(wanted)
     for node in reversed(list(nodes)):
         if wanted.intersection(node.output):
             kept.append(node)
@@ -194,10 +196,10 @@ def begin(scope: Any, operator: Any, container: Any) -> tuple[Graph, list[Input]
     ]
     if any(isinstance(each.kind, StringTensorType) for each in inputs):
         return graph, inputs, ""
-    own = graph.tensor_type
+    tensor_type = graph.tensor_type
     columns = [
         each.name
-        if isinstance(each.kind, own)
+        if isinstance(each.kind, tensor_type)
         else graph.node("Cast", each.name, to=graph.elem_type)
         for each in inputs
     ]

@@ -35,7 +35,8 @@ class Calibration:
     """
 
     def __init__(self, mixture: PredictiveMixture, y: np.ndarray) -> None:
-        self.mixture, self.y = mixture, y
+        self.mixture = mixture
+        self.y = y
         before = y - 1.0 if mixture.family.discrete else y
         self.upto, self.below = mixture.score(y), mixture.score(before)
 
@@ -88,9 +89,10 @@ class Calibration:
         first, last = _scores(low, coverage)
         below, above = _minus(first, room), -_minus(-last, room)
         # Narrowed to nothing, an interval is a point.
-        middle, crossed = (first + last) / 2, below > above
-        found = np.column_stack([below, above])
-        return np.where(crossed[:, None], middle[:, None], found)
+        middle = (first + last) / 2
+        crossed = below > above
+        scores = np.column_stack([below, above])
+        return np.where(crossed[:, None], middle[:, None], scores)
 
     @cached_property
     def own_mass(self) -> np.ndarray:

@@ -124,7 +124,7 @@ class MixtureDistribution:
         if positions.ndim != 1:
             raise IndexError("index a distribution by rows alone, along one axis.")
         return type(self)(
-            [[each.take(positions) for each in own] for own in self._mixtures],
+            [[each.take(positions) for each in of_gate] for of_gate in self._mixtures],
             calibrations=self._calibrations,
             single_output=self._single_output,
             dtype=self._dtype,
@@ -141,7 +141,7 @@ class MixtureDistribution:
     @property
     def _outputs(self) -> list[PredictiveMixture]:
         """The distribution of each output."""
-        return [each for own in self._mixtures for each in own]
+        return [each for of_gate in self._mixtures for each in of_gate]
 
     def _ask(self, ask: Ask) -> Any:
         """Return what is asked of each output, along the last axis if several."""
@@ -428,9 +428,9 @@ class MixtureDistribution:
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         random = check_random_state(random_state)
         draws = []
-        for own in self._mixtures:
-            components = own[0].choose(n_samples, random)
-            draws += [mixture.sample(components, random) for mixture in own]
+        for of_gate in self._mixtures:
+            components = of_gate[0].choose(n_samples, random)
+            draws += [mixture.sample(components, random) for mixture in of_gate]
         return self._answer(draws[0] if self._single_output else np.stack(draws, 1))
 
     def crps(self, y):

@@ -62,12 +62,12 @@ def modes(mixture: PredictiveMixture) -> list[np.ndarray]:
     """Return the modes of each row, highest first."""
     if mixture.family.discrete:
         return [_count_modes(*row) for row in _cells(mixture, 1e-6)]
-    found: list[np.ndarray] = []
+    peaks: list[np.ndarray] = []
     for rows in _blocks(mixture):
         part = mixture.take(rows)
         values = _values(part, 0.9)
-        found += _modes(part, values, _height(part, values))
-    return found
+        peaks += _modes(part, values, _height(part, values))
+    return peaks
 
 
 def regions(mixture: PredictiveMixture, coverage: float) -> list[np.ndarray]:
@@ -81,40 +81,40 @@ def regions(mixture: PredictiveMixture, coverage: float) -> list[np.ndarray]:
         return list(ends[:, None, :])
     if mixture.family.discrete:
         return [_count_region(*row, coverage) for row in _cells(mixture, coverage)]
-    found: list[np.ndarray] = []
+    sets: list[np.ndarray] = []
     for rows in _blocks(mixture):
-        found += _Levels(mixture.take(rows), coverage).regions(coverage)
-    return found
+        sets += _Levels(mixture.take(rows), coverage).regions(coverage)
+    return sets
 
 
 def mass_above(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
     """Return the probability of a higher density than that at y, (n,)."""
-    found = np.empty(len(mixture))
+    mass_of_rows = np.empty(len(mixture))
     if mixture.family.discrete:
         for i, (counts, at) in enumerate(_cells(mixture, ALL)):
             mass = np.diff(at)
             density = mass / np.diff(counts)
-            own = np.searchsorted(counts, y[i]) - 1
-            known = 0 <= own < len(mass)
-            found[i] = mass[density > density[own]].sum() if known else 1.0
-        return found
+            cell = np.searchsorted(counts, y[i]) - 1
+            is_inside = 0 <= cell < len(mass)
+            mass_of_rows[i] = mass[density > density[cell]].sum() if is_inside else 1.0
+        return mass_of_rows
     for rows in _blocks(mixture):
         part = mixture.take(rows)
         level = part.log_density(y[rows, None])[:, 0]
-        found[rows] = _Levels(part, ALL).mass(np.maximum(level, LOWEST))
-    return found
+        mass_of_rows[rows] = _Levels(part, ALL).mass(np.maximum(level, LOWEST))
+    return mass_of_rows
 
 
 def shortest(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
     """Return the probability below the shortest interval of the coverage, (n,)."""
-    found = np.empty(len(mixture))
+    below = np.empty(len(mixture))
     if mixture.family.discrete:
         for i, row in enumerate(_cells(mixture, coverage)):
-            found[i] = _shortest_count(*row, coverage)
-        return found
+            below[i] = _shortest_count(*row, coverage)
+        return below
     for rows in _blocks(mixture):
-        found[rows] = _shortest(mixture.take(rows), coverage)
-    return found
+        below[rows] = _shortest(mixture.take(rows), coverage)
+    return below
 
 
 # ------------------------------------------------------------------------- grids
@@ -134,8 +134,8 @@ def _values(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
     bounded = np.isfinite(values[:, :, [0, -1]])
     inner = values[:, :, [2, -3]]
     for side, ends in ((0, slice(0, 2)), (1, slice(-2, None))):
-        known = bounded[:, :, [side]]
-        values[:, :, ends] = np.where(known, values[:, :, ends], inner[:, :, [side]])
+        finite = bounded[:, :, [side]]
+        values[:, :, ends] = np.where(finite, values[:, :, ends], inner[:, :, [side]])
     values = values.reshape(len(mixture), -1) + mixture.shift[:, None]
     return np.sort(values, axis=1)
 
@@ -153,9 +153,15 @@ def _shortest(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
     starts = np.clip(starts, 0.0, 1.0 - coverage)
     width = _widths(mixture, starts, coverage)
     with np.errstate(all="ignore"):
-        left, right = starts[:, 1] - starts[:, 0], starts[:, 2] - starts[:, 1]
-        falls, rises = width[:, 0] - width[:, 1], width[:, 2] - width[:, 1]
-        step = (left**2 * rises - right**2 * falls) / (left * rises + right * falls) / 2
+        first_gap = starts[:, 1] - starts[:, 0]
+        second_gap = starts[:, 2] - starts[:, 1]
+        falls = width[:, 0] - width[:, 1]
+        rises = width[:, 2] - width[:, 1]
+        step = (
+            (first_gap**2 * rises - second_gap**2 * falls)
+            / (first_gap * rises + second_gap * falls)
+            / 2
+        )
         vertex = np.clip(starts[:, 1] - step, starts[:, 0], starts[:, 2])
     vertex = np.where(np.isnan(vertex), starts[:, 1], vertex)[:, None]
     starts = np.hstack([starts, vertex])
@@ -204,11 +210,11 @@ class _Levels:
     def edges(self, level: np.ndarray):
         """Return row, position and direction (1 rises, -1 falls) of each edge."""
         inside = self.height >= level[:, None]
-        rows, left = np.nonzero(inside[:, 1:] != inside[:, :-1])
-        a, b = self.values[rows, left], self.values[rows, left + 1]
-        at_a = self.height[rows, left] - level[rows]
-        at_b = self.height[rows, left + 1] - level[rows]
-        rises = np.where(inside[rows, left + 1], 1, -1)
+        rows, before = np.nonzero(inside[:, 1:] != inside[:, :-1])
+        a, b = self.values[rows, before], self.values[rows, before + 1]
+        at_a = self.height[rows, before] - level[rows]
+        at_b = self.height[rows, before + 1] - level[rows]
+        rises = np.where(inside[rows, before + 1], 1, -1)
         part = self.mixture.take(rows)
         for _ in range(EDGE_STEPS):
             y = a - at_a * (b - a) / np.where(at_b == at_a, 1.0, at_b - at_a)
@@ -247,7 +253,7 @@ class _Levels:
             enough = self.mass(level) >= coverage
             low, high = np.where(enough, level, low), np.where(enough, high, level)
         rows, y, _, inside = self.edges(low)
-        found = []
+        sets = []
         bounds = np.searchsorted(rows, np.arange(len(low) + 1))
         for i, (a, b) in enumerate(itertools.pairwise(bounds)):
             ends = y[a:b]
@@ -255,8 +261,8 @@ class _Levels:
                 ends = np.append(self.values[i, 0], ends)
             if inside[i, -1]:
                 ends = np.append(ends, self.values[i, -1])
-            found.append(ends.reshape(-1, 2))
-        return found
+            sets.append(ends.reshape(-1, 2))
+        return sets
 
 
 # ------------------------------------------------------------------------- modes
@@ -290,16 +296,19 @@ def _peaks(mixture, values: np.ndarray, height: np.ndarray):
     """
     quarter = values.shape[1] // 4
     near = APART * (values[:, -1 - quarter] - values[:, quarter])[:, None]
-    kept = np.hstack([np.full((len(values), 1), True), np.diff(values) > near])
-    rows = np.nonzero(kept)[0]
-    values, height = values[kept], height[kept]
+    is_apart = np.hstack([np.full((len(values), 1), True), np.diff(values) > near])
+    rows = np.nonzero(is_apart)[0]
+    values = values[is_apart]
+    height = height[is_apart]
     same = rows[1:] == rows[:-1]
     before = np.append(-np.inf, np.where(same, height[:-1], -np.inf))
     after = np.append(np.where(same, height[1:], -np.inf), -np.inf)
     at = np.flatnonzero((height >= before) & (height > after))
     a = values[np.where(before[at] > -np.inf, at - 1, at)]
     b = values[np.where(after[at] > -np.inf, at + 1, at)]
-    rows, known, own = rows[at], values[at], height[at]
+    rows = rows[at]
+    at_grid = values[at]
+    grid_height = height[at]
     beside = np.column_stack([a, b])
     part = mixture.take(rows)
     for _ in range(MODE_STEPS):
@@ -309,7 +318,12 @@ def _peaks(mixture, values: np.ndarray, height: np.ndarray):
     y = (a + b) / 2
     # A density may have its peak at the end of its support, or a kink at a mean.
     at_y = _height(part, y[:, None])[:, 0]
-    return rows, np.where(own > at_y, known, y), np.maximum(own, at_y), beside
+    return (
+        rows,
+        np.where(grid_height > at_y, at_grid, y),
+        np.maximum(grid_height, at_y),
+        beside,
+    )
 
 
 # ------------------------------------------------------------------------ counts
@@ -333,20 +347,20 @@ def _many(row: PredictiveMixture, low: float, high: float, tail: float) -> np.nd
     """Return counts from low to high, dense where a component has its own."""
     outermost = special.ndtri(1.0 - tail)
     levels = special.ndtr(np.linspace(-outermost, outermost, N_LEVELS))
-    known = np.unique(row.component_quantiles(levels[None, :]))
+    quantiles = np.unique(row.component_quantiles(levels[None, :]))
     share = np.arange(1, RUNS + 1) / RUNS
-    between = known[:-1, None] + np.diff(known)[:, None] * share
-    found = np.concatenate([[low, high], known, np.rint(between).ravel()])
-    return np.unique(np.clip(found, low, high))
+    between = quantiles[:-1, None] + np.diff(quantiles)[:, None] * share
+    counts = np.concatenate([[low, high], quantiles, np.rint(between).ravel()])
+    return np.unique(np.clip(counts, low, high))
 
 
 def _count_region(counts, at, coverage: float) -> np.ndarray:
     mass = np.diff(at)
     order = np.argsort(-mass / np.diff(counts), kind="stable")
-    n_kept = 1 + np.searchsorted(np.cumsum(mass[order]), coverage)
-    kept = np.sort(order[:n_kept])
-    breaks = np.flatnonzero(np.diff(kept) > 1)
-    first, last = kept[np.append(0, breaks + 1)], kept[np.append(breaks, -1)]
+    n_runs = 1 + np.searchsorted(np.cumsum(mass[order]), coverage)
+    runs = np.sort(order[:n_runs])
+    breaks = np.flatnonzero(np.diff(runs) > 1)
+    first, last = runs[np.append(0, breaks + 1)], runs[np.append(breaks, -1)]
     return np.column_stack([counts[first] + 1.0, counts[last + 1]])
 
 
@@ -364,5 +378,5 @@ def _shortest_count(counts, at, coverage: float) -> float:
     possible = np.flatnonzero(last < len(at))
     length = counts[last[possible]] - counts[possible]
     best = possible[length == length.min()]
-    found = at[best[np.argmax(at[last[best]] - at[best])]]
-    return float(found) + TIE  # the first count beyond
+    below = at[best[np.argmax(at[last[best]] - at[best])]]
+    return float(below) + TIE  # the first count beyond
