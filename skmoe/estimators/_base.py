@@ -56,10 +56,12 @@ class BaseMoE(
 
     Private attributes of a fitted mixture: ``_pool`` and ``_own_pool``, the experts
     that predict and those that were trained; ``_shared``, the pool of the shared
-    expert; ``_reads``, what reaches the parts; ``_id_codes``, codes of ids that are no
-    numbers; ``_weight_unit``, the sample weight that counts as one row.
+    expert; ``_calibration``, temperature and biases of class probabilities; ``_reads``,
+    what reaches the parts; ``_id_codes``, codes of ids that are no numbers;
+    ``_weight_unit``, the sample weight that counts as one row.
     """
 
+    _calibration: tuple[float, np.ndarray] | None = None
     _id_codes: IdCodes | None = None
     _shared: ExpertPool | None = None
     _weight_unit = 1.0

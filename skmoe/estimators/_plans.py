@@ -288,11 +288,12 @@ def go_on(model, task: Task, plan: Plan, runs: Watched) -> Mixture:
     problem = replace(plan, tied=getattr(model, "tied_", True)).left_over(task.problem)
     state = _warm_state(model, problem, task.gate, plan)
     result = runs(problem, "warm", lambda: state)
+    temperature, bias = model._calibration or (1.0, 0.0)
     choice = Choice(
         strength=1.0 - model.shrinkage_,
         to_best=model._to_best,
-        temperature=getattr(model, "temperature_", 1.0),
-        bias=getattr(model, "class_bias_", 0.0),
+        temperature=temperature,
+        bias=bias,
     )
     return finish(problem, result, plan, choice)
 
