@@ -25,9 +25,12 @@ from skmoe.gates import (
     TreeGate,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings(
+        "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
 
 QUICK = {
     "n_experts": 2,

@@ -15,9 +15,12 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.gates import EstimatorGate, FrozenGate, SoftmaxGate
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings(
+        "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
 
 random = np.random.RandomState(0)
 X = random.standard_normal((200, 2))

@@ -16,6 +16,8 @@ from sklearn.tree import DecisionTreeRegressor
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.gates import EstimatorGate, SoftmaxGate
 
+pytestmark = pytest.mark.usefixtures("quick_choices")
+
 BOOSTING = HistGradientBoostingRegressor(max_iter=5)
 
 
@@ -40,34 +42,47 @@ def holes(n=200, seed=0):
 )
 def test_missing_values_reach_those_who_take_them(expert, gate):
     _, X, y = holes()
-    model = MoERegressor(expert, n_experts=2, gate=gate, random_state=0).fit(X, y)
+    model = MoERegressor(
+        expert, n_experts=2, gate=gate, n_init=1, tol=10.0, random_state=0
+    ).fit(X, y)
     assert np.isfinite(model.predict(X)).all()
     assert np.isfinite(model.score_samples(X, y)).all()
 
 
 def test_gate_sees_means_and_indicators():
     X, missing, y = holes()
-    model = MoERegressor(BOOSTING, n_experts=2, random_state=0).fit(missing, y)
+    model = MoERegressor(BOOSTING, n_experts=2, n_init=1, tol=10.0, random_state=0).fit(
+        missing, y
+    )
     assert isinstance(model.gate_, Pipeline)
     seen = model.gate_[:-1].transform(missing)
     mean = np.nanmean(missing, axis=0)
     np.testing.assert_allclose(seen[:, :3], np.where(np.isnan(missing), mean, missing))
     np.testing.assert_array_equal(seen[:, 3:], np.isnan(missing))
-    complete = MoERegressor(BOOSTING, n_experts=2, random_state=0).fit(X, y)
+    complete = MoERegressor(
+        BOOSTING, n_experts=2, n_init=1, tol=10.0, random_state=0
+    ).fit(X, y)
     assert isinstance(complete.gate_, SoftmaxGate)
 
 
 def test_a_gate_that_takes_nan_sees_it():
     _, X, y = holes()
     tree = DecisionTreeRegressor(max_depth=3)
-    model = MoERegressor(tree, n_experts=2, gate="tree", random_state=0).fit(X, y)
+    model = MoERegressor(
+        tree, n_experts=2, gate="tree", n_init=1, tol=10.0, random_state=0
+    ).fit(X, y)
     assert not isinstance(model.gate_, Pipeline)
 
 
 def test_what_was_fitted_goes_on():
     _, X, y = holes()
     model = MoERegressor(
-        DecisionTreeRegressor(max_depth=3), n_experts=2, warm_start=True, random_state=0
+        DecisionTreeRegressor(max_depth=3),
+        n_experts=2,
+        n_init=1,
+        tol=10.0,
+        warm_start=True,
+        random_state=0,
     )
     model.fit(X, y).fit(X, y)
     assert isinstance(model.gate_, Pipeline)
@@ -78,19 +93,21 @@ def test_what_was_fitted_goes_on():
 def test_classifier_and_sparse():
     _, X, y = holes()
     boosting = HistGradientBoostingClassifier(max_iter=5)
-    model = MoEClassifier(boosting, n_experts=2, random_state=0).fit(X, y > 0)
+    model = MoEClassifier(
+        boosting, n_experts=2, n_init=1, tol=10.0, random_state=0
+    ).fit(X, y > 0)
     assert model.score(X, y > 0) > 0.8
     filled = make_pipeline(SimpleImputer(), Ridge())
     rows = sparse.csr_matrix(np.nan_to_num(X, nan=0.0))
     rows.data[::7] = np.nan
-    model = MoERegressor(filled, n_experts=2, random_state=0)
+    model = MoERegressor(filled, n_experts=2, n_init=1, tol=10.0, random_state=0)
     assert np.isfinite(model.fit(rows, y).predict(rows)).all()
 
 
 def test_starts_do_not_depend_on_the_place_of_rows():
     _, X, y = holes()
     order = np.random.default_rng(1).permutation(len(y))
-    options = {"n_experts": 2, "random_state": 0, "cross_fit": None}
+    options = {"n_experts": 2, "n_init": 1, "random_state": 0, "cross_fit": None}
     trees = DecisionTreeRegressor(max_depth=3)
     one = MoERegressor(trees, **options).fit(X, y)
     other = MoERegressor(trees, **options).fit(X[order], y[order])
@@ -104,6 +121,8 @@ def test_errors_say_who_takes_no_nan():
     scaled = make_pipeline(StandardScaler(), Ridge())  # whose first step takes NaN
     with pytest.raises(ValueError, match=r"NaN\. expert Pipeline.* takes no missing"):
         MoERegressor(scaled, n_experts=2).fit(missing, y)
-    model = MoERegressor(BOOSTING, n_experts=2, random_state=0).fit(X, y)
+    model = MoERegressor(BOOSTING, n_experts=2, n_init=1, tol=10.0, random_state=0).fit(
+        X, y
+    )
     with pytest.raises(ValueError, match=r"NaN\. The rows given to fit held none"):
         model.predict(missing)

@@ -18,9 +18,12 @@ from skmoe.em._panel import Panel, Voice
 from skmoe.gates import SoftmaxGate
 from skmoe.routing import Routing
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings(
+        "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
 
 N_GROUPS, EACH = 40, 8
 N = N_GROUPS * EACH

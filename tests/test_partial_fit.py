@@ -31,6 +31,8 @@ from skmoe.gates import ConstantGate, GaussianGate, SoftmaxGate
 from skmoe.likelihoods import Gaussian
 from skmoe.routing import Moments, Routing
 
+pytestmark = pytest.mark.usefixtures("quick_choices")
+
 QUICK = {"n_init": 1, "max_iter": 10, "random_state": 0}
 LONG = {**QUICK, "max_iter": 100, "cross_fit": None}
 

@@ -11,9 +11,12 @@ from skmoe import MoERegressor
 from skmoe.gates import SoftmaxGate
 from skmoe.routing import Routing
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings(
+        "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
 random = np.random.RandomState(0)
 N = 600
 X = random.standard_normal((N, 2))
