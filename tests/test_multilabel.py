@@ -288,7 +288,7 @@ def test_blended_and_averaged_pools():
     one = pool.fit(X, Y.astype(float), routing)
     pooled = make_pool([MultilabelExpert(TREE)], n_features=4, likelihood=Bernoulli())
     other = pooled.fit(X, Y.astype(float), everyone)
-    blend = shrunk_pool(one, other, np.array([0, 0]), 0.25)
+    blend = shrunk_pool(one, other, np.array([0, 0]), 0.75)
     a, b = one.predict(X, even), other.predict(X, everyone)
     assert_allclose(blend.predict(X, even), 0.25 * a + 0.75 * b)
     for k, expert in enumerate(blend.estimators()):

@@ -225,9 +225,9 @@ def chosen(*tables_and_losses):
 def test_sharp_densities_do_not_buy_worse_means():
     table = [-2.0, -1.9, -1.8, -1.7, -0.1]
     plan, best = chosen((table, [1.0, 1.0, 1.0, 1.0, 1.0]))
-    assert (plan, best.strength) == (0, 1.0)
+    assert (plan, best.shrinkage) == (0, 0.0)
     _, best = chosen((table, [1.0, 0.8, 0.82, 0.83, 1.3]))
-    assert best.strength == 0.5  # it gives up a tenth of what 0.8 gains
+    assert best.shrinkage == 0.5  # it gives up a tenth of what 0.8 gains
     assert best.mixture == -1.8
     assert best.pooled == -2.0
 
@@ -235,16 +235,16 @@ def test_sharp_densities_do_not_buy_worse_means():
 def test_where_no_mean_gains_the_density_decides():
     table = [-2.0, -1.9, -1.8, -1.2, 0.2]
     _, best = chosen((table, [1.0, 0.996, 1.002, 1.001, 1.004]))
-    assert best.strength == 1.0
+    assert best.shrinkage == 0.0
     _, best = chosen((table, [1.0, 0.996, 1.002, 1.001, 1.02]))
-    assert best.strength == 0.75
+    assert best.shrinkage == 0.25
 
 
 def test_means_are_compared_across_plans():
     sharp = [-0.5] * 5, [1.3] * 5  # the best density, no better than its own pooled fit
     plain = [-2.0, -1.9, -1.8, -1.7, -1.6], [1.0, 0.9, 0.8, 0.8, 0.8]
     plan, best = chosen(sharp, plain)
-    assert (plan, best.strength) == (1, 1.0)
+    assert (plan, best.shrinkage) == (1, 0.0)
     assert best.pooled == -2.0
     plan, _ = chosen(([-0.5] * 5, [0.805] * 5), plain)
     assert plan == 0
@@ -253,10 +253,10 @@ def test_means_are_compared_across_plans():
 def test_experts_of_a_list_may_go_to_the_best_learner():
     own, best = [-2.0, -1.9, -1.8, -1.7, -1.6], [-1.0, -0.9, -1.2, -1.3]
     _, found = chosen((own + best, [1.0, 1.2, 1.2, 1.3, 1.4, 0.9, 0.9, 0.9, 0.9]))
-    assert (found.strength, found.to_best) == (0.25, True)
+    assert (found.shrinkage, found.to_best) == (0.75, True)
     assert (found.mixture, found.pooled) == (-0.9, -1.0)
     _, found = chosen((own + best, [1.0, 0.8, 0.8, 0.8, 0.8, 0.9, 0.9, 0.9, 0.9]))
-    assert (found.strength, found.to_best) == (1.0, False)
+    assert (found.shrinkage, found.to_best) == (0.0, False)
 
 
 # ---------------------------------------------------------------- what it says

@@ -80,7 +80,7 @@ def problem_of(y, n_experts=K, *, width=None, weight=WEIGHT):
 
 def fixed(monkeypatch, strength, **choice):
     """Let training choose this strength without holding rows out."""
-    chosen = functools.partial(Choice, **{"strength": strength, **choice})
+    chosen = functools.partial(Choice, **{"shrinkage": 1.0 - strength, **choice})
     monkeypatch.setattr(_planning, "Choice", chosen)
 
 
@@ -100,7 +100,7 @@ def test_blended_experts_by_hand(kind, strength):
     pool.fit(X, problem.y, Routing.from_dense(WEIGHT[:, None] * soft()))
     pooled = Pooled.of(problem, pool)
     assert pooled.fits.judge.n_experts == 2
-    blended = pooled.shrink(Trained(pool, pool), strength).judge
+    blended = pooled.shrink(Trained(pool, pool), 1 - strength).judge
     assert isinstance(blended, ShrunkPool)
 
     def says(expert):
@@ -147,7 +147,7 @@ def test_experts_pulled_to_one_of_the_learners(strength):
     said = np.stack([each.predict(X) for each in pool.estimators()], axis=1)
     expected = (1 - strength) * alone[:, None] + strength * said
     dense, few = Routing.from_dense(soft()), holes()
-    shrunk = pooled.shrink(Trained(pool, pool), strength)
+    shrunk = pooled.shrink(Trained(pool, pool), 1 - strength)
     for blended in (shrunk.judge, shrunk.predictor):
         assert_allclose(blended.predict(X, dense)[..., 0], expected, atol=1e-12)
         assert_allclose(blended.evaluate(X, problem.y, dense)[..., 0], expected)
@@ -164,7 +164,7 @@ def test_learners_of_no_expert_are_not_asked(monkeypatch):
     problem = problem_of(Y)
     pool = pool_of([Ridge(), TREE, Ridge()])
     pool.fit(X, problem.y, Routing.from_dense(soft()))
-    blended = Pooled.of(problem, pool).only(1).shrink(Trained(pool, pool), 0.0).judge
+    blended = Pooled.of(problem, pool).only(1).shrink(Trained(pool, pool), 1.0).judge
     asked = []
 
     class Watched(type(TREE)):
@@ -200,7 +200,7 @@ def test_experts_of_full_strength_are_themselves():
         problem = problem_of(y)
         pool = pool_of(learners, classes=classes)
         pool.fit(X, problem.y, Routing.from_dense(soft()))
-        assert Pooled.of(problem, pool).shrink(Trained(pool, pool), 1.0).judge is pool
+        assert Pooled.of(problem, pool).shrink(Trained(pool, pool), 0.0).judge is pool
 
 
 @a_strength
@@ -208,7 +208,7 @@ def test_linear_experts_blend_to_linear_experts(strength):
     problem = problem_of(Y)
     pool = pool_of([Ridge(), Ridge(50.0), Ridge()])
     pool.fit(X, problem.y, Routing.from_dense(soft()))
-    blended = Pooled.of(problem, pool).shrink(Trained(pool, pool), strength).judge
+    blended = Pooled.of(problem, pool).shrink(Trained(pool, pool), 1 - strength).judge
     assert type(blended) is type(pool)
     found = blended.predict(X, Routing.from_dense(soft()))
     for k, expert in enumerate(pool.estimators()):
@@ -229,7 +229,7 @@ def test_logistic_experts_blend_geometrically(strength):
     base = pooled.fits.judge.predict(X, Routing.from_dense(np.ones((N, 1))))
     expected = base ** (1 - strength) * own**strength
     expected /= expected.sum(axis=2, keepdims=True)
-    blended = pooled.shrink(Trained(pool, pool), strength).judge
+    blended = pooled.shrink(Trained(pool, pool), 1 - strength).judge
     assert type(blended) is type(pool)
     assert_allclose(blended.predict(X, routing), expected, atol=1e-10)
     at_label = np.log(expected[np.arange(N), :, LABELS])
@@ -248,7 +248,7 @@ def test_a_class_that_a_logistic_expert_did_not_meet():
     alone = pooled.fits.judge.predict(X, Routing.from_dense(np.ones((N, 1))))
     both_pools = Trained(pool, pool)
     shares = [
-        pooled.shrink(both_pools, a).judge.predict(X, both)
+        pooled.shrink(both_pools, 1 - a).judge.predict(X, both)
         for a in (0.0, 0.5, 1 - 1e-9)
     ]
     assert_allclose(shares[0], np.repeat(alone, 2, axis=1), atol=1e-9)
@@ -269,7 +269,7 @@ def test_cross_fitted_experts_blend_out_of_fold(strength):
     pool = CrossFitPool(pool_of([TREE, TREE]), folds)
     mass = Routing.from_dense(WEIGHT[:, None] * np.eye(2)[SIDE])
     pool.fit(X, y, mass)
-    blended = Pooled.of(problem, pool).shrink(Trained(pool, pool), strength).judge
+    blended = Pooled.of(problem, pool).shrink(Trained(pool, pool), 1 - strength).judge
     found = blended.evaluate(X, y, Routing.from_dense(np.ones((N, 2))))
     for f in range(4):
         seen, rows = folds != f, folds == f
@@ -424,7 +424,9 @@ def test_pulled_classifiers_answer_for_the_mixture(expert, monkeypatch):
 @pytest.mark.parametrize("final", ["refit", "average"])
 def test_pulled_cross_fitted_experts(final, monkeypatch):
     """The training rows are judged out of fold: worse than they score in sample."""
-    monkeypatch.setattr(_train, "choose", lambda held, parts: (0, Choice(strength=0.5)))
+    monkeypatch.setattr(
+        _train, "choose", lambda held, parts: (0, Choice(shrinkage=0.5))
+    )
     model = MoERegressor(TREE, **QUICK, final=final).fit(X, Y)
     assert model.shrinkage_ == 0.5
     said = np.stack([each.predict(X) for each in model.experts_], axis=1)
@@ -434,7 +436,9 @@ def test_pulled_cross_fitted_experts(final, monkeypatch):
 
 
 def test_pulled_models_survive_pickle_and_jobs(monkeypatch):
-    monkeypatch.setattr(_train, "choose", lambda held, parts: (0, Choice(strength=0.5)))
+    monkeypatch.setattr(
+        _train, "choose", lambda held, parts: (0, Choice(shrinkage=0.5))
+    )
     tree = DecisionTreeRegressor(max_depth=2, max_features=1)
     model = MoERegressor(tree, **{**QUICK, "max_iter": 3}, n_jobs=1).fit(X, Y)
     for other in (
@@ -447,7 +451,7 @@ def test_pulled_models_survive_pickle_and_jobs(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["regression", "classification"])
 def test_a_list_pulled_to_its_best_learner(kind, monkeypatch):
-    choice = Choice(strength=0.0, to_best=True)
+    choice = Choice(shrinkage=1.0, to_best=True)
     monkeypatch.setattr(_train, "choose", lambda held, parts: (0, choice))
     if kind == "regression":
         experts, target, cls = [Ridge(1e6), TREE], Y, MoERegressor
@@ -778,7 +782,9 @@ class _Column(StandardScaler):
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_warm_starts_keep_what_was_chosen(expert, strength, monkeypatch):
     monkeypatch.setattr(
-        _train, "choose", lambda held, parts: (0, Choice(gate=2, strength=strength))
+        _train,
+        "choose",
+        lambda held, parts: (0, Choice(gate=2, shrinkage=1.0 - strength)),
     )
     model = MoERegressor(expert, **QUICK, warm_start=True).fit(X, Y)
     before = copy.deepcopy(model)

@@ -131,14 +131,14 @@ class CrossFitPool(DerivedPool):
         return chosen
 
     def shrunk(
-        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+        self, pooled: ExpertPool, learner_of: np.ndarray, shrinkage: float
     ) -> ExpertPool | None:
         """Return the pool whose fold models are shrunk to those of ``pooled``."""
         if not isinstance(pooled, CrossFitPool) or pooled.folds is not self.folds:
             return None
         chosen = copy.copy(self)
         chosen.pools = [
-            shrunk_pool(inner, base, learner_of, strength)
+            shrunk_pool(inner, base, learner_of, shrinkage)
             for inner, base in zip(self.pools, pooled.pools, strict=True)
         ]
         return chosen

@@ -3,7 +3,7 @@
 Out-of-fold terms keep an expert from owning the rows it memorised, but the partition
 itself has seen every y, so bounds of the training rows flatter a mixture. Two choices
 are therefore made on rows that no part of EM saw: the gate among its variants, and the
-strength a with which an expert counts against its learner fitted on all rows. At a = 0
+shrinkage s of experts towards their learner fitted on all rows. At s = 1
 the mixture is that one learner with noise that varies, so a mixture that brings nothing
 gives way to it.
 """
@@ -26,15 +26,18 @@ from ._pooled import Pooled, learnable_rows
 from ._problem import EMResult, Model, Problem, State
 from ._trained import Trained
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Weights of an expert against the pooled fit."""
+SHRINKAGES = (1.0, 0.75, 0.5, 0.25, 0.0)
+"""Weights of the pooled fit against the expert."""
 
-WAYS = tuple((a, False) for a in STRENGTHS) + tuple((a, True) for a in STRENGTHS[:-1])
-"""Ways to shrink experts: the weight that stays with them, and whether the rest is the
-best learner instead of their own. Where all have the same learner, or a shared one
-stands beside them, their own is the only one."""
+WAYS = (
+    *((s, False) for s in SHRINKAGES),
+    *((s, True) for s in SHRINKAGES[:-1]),
+)
+"""Ways to shrink experts: how far, and whether to the best learner instead of their
+own. Where all have the same learner, or a shared one stands beside them, their own is
+the only one."""
 
-AS_THEY_ARE = 1.0, False
+AS_THEY_ARE = 0.0, False
 """Experts that are not shrunk: the only way for models that exist already."""
 
 PARTS = 4
@@ -148,7 +151,7 @@ class HeldOut:
 
     def mixture(self, choice: Choice) -> Model:
         """Return the mixture that was chosen."""
-        return self.trials[choice.gate][choice.strength, choice.to_best].model
+        return self.trials[choice.gate][choice.shrinkage, choice.to_best].model
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,8 @@ class Choice:
     ----------
     gate : int
         Which variant.
-    strength : float
-        Weight of the experts against the pooled fits.
+    shrinkage : float
+        Weight of the pooled fits against the experts.
     to_best : bool
         Whether that is the fit of the best learner, else each expert's own.
     mixture, blind, pooled, single : float
@@ -172,7 +175,7 @@ class Choice:
     """
 
     gate: int = 0
-    strength: float = 1.0
+    shrinkage: float = 0.0
     to_best: bool = False
     mixture: float = np.nan
     blind: float = np.nan
@@ -274,11 +277,11 @@ def _trials(
     if experts.judge.frozen.all():
         ways = [AS_THEY_ARE]
     trials = {}
-    for strength, to_best in ways:
-        shrunk = targets[to_best].shrink(experts, strength)
+    for shrinkage, to_best in ways:
+        shrunk = targets[to_best].shrink(experts, shrinkage)
         last, model = settle_gate(split.train, state, shrunk, rule, GATE_PASSES)
         judged = routed(split.test, model.gate, model.experts, rule)
-        trials[strength, to_best] = Trial(
+        trials[shrinkage, to_best] = Trial(
             model=model,
             bound=judged.bound,
             loss=loss(split.test, judged),
@@ -396,7 +399,7 @@ def choose(
 
     table = mean(lambda h: h.table("bound"))
     losses = mean(lambda h: h.table("loss"))
-    fits = [j for j, (a, _) in enumerate(WAYS) if a == 0.0]
+    fits = [j for j, (s, _) in enumerate(WAYS) if s == 1.0]
     best = np.nanmin(losses)
     pooled = np.fmin.reduce(losses[..., fits], axis=None)
     pooled = best if np.isnan(pooled) else pooled
@@ -407,10 +410,10 @@ def choose(
     shared = np.where(tied[:, None, None], scores, -np.inf)
     at = np.argmax(shared if shared.max() > scores.max() - NEAR else scores)
     plan, gate, way = (int(i) for i in np.unravel_index(at, table.shape))
-    strength, to_best = WAYS[way]
+    shrinkage, to_best = WAYS[way]
     return plan, Choice(
         gate,
-        strength,
+        shrinkage,
         to_best,
         mixture=float(table[plan, gate, way]),
         blind=float(mean(lambda h: h.table("blind"))[plan, gate, way]),

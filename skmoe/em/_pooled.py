@@ -57,9 +57,9 @@ class Pooled:
         learner_of = np.full_like(self.learner_of, learner)
         return Pooled(Trained(self.fits.judge, predictor), learner_of)
 
-    def shrink(self, experts: Trained, strength: float) -> Trained:
+    def shrink(self, experts: Trained, shrinkage: float) -> Trained:
         """Return the experts shrunk to their learners."""
-        return experts.shrunk(self.fits, self.learner_of, strength)
+        return experts.shrunk(self.fits, self.learner_of, shrinkage)
 
     def remembered(self, known: Problem, new: Problem) -> Pooled:
         """Return learners that have said already what they say of the rows."""

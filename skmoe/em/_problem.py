@@ -38,7 +38,7 @@ class Problem:
     beta : float
         Power of the likelihood in the responsibilities; below 1 a start is annealed.
     shared : Shared or None
-        The shared expert whose residuals y is, or to which classifiers are drawn.
+        The shared expert whose residuals y is, or to which classifiers are shrunk.
     groups : (n_samples,) array or None
         Rows of a group are held out together.
     tied : bool

@@ -2,7 +2,7 @@
 
 Regression: experts learn the residuals of the shared expert's out-of-fold predictions,
 and one of them learns nothing at all, so that rows may keep the shared prediction.
-Classification: experts learn the labels, and are drawn to the shared expert's
+Classification: experts learn the labels, and are shrunk to the shared expert's
 probabilities instead of to their own learner's.
 """
 
@@ -36,11 +36,6 @@ class Shared(Trained):
         judge = CrossFitPool(pool, folds) if folds.max() > 0 else pool
         mass = all_rows(problem, 1)
         return cls.of(problem, judge.fit(problem.X, problem.y, mass), mass)
-
-    @property
-    def pool(self) -> ExpertPool:
-        """The pool that speaks of new rows."""
-        return self.predictor
 
     def left_over(self, problem: Problem, *, new: bool) -> Problem:
         """Return the problem of what is left over, of rows seen or new to it."""

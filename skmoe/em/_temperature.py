@@ -3,7 +3,7 @@
 The mixture says p(c | x); calibrated it says p(c | x)^(1/T) e^(b_c), renormalised [1]_.
 T above 1 takes sureness back. That alone would draw a rare class towards one half, so
 each class has a bias b_c, with which its mean probability is its share of the rows held
-out, but for a prior. Like the gate's smoothness and the strength of experts that is
+out, but for a prior. Like the gate's smoothness and the shrinkage of experts that is
 not for the training rows to say, which the experts have seen.
 
 References

@@ -1,7 +1,7 @@
 """From starts to a mixture that predicts.
 
 Where experts are judged out of fold: runs from all starts on part of the rows; the
-choice of gate and strength of the best on the rest; a pass on all rows, from where the
+choice of gate and shrinkage of the best on the rest; a pass on all rows, from where the
 chosen mixture left off, and no more, or another mixture than the one that was judged
 would come of it; the last passes. Where they are judged in sample: runs from all starts
 on all rows, and the last passes of the best.
@@ -91,7 +91,7 @@ class Plan:
     rule : RoutingRule
         Which experts predict asks.
     choice : Choice or None
-        Gate and strength; None chooses them on rows held out.
+        Gate and shrinkage; None chooses them on rows held out.
     average : bool
         Whether cross-fitted experts become the means of their fold models.
     resp : Routing or None
@@ -173,7 +173,7 @@ class Mixture:
 
 
 def chosen_on(problem: Problem, plans: Sequence[Plan]) -> list[Split]:
-    """Return the splits that plan, gate and strength are chosen on; none if they stand.
+    """Return the splits that plan, gate and shrinkage are chosen on, if they are.
 
     There are none either where rows are too few to hold any out.
     """
@@ -377,15 +377,15 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
     judge = last_judge(problem, state.pool if rigid else result.pool, state.resp)
     mass = state.resp.scaled(problem.sample_weight)
     own = Trained.of(problem, judge, mass, average=plan.average)
-    if rigid and choice.strength == 1.0:
+    if rigid and choice.shrinkage == 0.0:
         model = own.for_new_rows(problem, state)
     else:
         experts = own
-        if choice.strength < 1.0:
+        if choice.shrinkage > 0.0:
             pooled = Pooled.of(problem, judge)
             if choice.to_best:
                 pooled = pooled.only(pooled.best(problem))
-            experts = pooled.shrink(own, choice.strength)
+            experts = pooled.shrink(own, choice.shrinkage)
         if not rigid:  # the experts stay: ask them once
             experts = experts.remembered(problem)
         state, model = settle_gate(problem, state, experts, rule, LAST_PASSES)

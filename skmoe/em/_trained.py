@@ -57,7 +57,7 @@ class Trained:
         return cls(judge, judge.finished(problem.X, problem.y, mass))
 
     def shrunk(
-        self, pooled: Trained, learner_of: np.ndarray, strength: float
+        self, pooled: Trained, learner_of: np.ndarray, shrinkage: float
     ) -> Trained:
         """Return the experts shrunk to pooled fits; see `shrunk_pool`.
 
@@ -65,8 +65,8 @@ class Trained:
         """
         place = np.unique(learner_of, return_inverse=True)[1]
         return Trained(
-            shrunk_pool(self.judge, pooled.judge, learner_of, strength),
-            shrunk_pool(self.predictor, pooled.predictor, place, strength),
+            shrunk_pool(self.judge, pooled.judge, learner_of, shrinkage),
+            shrunk_pool(self.predictor, pooled.predictor, place, shrinkage),
         )
 
     def rescaled(self, problem: Problem, resp: Routing) -> Trained:

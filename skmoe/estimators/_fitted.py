@@ -84,9 +84,9 @@ def trained_parts(
     load = model._rule.route(gate, problem.X_gate).scaled(weight / total)
     attributes = parts_of(model, before, gate, pool, load.sum_by_expert(load.weights))
     attributes["_rows_learned"] = float(to_host(total))
-    attributes["_shared"] = None if problem.shared is None else problem.shared.pool
+    attributes["_shared"] = None if problem.shared is None else problem.shared.predictor
     if problem.shared is not None:
-        attributes["shared_expert_"] = problem.shared.pool.estimators()[0]
+        attributes["shared_expert_"] = problem.shared.predictor.estimators()[0]
     return attributes
 
 

@@ -290,7 +290,7 @@ def go_on(model, task: Task, plan: Plan, runs: Watched) -> Mixture:
     result = runs(problem, "warm", lambda: state)
     temperature, bias = model._calibration or (1.0, 0.0)
     choice = Choice(
-        strength=1.0 - model.shrinkage_,
+        shrinkage=model.shrinkage_,
         to_best=model._to_best,
         temperature=temperature,
         bias=bias,

@@ -49,7 +49,7 @@ def record(mixture: Mixture) -> dict[str, Any]:
         "n_iter_": result.n_iter,
         "converged_": mixture.converged,
         "routed_bound_": mixture.bound,
-        "shrinkage_": 1.0 - choice.strength,
+        "shrinkage_": choice.shrinkage,
         "held_out_": {
             "mixture": choice.mixture,
             "constant_gate": choice.blind,

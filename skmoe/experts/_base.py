@@ -289,7 +289,7 @@ class ExpertPool(ABC):
         return self
 
     def shrunk(
-        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+        self, pooled: ExpertPool, learner_of: np.ndarray, shrinkage: float
     ) -> ExpertPool | None:
         """Return the pool of experts shrunk in closed form, if there is such a form.
 
@@ -299,8 +299,8 @@ class ExpertPool(ABC):
             One expert for each distinct learner, fitted on all rows.
         learner_of : (n_experts,) array of int
             Which of them belongs to each expert.
-        strength : float
-            Weight of the expert itself, from 0 (the pooled fit) up to, but not, 1.
+        shrinkage : float
+            Weight of the pooled fit, above 0 and at most 1.
 
         Returns
         -------

@@ -74,19 +74,19 @@ class CoefficientPool(ExpertPool):
         return other
 
     def shrunk(
-        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+        self, pooled: ExpertPool, learner_of: np.ndarray, shrinkage: float
     ) -> ExpertPool | None:
         r"""Return the pool of the shrunk coefficients.
 
         Where the mean or the probability is a power of e, these are those of the
-        geometric mean :math:`b^{1-a} h^a` of the answers.
+        geometric mean :math:`b^s h^{1-s}` of the answers.
         """
         if not isinstance(pooled, type(self)):
             return None
         base = pooled.complete()
         own = self.complete()
-        a = strength
+        s = shrinkage
         other = copy.copy(own)
-        other.coef = (1.0 - a) * base.coef[learner_of] + a * own.coef
-        other.intercept = (1.0 - a) * base.intercept[learner_of] + a * own.intercept
+        other.coef = s * base.coef[learner_of] + (1.0 - s) * own.coef
+        other.intercept = s * base.intercept[learner_of] + (1.0 - s) * own.intercept
         return other

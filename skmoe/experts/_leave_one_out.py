@@ -93,7 +93,7 @@ class LeaveOneOutPool(LinearPool):
         return chosen
 
     def shrunk(
-        self, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+        self, pooled: ExpertPool, learner_of: np.ndarray, shrinkage: float
     ) -> ExpertPool | None:
         """Return None: what is shrunk are the answers for rows left out."""
         return None

@@ -14,7 +14,7 @@ from ._mean_models import kind_of_mean
 
 
 def shrunk_pool(
-    pool: ExpertPool, pooled: ExpertPool, learner_of: np.ndarray, strength: float
+    pool: ExpertPool, pooled: ExpertPool, learner_of: np.ndarray, shrinkage: float
 ) -> ExpertPool:
     """Return the pool whose experts are shrunk to their learners' pooled fits.
 
@@ -26,26 +26,26 @@ def shrunk_pool(
         One expert for each distinct learner, fitted on all rows.
     learner_of : (n_experts,) array of int
         Which of them belongs to each expert.
-    strength : float
-        Weight of the expert itself, from 0 (the pooled fit) to 1 (the expert).
+    shrinkage : float
+        Weight of the pooled fit, from 0 (the expert itself) to 1 (the pooled fit).
 
     Returns
     -------
     ExpertPool
         Fitted, with the scale of ``pool``.
     """
-    if strength == 1.0:
+    if shrinkage == 0.0:
         return pool
-    in_closed_form = pool.shrunk(pooled, learner_of, strength)
+    in_closed_form = pool.shrunk(pooled, learner_of, shrinkage)
     if in_closed_form is not None:
         return in_closed_form
-    return ShrunkPool(pool, pooled, learner_of, strength)
+    return ShrunkPool(pool, pooled, learner_of, shrinkage)
 
 
 class ShrunkPool(DerivedPool):
     r"""A pool whose answers are shrunk to those of its learners fitted on all rows.
 
-    .. math:: \mu_k(x) = (1 - a) \, b_k(x) + a \, h_k(x)
+    .. math:: \mu_k(x) = s \, b_k(x) + (1 - s) \, h_k(x)
 
     for means and for class probabilities, where h is the expert and b its learner
     fitted on all rows [1]_. It is fitted already: it judges and predicts. Experts that
@@ -59,8 +59,8 @@ class ShrunkPool(DerivedPool):
         One fitted expert for each distinct learner, b.
     learner_of : (n_experts,) array of int
         Which of the pooled ones belongs to each expert.
-    strength : float
-        a, in [0, 1): the weight of the expert itself.
+    shrinkage : float
+        s, in (0, 1]: the weight of the pooled fit.
 
     References
     ----------
@@ -73,15 +73,15 @@ class ShrunkPool(DerivedPool):
         pool: ExpertPool,
         pooled: ExpertPool,
         learner_of: np.ndarray,
-        strength: float,
+        shrinkage: float,
     ) -> None:
         super().__init__(pool)
         self.scale = pool.scale
         self.pool = pool
         self.pooled = pooled
         self.learner_of = learner_of
-        self.strength = strength
-        self.strengths = np.where(pool.frozen, 1.0, strength)
+        self.shrinkage = shrinkage
+        self.shrinkages = np.where(pool.frozen, 0.0, shrinkage)
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the experts of ``other`` where ``take`` is True."""
@@ -92,7 +92,7 @@ class ShrunkPool(DerivedPool):
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return shrunk predictions, or log probabilities of each row's label."""
         base = self._at(routing, self.pooled.evaluate(X, y, self._everyone(routing)))
-        if not self.strengths.any():
+        if self.shrinkages.min() == 1.0:
             return base
         own = self.pool.evaluate(X, y, routing)
         if self.classes is None:
@@ -103,15 +103,15 @@ class ShrunkPool(DerivedPool):
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's mean or class probabilities."""
         base = self._at(routing, self.pooled.predict(X, self._everyone(routing)))
-        if not self.strengths.any():
+        if self.shrinkages.min() == 1.0:
             return base
         return self._shrink(base, self.pool.predict(X, routing), routing)
 
     def _shrink(self, base: Array, own: Array, routing: Routing) -> Array:
-        share: Any = self.strength
-        if self.strengths.max() != self.strength:
-            share = like(routing.lookup(self.strengths), own, own.dtype)[:, :, None]
-        return (1.0 - share) * base + share * own
+        part: Any = self.shrinkage
+        if self.shrinkages.min() != self.shrinkage:
+            part = like(routing.lookup(self.shrinkages), own, own.dtype)[:, :, None]
+        return part * base + (1.0 - part) * own
 
     def _everyone(self, routing: Routing) -> Routing:
         """Return the routing of all rows to the pooled learners of the experts."""
@@ -140,7 +140,7 @@ class ShrunkPool(DerivedPool):
         other = super().take(experts)
         other.pool = self.pool.take(experts)
         other.learner_of = self.learner_of[experts]
-        other.strengths = self.strengths[experts]
+        other.shrinkages = self.shrinkages[experts]
         return other
 
     # --------------------------------------------------------------- streams
@@ -180,15 +180,15 @@ class ShrunkPool(DerivedPool):
     def estimators(self) -> list[Any]:
         """Return one estimator an expert: the weighted mean of the two."""
         pooled = [self.pooled.estimators()[i] for i in self.learner_of]
-        both = zip(pooled, self.pool.estimators(), self.strengths, strict=True)
+        both = zip(pooled, self.pool.estimators(), self.shrinkages, strict=True)
         return [self._mean(*each) for each in both]
 
-    def _mean(self, base: Any, own: Any, strength: float) -> Any:
-        if strength in (0.0, 1.0):
-            return own if strength else base
-        return kind_of_mean(self)([base, own], [1.0 - strength, strength])
+    def _mean(self, base: Any, own: Any, shrinkage: float) -> Any:
+        if shrinkage in (0.0, 1.0):
+            return base if shrinkage else own
+        return kind_of_mean(self)([base, own], [shrinkage, 1.0 - shrinkage])
 
     def count_parameters(self) -> int:
         """Return those of the experts that have a say, and of the pooled learners."""
-        own = self.pool.count_parameters() if self.strengths.any() else 0
+        own = 0 if self.shrinkages.min() == 1.0 else self.pool.count_parameters()
         return own + self.pooled.count_parameters()
