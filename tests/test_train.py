@@ -23,7 +23,7 @@ from skmoe.em._last_passes import routed, settle
 from skmoe.em._pooled import Pooled
 from skmoe.em._starts import initial
 from skmoe.em._trained import Trained
-from skmoe.estimators import _planning
+from skmoe.estimators import _plans
 from skmoe.experts import ShrunkPool, make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
 from skmoe.experts._cached import MOST, RememberedPool, remembered
@@ -81,7 +81,7 @@ def problem_of(y, n_experts=K, *, width=None, weight=WEIGHT):
 def fixed(monkeypatch, strength, **choice):
     """Let training choose this strength without holding rows out."""
     chosen = functools.partial(Choice, **{"shrinkage": 1.0 - strength, **choice})
-    monkeypatch.setattr(_planning, "Choice", chosen)
+    monkeypatch.setattr(_plans, "Choice", chosen)
 
 
 # ---------------------------------------------------------------- blended experts
