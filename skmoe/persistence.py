@@ -14,6 +14,7 @@ PACKAGES = (
     "gates",
     "experts",
     "em",
+    "predictive",
     "estimators",
 )
 """Parts of skmoe whose classes a fitted mixture may hold."""
