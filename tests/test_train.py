@@ -24,9 +24,8 @@ from skmoe.em._pooled import Pooled
 from skmoe.em._starts import initial
 from skmoe.em._trained import Trained
 from skmoe.estimators import _plans
-from skmoe.experts import ShrunkPool, make_pool
+from skmoe.experts import MOST, CachedPool, ShrunkPool, cached, make_pool
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
-from skmoe.experts._cached import MOST, RememberedPool, remembered
 from skmoe.gates import ConstantGate, RoutingRule, SoftmaxGate
 from skmoe.gates._softmax import ALPHAS
 from skmoe.likelihoods import Categorical, Gaussian
@@ -294,7 +293,7 @@ def test_a_remembered_pool_is_the_pool(kind):
         for seed in (1, 2)
     )
     known, known_other = problem.remember(pool), problem.remember(other)
-    assert isinstance(known, RememberedPool)
+    assert isinstance(known, CachedPool)
     take = np.array([True, False, True])
     pairs = [(known, pool), (known.swap(known_other, take), pool.swap(other, take))]
     for routing in (Routing.from_dense(soft()), holes()):
@@ -307,9 +306,9 @@ def test_a_remembered_pool_is_the_pool(kind):
     assert known.estimators() == pool.estimators()
 
 
-def test_very_many_experts_are_not_remembered():
+def test_very_many_experts_are_not_cached():
     pool = pool_of([Ridge()] * (MOST + 1))
-    assert remembered(pool, X, Y[:, None], WEIGHT) is pool
+    assert cached(pool, X, Y[:, None], WEIGHT) is pool
 
 
 # --------------------------------------------------------------- the last passes

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import Array, namespace, to_host
-from ..experts import ExpertPool, remembered, take_rows
+from ..experts import ExpertPool, cached, take_rows
 from ..gates import BaseGate
 from ..routing import Routing
 from ._content import Content
@@ -124,7 +124,7 @@ class Problem:
 
     def remember(self, pool: ExpertPool) -> ExpertPool:
         """Return a fitted pool that knows already what it says of the rows."""
-        return remembered(pool, self.X, self.y, self.sample_weight)
+        return cached(pool, self.X, self.y, self.sample_weight)
 
     @property
     def dense(self) -> bool:

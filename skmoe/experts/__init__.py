@@ -2,7 +2,7 @@
 
 from ._averaged import AveragedPool, averaged
 from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, shares, take_rows
-from ._cached import MOST, remembered
+from ._cached import MOST, CachedPool, cached
 from ._coefficient_pool import CoefficientPool
 from ._estimator_pool import EstimatorPool
 from ._frozen_pool import FrozenPool
@@ -28,6 +28,7 @@ __all__ = [
     "AveragedClassifier",
     "AveragedPool",
     "AveragedRegressor",
+    "CachedPool",
     "CoefficientPool",
     "DerivedPool",
     "EstimatorPool",
@@ -45,12 +46,12 @@ __all__ = [
     "ShrunkPool",
     "VaryingPool",
     "averaged",
+    "cached",
     "indicator",
     "joined",
     "left_out",
     "make_pool",
     "register_pool",
-    "remembered",
     "shares",
     "shrunk_pool",
     "spread",

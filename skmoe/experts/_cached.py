@@ -15,8 +15,8 @@ MOST = 64
 """Experts whose answers for all rows are worth keeping side by side."""
 
 
-class RememberedPool(DerivedPool):
-    """A fitted pool that judges certain rows without asking its experts again.
+class CachedPool(DerivedPool):
+    """A fitted pool that judges the rows of one table without asking experts again.
 
     For stages in which only the gate and the noise scales change.
 
@@ -24,18 +24,22 @@ class RememberedPool(DerivedPool):
     ----------
     pool : ExpertPool
         Fitted.
+    X : container
+        The table. It is told by its identity: no other can be judged.
     values : (n_samples, n_experts, q) array
         What `evaluate` says of every row and expert.
     """
 
-    def __init__(self, pool: ExpertPool, values: Array) -> None:
+    def __init__(self, pool: ExpertPool, X: Array, values: Array) -> None:
         super().__init__(pool)
         self.scale = pool.scale
         self.pool = pool
+        self.X = X
         self.values = values
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return what was said of each entry."""
+        assert X is self.X, "A CachedPool judges the rows of its own table alone."
         if routing.dense:
             return self.values
         xp = namespace(self.values)
@@ -63,7 +67,7 @@ class RememberedPool(DerivedPool):
         return self.pool.estimators()
 
 
-def remembered(pool: ExpertPool, X: Array, y: Array, weight: Array) -> ExpertPool:
+def cached(pool: ExpertPool, X: Array, y: Array, weight: Array) -> ExpertPool:
     """Return a pool that knows already what it says of these rows.
 
     Parameters
@@ -82,4 +86,4 @@ def remembered(pool: ExpertPool, X: Array, y: Array, weight: Array) -> ExpertPoo
         return pool
     ones = np.ones((weight.shape[0], pool.n_experts))
     everyone = Routing.from_dense(like(ones, weight, weight.dtype))
-    return RememberedPool(pool, pool.evaluate(X, y, everyone))
+    return CachedPool(pool, X, pool.evaluate(X, y, everyone))
