@@ -197,9 +197,9 @@ def test_returned_model_is_the_best_pass():
     )
     found, result = bounds(problem, SoftmaxGate(), pool)
     assert np.diff(found).min() < 0  # so that best and last differ
-    assert result.lower_bound == found[1:].max()
+    assert result.bound == found[1:].max()
     again = resume(problem, result.gate, result.pool)
-    assert again.bound == pytest.approx(result.lower_bound, abs=1e-12)
+    assert again.bound == pytest.approx(result.bound, abs=1e-12)
 
 
 def test_step_leaves_its_input_alone():
@@ -238,7 +238,7 @@ def test_permuting_the_experts_permutes_the_model():
     shuffled = Routing.from_dense(start.weights[:, order])
     one = run(problem, begin(problem, SoftmaxGate(), pool, start))
     two = run(problem, begin(problem, SoftmaxGate(), pool, shuffled))
-    assert one.lower_bound == pytest.approx(two.lower_bound, abs=1e-9)
+    assert one.bound == pytest.approx(two.bound, abs=1e-9)
     np.testing.assert_allclose(one.pool.coef[order], two.pool.coef, atol=1e-6)
     np.testing.assert_allclose(one.pool.scale[order], two.pool.scale, atol=1e-6)
 
@@ -320,7 +320,7 @@ def test_one_expert_is_its_learner():
     expected = np.average(
         norm.logpdf(error, scale=sigma), weights=problem.sample_weight
     )
-    assert result.lower_bound == pytest.approx(expected, abs=1e-10)
+    assert result.bound == pytest.approx(expected, abs=1e-10)
 
 
 def test_constant_gate_and_intercepts_are_a_gaussian_mixture():
@@ -337,7 +337,7 @@ def test_constant_gate_and_intercepts_are_a_gaussian_mixture():
     start = Routing.from_labels(labels, 2)
     ours = run(problem, begin(problem, ConstantGate(), pool, start))
     theirs = GaussianMixture(2, tol=1e-13, max_iter=1000, reg_covar=0.0).fit(y[:, None])
-    assert ours.lower_bound == pytest.approx(theirs.score(y[:, None]), abs=1e-7)
+    assert ours.bound == pytest.approx(theirs.score(y[:, None]), abs=1e-7)
     order = np.argsort(ours.pool.intercept[:, 0])
     reference = np.argsort(theirs.means_[:, 0])
     np.testing.assert_allclose(
@@ -498,4 +498,4 @@ def test_cross_fitted_classification_runs(width):
     crossed = CrossFitPool(pool, content_folds(problem, 3, 0))
     found, result = bounds(problem, SoftmaxGate(), crossed)
     assert np.isfinite(found).all()
-    assert result.lower_bound == found[1:].max()
+    assert result.bound == found[1:].max()
