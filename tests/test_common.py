@@ -19,10 +19,10 @@ from skmoe.gates import (
     TreeGate,
 )
 
-QUICK = {"cross_fit": None, "n_init": 1, "max_iter": 2}
+QUICK = {"cross_fit": None, "n_init": 1, "max_iter": 2, "tol": 1.0}
 
 # The choices that are made on rows held out, as by default.
-CHOOSY = {"n_init": 1, "max_iter": 2}
+CHOOSY = {"n_init": 1, "max_iter": 2, "tol": 1.0}
 
 # Tables of the checks have 20 rows or so: 2 to 4 experts, and small trees.
 TREE = {"max_depth": 3}

@@ -268,6 +268,7 @@ def test_density_of_a_mixture_integrates_to_one(name):
     assert integrate.simpson(density(grid), x=grid) == pytest.approx(1.0, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_student_t_is_not_pulled_by_outliers():
     X, mean, rng = two_regimes()
     y = mean + 0.1 * rng.normal(size=len(mean))
@@ -356,6 +357,7 @@ def test_every_row_asks_an_expert_that_learns(asked):
     np.testing.assert_allclose(found, np.tile([0, 4, 0, 13], (3, 1)) / 17)
 
 
+@pytest.mark.slow
 def test_uniform_expert_takes_outliers():
     X, mean, rng = two_regimes(600)
     y = mean + 0.1 * rng.normal(size=len(mean))

@@ -44,6 +44,7 @@ def test_regimes_of_a_robot_arm():
     assert np.mean(mixture.score_samples(Z, y_test)) > 0.5
 
 
+@pytest.mark.slow
 def test_regimes_of_speech():
     X, X_test, y, y_test = halves("phoneme")
     single = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)

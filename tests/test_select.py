@@ -24,6 +24,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
 )
 
+quick_choices = pytest.mark.usefixtures("quick_choices")
+
 rng = np.random.default_rng(0)
 N = 600
 X = rng.uniform(-3, 3, (N, 2))
@@ -161,6 +163,7 @@ def test_rows_of_an_expert_that_goes_are_shared_by_the_others(width):
     assert_allclose(after[kept], expected, atol=1e-6)
 
 
+@quick_choices
 def test_no_more_experts_than_rows_allow():
     assert [most_experts(n) for n in (1, 19, 35, 10**6)] == [1, 1, 3, 64]
     model = MoERegressor(**AUTO).fit(X[:15], THREE[:15])
@@ -169,6 +172,7 @@ def test_no_more_experts_than_rows_allow():
     assert model.selection_path_["n_experts"].max() <= 7
 
 
+@quick_choices
 @pytest.mark.parametrize("gate", ["constant", "gaussian", TreeGate(), KNeighborsGate()])
 def test_any_gate(gate):
     few = MoERegressor(gate=gate, **IN_SAMPLE).set_params(max_iter=5)
@@ -178,6 +182,7 @@ def test_any_gate(gate):
 
 
 @pytest.mark.slow
+@quick_choices
 def test_shared_experts_groups_and_weights():
     y = THREE[:300] + ONE[:300]
     model = MoERegressor(shared_expert=Ridge(), **AUTO).set_params(max_iter=5)
@@ -223,6 +228,7 @@ def test_warm_start_goes_on_with_the_number_chosen(three):
     assert model.n_experts_ == 1
 
 
+@quick_choices
 def test_parameters_stay_and_grids_take_it(three):
     assert three.get_params()["n_experts"] == "auto"
     assert clone(three).n_experts == "auto"

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
 )
 
+quick_choices = pytest.mark.usefixtures("quick_choices")
+
 random = np.random.RandomState(0)
 N = 240
 X = random.standard_normal((N, 3))
@@ -72,11 +74,13 @@ def test_experts_correct_the_shared_prediction(top_k):
     np.testing.assert_allclose(model.predict(X), expected, atol=1e-9)
 
 
+@quick_choices
 def test_one_expert_corrects_nothing():
     model = MoERegressor(shared_expert=TREE, **QUICK).fit(X, Y)
     np.testing.assert_allclose(model.experts_[-1].predict(X), 0.0, atol=1e-9)
 
 
+@quick_choices
 def test_score_samples_is_the_density_of_the_residual():
     model = MoERegressor(shared_expert=TREE, top_k=None, **QUICK).fit(X, Y)
     left = Y - model.shared_expert_.predict(X)
@@ -102,6 +106,7 @@ def test_several_outputs_beside_a_shared_expert():
     assert model.score(X, targets) > 0.9
 
 
+@quick_choices
 @pytest.mark.parametrize("expert", [None, DecisionTreeClassifier(max_depth=2)])
 def test_classifiers_are_drawn_to_the_shared_expert(expert):
     shared = DecisionTreeClassifier(max_depth=3, random_state=0)
@@ -150,6 +155,7 @@ def test_leave_one_out_is_the_closed_form_for_ridge_experts():
     assert not hasattr(model._pool, "left")
 
 
+@quick_choices
 @pytest.mark.parametrize(
     "expert",
     [KNeighborsRegressor(4), RandomForestRegressor(10, max_depth=4, random_state=0)],
@@ -272,6 +278,7 @@ def test_verbose_says_what_the_mixture_brings(capsys):
     assert "No rows were held out" in capsys.readouterr().out
 
 
+@quick_choices
 def test_diagnostics():
     model = MoERegressor(top_k=2, **QUICK).fit(X, Y)
     found = model.diagnostics_

@@ -35,6 +35,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
 )
 
+quick_choices = pytest.mark.usefixtures("quick_choices")
+
 N, K = 160, 3
 rng = np.random.default_rng(0)
 X = rng.normal(size=(N, 3))
@@ -354,6 +356,7 @@ def test_routed_bound_is_the_mean_score_of_the_rows(kind, top_k, strength, monke
         assert model.lower_bound_ == pytest.approx(mean, abs=1e-9)
 
 
+@quick_choices
 def test_routed_bound_of_choices_that_rows_held_out_made():
     for moe, y in ((MoERegressor, Y), (MoEClassifier, LABELS)):
         model = moe(**{**QUICK, "n_experts": 3}).fit(X, y)
@@ -434,6 +437,7 @@ def test_pulled_cross_fitted_experts(final, monkeypatch):
     assert model.routed_bound_ < model.score_samples(X, Y).mean()
 
 
+@quick_choices
 def test_pulled_models_survive_pickle_and_jobs(monkeypatch):
     monkeypatch.setattr(
         _train, "choose", lambda held, parts: (0, Choice(shrinkage=0.5))
@@ -448,6 +452,7 @@ def test_pulled_models_survive_pickle_and_jobs(monkeypatch):
         assert_array_equal(other.gate_proba(X), model.gate_proba(X))
 
 
+@quick_choices
 @pytest.mark.parametrize("kind", ["regression", "classification"])
 def test_a_list_pulled_to_its_best_learner(kind, monkeypatch):
     choice = Choice(shrinkage=1.0, to_best=True)
@@ -467,6 +472,7 @@ def test_a_list_pulled_to_its_best_learner(kind, monkeypatch):
     assert_allclose(again.predict(X), expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_list_is_no_worse_than_its_best_learner():
     """Of the learners one explains y; noise, which varies, is left to the gate."""
     rng = np.random.default_rng(3)
@@ -602,6 +608,7 @@ def test_groups_are_held_out_whole(expert, monkeypatch):
         assert not set(groups[part.rows]) & set(groups[~part.rows])
 
 
+@quick_choices
 def test_rows_of_weight_zero_do_not_matter():
     weight = WEIGHT * (np.arange(N) % 7 > 0)
     kept = weight > 0
@@ -661,6 +668,7 @@ def test_the_penalty_of_the_gate_is_chosen():
     assert chain[-1].alpha == "auto"
 
 
+@quick_choices
 def test_the_variant_that_is_chosen_is_the_one_that_is_fitted(monkeypatch):
     norms = []
     for which, alpha in enumerate(ALPHAS):
@@ -672,6 +680,7 @@ def test_the_variant_that_is_chosen_is_the_one_that_is_fitted(monkeypatch):
 
 
 # ----------------------------------------------------------------------- starts
+@quick_choices
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array, sparse.csr_matrix])
 @pytest.mark.parametrize("cross_fit", ["auto", None])
 @pytest.mark.parametrize("expert", [Ridge(), TREE], ids=str)
@@ -777,6 +786,7 @@ class _Column(StandardScaler):
 
 
 # ------------------------------------------------------------------ warm starts
+@quick_choices
 @pytest.mark.parametrize("expert", [Ridge(), TREE], ids=str)
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_warm_starts_keep_what_was_chosen(expert, strength, monkeypatch):
