@@ -102,6 +102,42 @@ def test_private_scikit_learn_names_stay_in_one_file():
                 assert not private, f"{module.name} imports {private}"
 
 
+def test_mixins_of_estimators_borrow_little_from_each_other():
+    classes = [
+        node
+        for module in (ROOT / "estimators").glob("*.py")
+        for node in ast.parse(module.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Mixin")
+    ]
+    methods = {
+        mixin.name: {n.name for n in mixin.body if isinstance(n, ast.FunctionDef)}
+        for mixin in classes
+    }
+    borrowed = {
+        (mixin.name, lender, node.attr)
+        for mixin in classes
+        for node in ast.walk(mixin)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+        for lender in methods
+        if node.attr in methods[lender] - methods[mixin.name]
+    }
+    assert len(methods) > 3
+    assert len(borrowed) <= 20
+
+
+def test_one_function_sets_fitted_attributes():
+    modules = [*(ROOT / "estimators").glob("*.py"), ROOT / "packing.py"]
+    assigned = {
+        node.attr
+        for module in modules
+        if module.name != "_transformer.py"  # an estimator of its own
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if node.attr.endswith("_") and not node.attr.startswith("_")
+    }
+    assert assigned == {"classes_"}  # which y says, before anything is trained
+
+
 def test_import_is_light():
     import subprocess
     import sys
