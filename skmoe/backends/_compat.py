@@ -18,17 +18,17 @@ def namespace(*arrays: Array) -> ModuleType:
     plain scalars answer with ``numpy``. Arrays without ``__array_namespace__``
     (PyTorch) are wrapped by scikit-learn's copy of ``array_api_compat``.
     """
-    found: list[ModuleType] = []
+    spaces: list[ModuleType] = []
     for array in arrays:
         if array is None or sparse.issparse(array) or isinstance(array, np.ndarray):
             continue
         if hasattr(array, "__array_namespace__"):
-            found.append(array.__array_namespace__())
+            spaces.append(array.__array_namespace__())
         elif hasattr(array, "__dlpack__"):
             from sklearn.externals.array_api_compat import array_namespace
 
-            found.append(array_namespace(array))
-    return found[0] if found else np
+            spaces.append(array_namespace(array))
+    return spaces[0] if spaces else np
 
 
 def device_of(array: Array) -> Any:

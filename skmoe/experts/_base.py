@@ -255,10 +255,10 @@ class ExpertPool(ABC):
         if weights is None:
             return routing
         assert isinstance(self.likelihood, Likelihood)
-        own = np.array([self.likelihood.has_loss(each) for each in self.learners])
+        has_loss = np.array([self.likelihood.has_loss(each) for each in self.learners])
         xp = namespace(weights)
-        if own.any():
-            theirs = like(routing.lookup(own), weights)
+        if has_loss.any():
+            theirs = like(routing.lookup(has_loss), weights)
             weights = xp.where(theirs, xp.ones_like(weights), weights)
         return routing.with_weights(routing.weights * weights)
 
@@ -459,12 +459,12 @@ def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array,
     xp = namespace(row_mass)
     rows, mass = routing.segment(expert)
     total = row_mass if rows is None else xp.take(row_mass, rows)
-    kept = mass > MIN_RESPONSIBILITY * total
-    found = xp.nonzero(kept)[0]
-    mass, total = xp.take(mass, found), xp.take(total, found)
-    found = found if rows is None else xp.take(rows, found)
-    factor = to_host(xp.sum(total) / xp.sum(mass)) if found.shape[0] else 1.0
-    return found, mass, float(factor)
+    enough = mass > MIN_RESPONSIBILITY * total
+    owned = xp.nonzero(enough)[0]
+    mass, total = xp.take(mass, owned), xp.take(total, owned)
+    owned = owned if rows is None else xp.take(rows, owned)
+    factor = to_host(xp.sum(total) / xp.sum(mass)) if owned.shape[0] else 1.0
+    return owned, mass, float(factor)
 
 
 def shares(routing: Routing, row_mass: Array | None = None) -> np.ndarray:
@@ -472,9 +472,9 @@ def shares(routing: Routing, row_mass: Array | None = None) -> np.ndarray:
     xp = namespace(routing.weights)
     row_mass = routing.row_sums if row_mass is None else row_mass
     total = xp.expand_dims(row_mass, axis=-1)
-    kept = routing.weights > MIN_RESPONSIBILITY * total
-    mass = routing.sum_by_expert(xp.where(kept, routing.weights, 0.0))
-    rows = routing.sum_by_expert(xp.where(kept, total, 0.0))
+    enough = routing.weights > MIN_RESPONSIBILITY * total
+    mass = routing.sum_by_expert(xp.where(enough, routing.weights, 0.0))
+    rows = routing.sum_by_expert(xp.where(enough, total, 0.0))
     return np.where(mass > 0, rows / np.where(mass > 0, mass, 1.0), 0.0)
 
 
@@ -489,8 +489,8 @@ def take_rows(X: Any, rows: Array | None) -> Any:
 
 def host_rows(X: Any, rows: Array | None) -> Any:
     """Return `take_rows` on the host: what a learner of the CPU reads."""
-    found = take_rows(X, rows)
-    return found if namespace(found) is np else to_host(found)
+    few = take_rows(X, rows)
+    return few if namespace(few) is np else to_host(few)
 
 
 def floored(proba: np.ndarray) -> np.ndarray:

@@ -43,11 +43,11 @@ class CachedPool(DerivedPool):
         if routing.dense:
             return self.values
         xp = namespace(self.values)
-        found = xp.take_along_axis(
+        values = xp.take_along_axis(
             self.values, filled(routing.indices)[:, :, None], axis=1
         )
         absent = (routing.indices < 0)[:, :, None]
-        return xp.where(absent, xp.zeros_like(found), found)
+        return xp.where(absent, xp.zeros_like(values), values)
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's mean or class probabilities."""
@@ -58,8 +58,8 @@ class CachedPool(DerivedPool):
         chosen = copy.copy(self)
         chosen.pool = self.pool.swap(other.pool, take)
         xp = namespace(self.values)
-        taken = like(take, self.values)[None, :, None]
-        chosen.values = xp.where(taken, other.values, self.values)
+        mask = like(take, self.values)[None, :, None]
+        chosen.values = xp.where(mask, other.values, self.values)
         return chosen
 
     def estimators(self) -> list[Any]:

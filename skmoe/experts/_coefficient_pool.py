@@ -62,8 +62,8 @@ class CoefficientPool(ExpertPool):
         chosen = copy.copy(self)
         for name in self.tables:
             old, new = getattr(self, name), getattr(other, name)
-            taken = take.reshape(-1, *[1] * (old.ndim - 1))
-            setattr(chosen, name, np.where(taken, new, old))
+            mask = take.reshape(-1, *[1] * (old.ndim - 1))
+            setattr(chosen, name, np.where(mask, new, old))
         return chosen
 
     def take(self, experts: np.ndarray) -> Self:
@@ -84,9 +84,9 @@ class CoefficientPool(ExpertPool):
         if not isinstance(pooled, type(self)):
             return None
         base = pooled.complete()
-        own = self.complete()
+        expert = self.complete()
         s = shrinkage
-        other = copy.copy(own)
-        other.coef = s * base.coef[learner_of] + (1.0 - s) * own.coef
-        other.intercept = s * base.intercept[learner_of] + (1.0 - s) * own.intercept
+        other = copy.copy(expert)
+        other.coef = s * base.coef[learner_of] + (1.0 - s) * expert.coef
+        other.intercept = s * base.intercept[learner_of] + (1.0 - s) * expert.intercept
         return other

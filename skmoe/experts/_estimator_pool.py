@@ -109,13 +109,13 @@ class EstimatorPool(ExpertPool):
     def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
         """Fit each expert on its share; on all rows where that does not go."""
         row_mass = routing.row_sums
-        own = self.taught(routing)
+        lessons = self.taught(routing)
         target = self._target(y)
         fixed = self.likelihood.fixed(self.n_experts)
         shares = {}
         frozen = self.frozen & ~fixed
         for k in np.flatnonzero(~frozen).tolist():
-            rows, mass, factor = share(own, k, row_mass)
+            rows, mass, factor = share(lessons, k, row_mass)
             if rows.shape[0]:
                 shares[k] = to_host(rows), to_host(mass * factor)
         fitted = self._fit_each(X, target, shares)
@@ -203,8 +203,8 @@ class EstimatorPool(ExpertPool):
         def of_label(k: int, rows: Array | None) -> Array:
             proba = self._answer(k, X, rows)
             label = host_rows(y, rows)[:, None]
-            known = np.log(np.take_along_axis(proba, label, axis=1))
-            return like(known, routing.weights)
+            log_proba = np.log(np.take_along_axis(proba, label, axis=1))
+            return like(log_proba, routing.weights)
 
         return routing.dispatch(of_label, n_outputs=1)
 
@@ -230,15 +230,15 @@ class EstimatorPool(ExpertPool):
         who = f"Expert {k} ({self.learners[k]!r})"
         try:
             with few_openmp_threads(X.shape[0]):
-                found = getattr(expert, self._asks(k))(X)
+                raw = getattr(expert, self._asks(k))(X)
         except Exception as error:
             error.add_note(f"Raised by expert {k}, {self.learners[k]!r}.")
             raise
         if self.classes is None:
-            answer = read_answer(found, X.shape[0], self.n_outputs, who)
+            answer = read_answer(raw, X.shape[0], self.n_outputs, who)
             answer = answer - self.likelihood.origin_
         else:
-            answer = _probabilities(found, X.shape[0], expert, self.classes, who)
+            answer = _probabilities(raw, X.shape[0], expert, self.classes, who)
         if not np.isfinite(answer).all():
             raise ValueError(
                 f"{who} predicted NaN or infinity. Scale the features or regularise "
@@ -249,7 +249,7 @@ class EstimatorPool(ExpertPool):
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the learners of ``other`` where ``take`` is True."""
         chosen = copy.copy(self)
-        of = [other if taken else self for taken in take]
+        of = [other if is_new else self for is_new in take]
         chosen.fitted = [pool.fitted[k] for k, pool in enumerate(of)]
         chosen.taken = {k: p.taken[k] for k, p in enumerate(of) if k in p.taken}
         chosen.fallbacks = {
@@ -261,8 +261,8 @@ class EstimatorPool(ExpertPool):
         """Return a pool of some of the experts."""
         other = super().take(experts)
         other.fitted = [self.fitted[k] for k in experts]
-        taken = [self.taken.get(int(k)) for k in experts]
-        other.taken = {k: one for k, one in enumerate(taken) if one is not None}
+        models = [self.taken.get(int(k)) for k in experts]
+        other.taken = {k: one for k, one in enumerate(models) if one is not None}
         why = [self.fallbacks.get(int(k)) for k in experts]
         other.fallbacks = {k: each for k, each in enumerate(why) if each is not None}
         return other
@@ -290,15 +290,15 @@ class EstimatorPool(ExpertPool):
         for k in np.flatnonzero(self.streams).tolist():
             rows, mass, _ = share(routing, k, row_mass)
             rows, mass = to_host(rows), to_host(mass)
-            given: np.ndarray | None = self.weight_unit * mass
+            weights: np.ndarray | None = self.weight_unit * mass
             if weight_parameter(self.learners[k], "partial_fit") is None:
                 random = np.random.RandomState((self.seeds[k] + self.n_batches) % 2**32)
                 counts = np.floor(mass + random.uniform(size=len(mass)))
                 rows = np.repeat(rows, counts.astype(np.intp))
-                given = None
+                weights = None
             if len(rows):
-                seen = host_rows(X, rows), target[rows], given
-                other.fitted[k] = self._taught(k, *seen)
+                lesson = host_rows(X, rows), target[rows], weights
+                other.fitted[k] = self._taught(k, *lesson)
         return other
 
     def _taught(
@@ -375,8 +375,8 @@ def _fit_expert(
             if weight_name is None or isinstance(expert, DummyClassifier):
                 expert.fit(X, target)
             else:
-                given = summable(weight_unit * weights)
-                expert.fit(X, target, **{weight_name: given})
+                exact_weights = summable(weight_unit * weights)
+                expert.fit(X, target, **{weight_name: exact_weights})
             if hasattr(expert, asks):
                 # Neighbours say only now that they are too few.
                 getattr(expert, asks)(take_rows(X, np.zeros(1, dtype=np.intp)))
@@ -404,20 +404,20 @@ def _probabilities(
 
     ``found`` is what the expert says of the classes that it knows.
     """
-    known = np.asarray(getattr(expert, "classes_", None))
-    if known.ndim != 1 or not np.isin(known, classes).all():
+    own_classes = np.asarray(getattr(expert, "classes_", None))
+    if own_classes.ndim != 1 or not np.isin(own_classes, classes).all():
         raise ValueError(
             f"{who} must have classes_ that y holds, {classes.tolist()}; it has "
             f"{getattr(expert, 'classes_', None)!r}."
         )
-    proba = read_answer(found, n_rows, len(known), who)
+    proba = read_answer(found, n_rows, len(own_classes), who)
     if (proba < -ROUNDING).any() or (proba > 1 + ROUNDING).any():
         raise ValueError(
             f"{who} answered numbers from {proba.min():.3g} to {proba.max():.3g}; "
             "probabilities are from 0 to 1."
         )
     answer = np.zeros((n_rows, len(classes)), dtype=proba.dtype)
-    answer[:, np.searchsorted(classes, known)] = proba
+    answer[:, np.searchsorted(classes, own_classes)] = proba
     return answer
 
 

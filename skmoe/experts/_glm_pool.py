@@ -95,7 +95,7 @@ class GLMPool(CoefficientPool):
         if np.isnan(start[-1]):
             level = max(float(np.average(target, weights=mass)), np.exp(-MOST / 4))
             start[-1] = np.log(level) if learner.fit_intercept else 0.0
-        found = newton(
+        params = newton(
             x,
             target.astype(np.float64),
             mass / mass.sum(),
@@ -105,8 +105,8 @@ class GLMPool(CoefficientPool):
             start=start,
             n_steps=n_steps,
         )
-        self.coef[k, 0] = found[:-1]
-        self.intercept[k, 0] = found[-1] - found[:-1] @ center
+        self.coef[k, 0] = params[:-1]
+        self.intercept[k, 0] = params[-1] - params[:-1] @ center
         return True
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:

@@ -78,9 +78,9 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
         """Return the probability of each label, (n_samples, n_labels)."""
         if self.estimator_ is None:
             return np.tile(self.constant_, (X.shape[0], 1))
-        said = self.estimator_.predict_proba(X)
+        raw = self.estimator_.predict_proba(X)
         n_labels = int(self.varies_.sum())
-        answer = self._of_ones(said, X.shape[0], n_labels)
+        answer = self._of_ones(raw, X.shape[0], n_labels)
         proba = np.tile(self.constant_, (len(answer), 1)).astype(answer.dtype)
         proba[:, self.varies_] = answer
         return proba

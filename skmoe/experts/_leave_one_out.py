@@ -83,8 +83,8 @@ class LeaveOneOutPool(LinearPool):
         plain = super().evaluate(X, y, routing)
         xp = namespace(plain)
         n, _, q = plain.shape
-        left = routing.dispatch(lambda k, rows: self.left[k].at(rows, n), q)
-        return xp.where(xp.isnan(left), plain, left)
+        without_row = routing.dispatch(lambda k, rows: self.left[k].at(rows, n), q)
+        return xp.where(xp.isnan(without_row), plain, without_row)
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the experts of ``other`` where ``take`` is True."""

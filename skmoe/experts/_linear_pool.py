@@ -85,20 +85,20 @@ class LinearPool(CoefficientPool):
         parts = []
         assert isinstance(self.likelihood, Likelihood)
         for j, routing in enumerate(routings):
-            own = slice(j, j + 1)
+            column = slice(j, j + 1)
             one = copy.copy(self)
-            one.coef, one.intercept = self.coef[:, own], self.intercept[:, own]
-            one.likelihood = self.likelihood.one_output(own)
-            parts.append(one.update(X, y[:, own], routing))
+            one.coef, one.intercept = self.coef[:, column], self.intercept[:, column]
+            one.likelihood = self.likelihood.one_output(column)
+            parts.append(one.update(X, y[:, column], routing))
         other.coef = np.concatenate([part.coef for part in parts], axis=1)
         other.intercept = np.concatenate([part.intercept for part in parts], axis=1)
         return other
 
     def _solve(self, X: Array, y: Array, routing: Routing) -> list[int]:
         """Fit the experts that have rows; return those that have none."""
-        own = self.taught(routing)
-        factors = shares(own, routing.row_sums)
-        for k, rows, mass in own.segments():
+        lessons = self.taught(routing)
+        factors = shares(lessons, routing.row_sums)
+        for k, rows, mass in lessons.segments():
             if factors[k] > 0:
                 self._solve_expert(k, X, y, rows, mass * float(factors[k]))
         return [k for k in range(self.n_experts) if factors[k] == 0]
@@ -181,15 +181,15 @@ class LinearPool(CoefficientPool):
         """
         other = super().recall(X, routing, mass)
         d = X.shape[1]
-        seen = Moments.of(X, None, routing)
+        sums = Moments.of(X, None, routing)
         # Few rows do not span the features: pseudo-rows like all rows of the fit do.
-        pseudo = (d + 1) * (1.0 - np.minimum(1.0, _ratio(seen.mass, mass)))
-        rows = seen.mass * np.maximum(shares(routing), 1.0) + pseudo
+        pseudo = (d + 1) * (1.0 - np.minimum(1.0, _ratio(sums.mass, mass)))
+        rows = sums.mass * np.maximum(shares(routing), 1.0) + pseudo
         spread = pseudo[:, None, None] * np.diag(self.variance)
-        center = np.broadcast_to(self.center, seen.mean.shape)
-        seen = seen.plus(Moments(pseudo, center, spread))
-        factor = _ratio(mass, seen.mass)
-        x = seen.times(factor)
+        center = np.broadcast_to(self.center, sums.mean.shape)
+        sums = sums.plus(Moments(pseudo, center, spread))
+        factor = _ratio(mass, sums.mass)
+        x = sums.times(factor)
         other.rows = rows * factor
         alpha = [self.penalty(k) for k in range(self.n_experts)]
         penalty = np.asarray(alpha) * _ratio(x.mass, other.rows)
@@ -236,21 +236,21 @@ class LinearPool(CoefficientPool):
         batch = Moments.of(X, y, routing)
         other = self.copied()
         ratio = shares(routing)
-        other.moments = known = self.moments.times(keep).plus(batch)
+        other.moments = sums = self.moments.times(keep).plus(batch)
         other.rows = keep * self.rows + batch.mass * np.maximum(ratio, 1.0)
         other.pull = keep[:, None, None] * self.pull
         d = self.coef.shape[2]
-        for k in np.flatnonzero((ratio > 0) & (known.mass > 0)).tolist():
+        for k in np.flatnonzero((ratio > 0) & (sums.mass > 0)).tolist():
             coef = self.coef[k]
-            factor = other.rows[k] / known.mass[k]
-            S = known.scatter[k]
+            factor = other.rows[k] / sums.mass[k]
+            S = sums.scatter[k]
             drawn = self.penalty(k) * (other.pull[k] - coef)
             A = factor * S[:d, :d]
             B = factor * (S[:d, d:] - S[:d, :d] @ coef.T)
-            x_mean = known.mean[k, :d]
-            y_mean = known.mean[k, d:]
-            left = y_mean - coef @ x_mean
-            other._solve_sums(k, float(other.rows[k]), A, B + drawn.T, x_mean, left)
+            x_mean = sums.mean[k, :d]
+            y_mean = sums.mean[k, d:]
+            residual = y_mean - coef @ x_mean
+            other._solve_sums(k, float(other.rows[k]), A, B + drawn.T, x_mean, residual)
             other.coef[k] += coef
         return other
 

@@ -101,21 +101,21 @@ class LogisticPool(CoefficientPool):
         max_iter: int,
     ) -> bool:
         """Fit expert k to a column of the routing; False if it has no rows."""
-        kept, mass, factor = share(routing, column, row_mass)
-        if not kept.shape[0]:
+        rows, mass, factor = share(routing, column, row_mass)
+        if not rows.shape[0]:
             return False
         ops = select(X)
         weights = mass * factor
         n_classes, d = self.coef.shape[1:]
-        labels = to_host(ops.take_rows(y, kept))
+        labels = to_host(ops.take_rows(y, rows))
         met = np.bincount(labels, minlength=n_classes) > 0
-        known = met & self.met[k]
+        as_before = met & self.met[k]
         self.met[k] = met
         if met.sum() == 1:
             self.coef[k] = 0.0
             self.intercept[k] = 0.0
             return True
-        x = ops.take_rows(X, None if kept.shape[0] == X.shape[0] else kept)
+        x = ops.take_rows(X, None if rows.shape[0] == X.shape[0] else rows)
         labels = np.cumsum(met)[labels] - 1
         host = to_host(weights)
         onehot = np.zeros((len(labels), int(met.sum())))
@@ -127,10 +127,10 @@ class LogisticPool(CoefficientPool):
         # Scaled so that the Hessian, about var/4 + ridge, has an even diagonal.
         scale = np.sqrt(self._unit**2 + 4 * ridge)
         start = softmax_start(sums, d)
-        old = known[met]
-        start.coef[old] = self.coef[k][known]
-        start.intercept[old] = self.intercept[k][known]
-        found = fit_softmax(
+        old = as_before[met]
+        start.coef[old] = self.coef[k][as_before]
+        start.intercept[old] = self.intercept[k][as_before]
+        solution = fit_softmax(
             x,
             weights,
             sums,
@@ -143,8 +143,8 @@ class LogisticPool(CoefficientPool):
         )
         self.coef[k] = 0.0
         self.intercept[k] = 0.0
-        self.coef[k][met] = found.coef
-        self.intercept[k][met] = found.intercept
+        self.coef[k][met] = solution.coef
+        self.intercept[k][met] = solution.intercept
         return True
 
     def _strength(self, k: int) -> float:
@@ -203,8 +203,8 @@ class LogisticPool(CoefficientPool):
         if self.met.all():
             return ops.softmax_mix(X, indices, weights, self.coef, self.intercept)
         floor, rest = self._floors(routing, weights)
-        known = ops.softmax_mix(X, indices, weights * rest, self.coef, self._known())
-        return known + routing.combine(floor)
+        met_part = ops.softmax_mix(X, indices, weights * rest, self.coef, self._known())
+        return met_part + routing.combine(floor)
 
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts."""
@@ -240,14 +240,14 @@ class LogisticPool(CoefficientPool):
         other.rows = np.zeros((2, self.n_experts))
         for k in range(self.n_experts):
             rows, weights, factor = share(routing, k, row_mass)
-            own = total_of(weights)
+            own_mass = total_of(weights)
             # Few rows do not span the features: pseudo-rows at the center do.
-            pseudo = (d + 1) * (1.0 - min(1.0, own / max(mass[k], TINY)))
+            pseudo = (d + 1) * (1.0 - min(1.0, own_mass / max(mass[k], TINY)))
             x = select(X).take_rows(X, rows)
             batch = self._bend(k, x, weights) + pseudo * flat
-            ratio = mass[k] / max(own + pseudo, TINY)
+            ratio = mass[k] / max(own_mass + pseudo, TINY)
             bend[k] = ratio * batch
-            other.rows[:, k] = mass[k], ratio * (factor * own + pseudo)
+            other.rows[:, k] = mass[k], ratio * (factor * own_mass + pseudo)
         other.bend = bend
         return other
 
@@ -268,10 +268,10 @@ class LogisticPool(CoefficientPool):
                 continue
             x = ops.take_rows(X, rows)
             labels = to_host(ops.take_rows(y, rows))
-            own = total_of(weights)
+            own_mass = total_of(weights)
             other._meet(k, labels)
             bend[k] = keep[k] * bend[k] + other._bend(k, x, weights)
-            rows_of_all[:, k] += own, factor * own
+            rows_of_all[:, k] += own_mass, factor * own_mass
             met = np.flatnonzero(other.met[k])
             if len(met) == 1:
                 continue
@@ -282,20 +282,20 @@ class LogisticPool(CoefficientPool):
             mass, weight_of_all = rows_of_all[:, k]
             penalty = (2.0 if len(met) == 2 else 1.0) / self._strength(k)
             ridge = penalty * mass / max(weight_of_all, TINY) / self._unit**2
-            found = newton_step(
+            solution = newton_step(
                 x,
                 weights,
                 ops.column_sums(x, like(onehot, weights)),
                 curvature=bend[k][met],
                 rows=np.full(len(met), mass),
                 ridge=ridge,
-                pull=ridge * min(1.0, own / max(mass, TINY)),
+                pull=ridge * min(1.0, own_mass / max(mass, TINY)),
                 center=self.center,
                 scale=self._unit,
                 start=SoftmaxFit(other.coef[k][met], other.intercept[k][met], 0, False),
             )
-            other.coef[k][met] = found.coef
-            other.intercept[k][met] = found.intercept
+            other.coef[k][met] = solution.coef
+            other.intercept[k][met] = solution.intercept
         return other
 
     @property

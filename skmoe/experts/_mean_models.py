@@ -106,9 +106,9 @@ class AveragedClassifier(ClassifierMixin, _Averaged):
         classes = self.classes_
         answers = []
         for model in self.estimators:
-            known = np.asarray(model.predict_proba(X))
-            proba = np.zeros((known.shape[0], len(classes)), dtype=known.dtype)
-            proba[:, np.searchsorted(classes, model.classes_)] = known
+            of_model = np.asarray(model.predict_proba(X))
+            proba = np.zeros((of_model.shape[0], len(classes)), dtype=of_model.dtype)
+            proba[:, np.searchsorted(classes, model.classes_)] = of_model
             answers.append(proba)
         return mean_of(answers, self.weights)
 

@@ -46,21 +46,21 @@ class VaryingPool(DerivedPool):
 
     def scale_at(self, X: Array, routing: Routing) -> np.ndarray:
         """Return the noise scale of each entry, (n, m, 1), on the host."""
-        own = self.scale
-        assert own is not None
+        plain = self.scale
+        assert plain is not None
 
         def scales(k: int, rows: Array | None) -> Array:
             x = host_rows(X, rows)
-            one = own[k, 0]
+            one = plain[k, 0]
             if self.noise[k] is None:
                 return like(np.full((x.shape[0], 1), one), routing.weights)
-            found = self.factor[k] * spread(self.noise[k], x)
-            found = np.clip(found, one / WIDEST, one * WIDEST)
-            return like(found[:, None], routing.weights)
+            scale = self.factor[k] * spread(self.noise[k], x)
+            scale = np.clip(scale, one / WIDEST, one * WIDEST)
+            return like(scale[:, None], routing.weights)
 
-        found = to_host(routing.dispatch(scales, 1)).astype(np.float64)
+        scale = to_host(routing.dispatch(scales, 1)).astype(np.float64)
         absent = to_host(routing.indices < 0)[:, :, None]
-        return np.where(absent, 1.0, found)
+        return np.where(absent, 1.0, scale)
 
     def log_likelihood(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return log p(y | x, k) at each entry of the routing, (n, m)."""
@@ -68,10 +68,10 @@ class VaryingPool(DerivedPool):
         values = self.evaluate(X, y, routing)
         assert isinstance(family, Likelihood)
         expert = to_host(filled(routing.indices))
-        given = to_host(y)[:, None, :].astype(np.float64)
+        target = to_host(y)[:, None, :].astype(np.float64)
         mean = to_host(family.means(values, routing)).astype(np.float64)
         scale = self.scale_at(X, routing)
-        density = family.each("log_density_of", expert, given, mean, scale)
+        density = family.each("log_density_of", expert, target, mean, scale)
         density = np.where(to_host(routing.indices) < 0, -np.inf, density.sum(axis=-1))
         return like(density, values, values.dtype)
 
@@ -113,7 +113,7 @@ class VaryingPool(DerivedPool):
 
 def spread(noise: Any, x: Any) -> np.ndarray:
     """Return exp(h(x) / 2) of a fitted learner of log squared residuals."""
-    said = read_answer(noise.predict(x), x.shape[0], 1, f"noise_expert {noise!r}")
-    if np.isnan(said).any():
+    log_square = read_answer(noise.predict(x), x.shape[0], 1, f"noise_expert {noise!r}")
+    if np.isnan(log_square).any():
         raise ValueError(f"noise_expert {noise!r} predicted NaN.")
-    return np.exp(np.clip(said[:, 0].astype(np.float64), -60, 60) / 2)
+    return np.exp(np.clip(log_square[:, 0].astype(np.float64), -60, 60) / 2)

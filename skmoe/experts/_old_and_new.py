@@ -119,8 +119,8 @@ class JoinedPool(DerivedPool):
 
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return the pool that predicts."""
-        own = self.parts(routing)[1]
-        young = self.young.finished(X, y, own).with_scale(self.young.scale)
+        last = self.parts(routing)[1]
+        young = self.young.finished(X, y, last).with_scale(self.young.scale)
         return joined(self.fixed, young)
 
     def estimators(self) -> list[Any]:

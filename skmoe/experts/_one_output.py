@@ -29,9 +29,9 @@ class OneOutputPool(DerivedPool):
         assert isinstance(self.likelihood, Likelihood)
         self.pool = pool
         self.output = output
-        own = slice(output, output + 1)
-        self.likelihood = self.likelihood.one_output(own)
-        self.scale = None if pool.scale is None else pool.scale[:, own]
+        column = slice(output, output + 1)
+        self.likelihood = self.likelihood.one_output(column)
+        self.scale = None if pool.scale is None else pool.scale[:, column]
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
         """Return self."""
@@ -39,8 +39,8 @@ class OneOutputPool(DerivedPool):
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return each entry's prediction of the output, (n, m, 1)."""
-        own = slice(self.output, self.output + 1)
-        return self.pool.evaluate(X, y, routing)[:, :, own]
+        column = slice(self.output, self.output + 1)
+        return self.pool.evaluate(X, y, routing)[:, :, column]
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's prediction of the output, (n, m, 1)."""

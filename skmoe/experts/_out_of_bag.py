@@ -96,8 +96,8 @@ class LeftOutPool(EstimatorPool):
         self, expert: Any, rows: np.ndarray, target: np.ndarray, answer: np.ndarray
     ) -> OwnRows:
         """Return what an expert says of those rows that it can leave out."""
-        known = np.isfinite(answer).all(axis=1)
-        rows, answer = rows[known], answer[known]
+        finite = np.isfinite(answer).all(axis=1)
+        rows, answer = rows[finite], answer[finite]
         if self.classes is None:
             return OwnRows(rows, answer - self.likelihood.origin_)
         proba = np.zeros((len(rows), len(self.classes)))
@@ -114,11 +114,13 @@ class LeftOutPool(EstimatorPool):
             rows = None if rows is None else to_host(rows)
             return like(self.left[k].at(rows, n), routing.weights)
 
-        left = routing.dispatch(recall, self.n_outputs if self.classes is None else 1)
-        known = ~xp.isnan(left[:, :, 0])
-        others = xp.where(known, -1, routing.indices)
+        without_row = routing.dispatch(
+            recall, self.n_outputs if self.classes is None else 1
+        )
+        there = ~xp.isnan(without_row[:, :, 0])
+        others = xp.where(there, -1, routing.indices)
         rest = Routing(others, routing.weights, routing.n_experts)
-        return xp.where(known[:, :, None], left, super().evaluate(X, y, rest))
+        return xp.where(there[:, :, None], without_row, super().evaluate(X, y, rest))
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the experts of ``other`` where ``take`` is True."""
@@ -171,9 +173,9 @@ def _judge(
 
 def _is_bag(learner: Any) -> bool:
     # Others may draw their bags, or mix their members, in other ways.
-    known = type(learner).__module__.startswith("sklearn.ensemble.")
+    ours = type(learner).__module__.startswith("sklearn.ensemble.")
     drawn = learner.get_params(deep=False).get("bootstrap", False)
-    return known and bool(drawn) and hasattr(type(learner), "estimators_samples_")
+    return ours and bool(drawn) and hasattr(type(learner), "estimators_samples_")
 
 
 def out_of_bag(
@@ -219,8 +221,8 @@ def _probabilities(member: Any, X: Array, n_classes: int) -> np.ndarray:
 
 def _is_neighbours(learner: Any) -> bool:
     # A subclass may do anything.
-    known = type(learner) in (KNeighborsRegressor, KNeighborsClassifier)
-    return known and learner.metric != "precomputed"
+    plain = type(learner) in (KNeighborsRegressor, KNeighborsClassifier)
+    return plain and learner.metric != "precomputed"
 
 
 def other_neighbours(
@@ -239,19 +241,19 @@ def other_neighbours(
     if is_classifier(expert):
         target = target[:, None] == expert.classes_
     answers = target[drawn].reshape(len(drawn), -1).astype(np.float64)
-    found = np.full((len(weights), answers.shape[1]), np.nan)
+    values = np.full((len(weights), answers.shape[1]), np.nan)
     for n_copies in np.unique(copies[copies > 0]):
         k = min(expert.n_neighbors, len(drawn) - n_copies)
         if k > 0:
             rows = np.flatnonzero(copies == n_copies)
             distance, nearest = expert.kneighbors(take_rows(X, rows), k + n_copies)
-            own = same[drawn[nearest]] == same[rows][:, None]
-            others = np.argsort(own, axis=1, kind="stable")[:, :k]
+            is_copy = same[drawn[nearest]] == same[rows][:, None]
+            others = np.argsort(is_copy, axis=1, kind="stable")[:, :k]
             distance = np.take_along_axis(distance, others, axis=1)
             nearest = np.take_along_axis(nearest, others, axis=1)
             part = _neighbour_shares(expert.weights, distance)
-            found[rows] = sum(part[:, [j]] * answers[nearest[:, j]] for j in range(k))
-    return found
+            values[rows] = sum(part[:, [j]] * answers[nearest[:, j]] for j in range(k))
+    return values
 
 
 def _neighbour_shares(rule: Any, distance: np.ndarray) -> np.ndarray:

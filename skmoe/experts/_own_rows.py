@@ -43,26 +43,26 @@ class OwnRows:
         if self.rows is None:
             return take_rows(self.values, rows)
         xp = namespace(self.values)
-        own = self.rows
+        places = self.rows
         if rows is None:
-            rows = xp.arange(n_rows, dtype=own.dtype, device=device_of(own))
-        if not own.shape[0]:
+            rows = xp.arange(n_rows, dtype=places.dtype, device=device_of(places))
+        if not places.shape[0]:
             return xp.full(
                 (rows.shape[0], self.values.shape[1]),
                 xp.nan,
                 dtype=self.values.dtype,
-                device=device_of(own),
+                device=device_of(places),
             )
-        place = xp.searchsorted(own, rows)
-        place = xp.where(place < own.shape[0], place, own.shape[0] - 1)
-        found = xp.take(own, place) == rows
-        return xp.where(found[:, None], xp.take(self.values, place, axis=0), xp.nan)
+        place = xp.searchsorted(places, rows)
+        place = xp.where(place < places.shape[0], place, places.shape[0] - 1)
+        there = xp.take(places, place) == rows
+        return xp.where(there[:, None], xp.take(self.values, place, axis=0), xp.nan)
 
 
 def swapped(
     old: dict[int, OwnRows], new: dict[int, OwnRows], take: np.ndarray
 ) -> dict[int, OwnRows]:
-    return {k: new[k] if taken else old[k] for k, taken in enumerate(take)}
+    return {k: new[k] if is_new else old[k] for k, is_new in enumerate(take)}
 
 
 def forgetful(pool: ExpertPool, kind: type[ExpertPool]) -> ExpertPool:

@@ -71,18 +71,18 @@ class PackedPool(DerivedPool):
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return predictions, or the log probability of each row's label."""
-        pool, own = self._asked(routing)
-        return pool.evaluate(X, y, own)
+        pool, entries = self._asked(routing)
+        return pool.evaluate(X, y, entries)
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's mean or class probabilities."""
-        pool, own = self._asked(routing)
-        return pool.predict(X, own)
+        pool, entries = self._asked(routing)
+        return pool.predict(X, entries)
 
     def mix(self, X: Array, routing: Routing) -> Array:
         """Return the weighted sum of each row's answers."""
-        pool, own = self._asked(routing)
-        return pool.mix(X, own)
+        pool, entries = self._asked(routing)
+        return pool.mix(X, entries)
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return self: no expert is new."""
@@ -120,5 +120,5 @@ class UnpackedWhenAsked(Sequence):
 
     def __getitem__(self, item: Any) -> Any:
         places = np.arange(len(self))[item]
-        found = self.pool.unpacked(np.atleast_1d(places)).estimators()
-        return found if isinstance(item, slice) else found[0]
+        experts = self.pool.unpacked(np.atleast_1d(places)).estimators()
+        return experts if isinstance(item, slice) else experts[0]

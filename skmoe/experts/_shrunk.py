@@ -94,11 +94,11 @@ class ShrunkPool(DerivedPool):
         base = self._at(routing, self.pooled.evaluate(X, y, self._everyone(routing)))
         if self.shrinkages.min() == 1.0:
             return base
-        own = self.pool.evaluate(X, y, routing)
+        expert = self.pool.evaluate(X, y, routing)
         if self.classes is None:
-            return self._shrink(base, own, routing)
-        xp = namespace(own)
-        return xp.log(self._shrink(xp.exp(base), xp.exp(own), routing))
+            return self._shrink(base, expert, routing)
+        xp = namespace(expert)
+        return xp.log(self._shrink(xp.exp(base), xp.exp(expert), routing))
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's mean or class probabilities."""
@@ -131,9 +131,9 @@ class ShrunkPool(DerivedPool):
         xp = namespace(base)
         place = np.unique(self.learner_of, return_inverse=True)[1]
         which = routing.lookup(like(place, routing.indices))
-        found = xp.take_along_axis(base, which[:, :, None], axis=1)
+        values = xp.take_along_axis(base, which[:, :, None], axis=1)
         absent = (routing.indices < 0)[:, :, None]
-        return xp.where(absent, xp.zeros_like(found), found)
+        return xp.where(absent, xp.zeros_like(values), values)
 
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts."""
@@ -190,5 +190,5 @@ class ShrunkPool(DerivedPool):
 
     def count_parameters(self) -> int:
         """Return those of the experts that have a say, and of the pooled learners."""
-        own = 0 if self.shrinkages.min() == 1.0 else self.pool.count_parameters()
-        return own + self.pooled.count_parameters()
+        count = 0 if self.shrinkages.min() == 1.0 else self.pool.count_parameters()
+        return count + self.pooled.count_parameters()

@@ -269,8 +269,8 @@ class BaseGate(BaseEstimator, ABC):
         parts = []
         for rows in ops.row_blocks(X.shape[0], routing.n_experts):
             indices = routing.indices[rows, :]
-            found = gather(self.log_proba(ops.block_of(X, rows)), indices)
-            parts.append(xp.where(indices < 0, xp.full_like(found, -xp.inf), found))
+            log_at = gather(self.log_proba(ops.block_of(X, rows)), indices)
+            parts.append(xp.where(indices < 0, xp.full_like(log_at, -xp.inf), log_at))
         return xp.concat(parts, axis=0)
 
     def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
@@ -327,18 +327,18 @@ class BaseGate(BaseEstimator, ABC):
         """
         xp = namespace(indices)
         ops = select(X)
-        found = []
+        log_at = []
         best = []
         log_best = []
         for rows in ops.row_blocks(X.shape[0], self.n_experts_):
             log_proba = self.log_proba(ops.block_of(X, rows))
             wanted = indices[rows, :]
             at = gather(log_proba, wanted)
-            found.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at))
+            log_at.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at))
             top, experts = ops.top_k(log_proba, top_k)
             best.append(experts)
             log_best.append(top)
-        return xp.concat(found), xp.concat(best), xp.concat(log_best)
+        return xp.concat(log_at), xp.concat(best), xp.concat(log_best)
 
     def vote(self, X: Array, members: Routing) -> Array:
         """Return what rows say of their group: the mean of their log p(k | x).
@@ -358,10 +358,10 @@ class BaseGate(BaseEstimator, ABC):
         ops = select(X)
         parts = []
         for rows in ops.row_blocks(X.shape[0], self.n_experts_):
-            said = self.log_proba(ops.block_of(X, rows))
-            parts.append(members.rows(rows).weighted_sums(said))
+            log_proba = self.log_proba(ops.block_of(X, rows))
+            parts.append(members.rows(rows).weighted_sums(log_proba))
         sums = functools.reduce(operator.add, parts)
-        return namespace(said).astype(sums[:, :-1] / sums[:, -1:], said.dtype)
+        return namespace(log_proba).astype(sums[:, :-1] / sums[:, -1:], log_proba.dtype)
 
     def route(
         self, X: Array, top_k: int | None = None, top_p: float | None = None

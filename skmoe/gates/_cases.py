@@ -58,18 +58,18 @@ class CaseGate(SurveyedGate):
         return like(self._whole(on_host(X)), X, X.dtype)
 
     def best(self, X: Array, top_k: int) -> tuple[Array, Array]:
-        parts = [self._best(*found, top_k) for _, found in self._blocks(on_host(X))]
+        parts = [self._best(*cases, top_k) for _, cases in self._blocks(on_host(X))]
         log_best, best = (np.concatenate(part) for part in zip(*parts, strict=True))
         return like(log_best, X, X.dtype), _indices_like(best, X)
 
     def survey(
         self, X: Array, indices: Array, top_k: int
     ) -> tuple[Array, Array, Array]:
-        asked = to_host(indices)
+        wanted = to_host(indices)
         parts = []
-        for rows, found in self._blocks(on_host(X)):
-            log_best, best = self._best(*found, top_k)
-            parts.append((self._at(*found, asked[rows]), best, log_best))
+        for rows, cases in self._blocks(on_host(X)):
+            log_best, best = self._best(*cases, top_k)
+            parts.append((self._at(*cases, wanted[rows]), best, log_best))
         log_at, best, log_best = (np.concatenate(p) for p in zip(*parts, strict=True))
         return (
             like(log_at, X, X.dtype),
@@ -117,8 +117,8 @@ class CaseGate(SurveyedGate):
         """Return log p(k | x) of the experts asked, -inf at -1."""
         experts = filled(asked)
         mass = local[np.arange(len(asked))[:, None], experts].toarray()
-        found = np.log(mass + background[:, None] * self.share_[experts])
-        return np.where(asked < 0, -np.inf, found)
+        log_at = np.log(mass + background[:, None] * self.share_[experts])
+        return np.where(asked < 0, -np.inf, log_at)
 
     def _best(
         self, local: sparse.csr_array, background: np.ndarray, top_k: int
@@ -128,14 +128,16 @@ class CaseGate(SurveyedGate):
         An expert that no case of a row knows is as probable as its share of the
         population lets it: of these the ``top_k`` with the largest shares suffice.
         """
-        known, mass = padded(local)
+        near, mass = padded(local)
         mass = np.where(
-            known < 0, 0.0, mass + background[:, None] * self.share_[filled(known)]
+            near < 0,
+            0.0,
+            mass + background[:, None] * self.share_[filled(near)],
         )
         common = np.argsort(-self.share_, stable=True)[:top_k]
-        new = ~(known[:, :, None] == common).any(axis=1)
+        new = ~(near[:, :, None] == common).any(axis=1)
         others = np.where(new, background[:, None] * self.share_[common], 0.0)
-        experts = np.hstack([known, np.broadcast_to(common, others.shape)])
+        experts = np.hstack([near, np.broadcast_to(common, others.shape)])
         top, places = select(mass).top_k(np.hstack([mass, others]), top_k)
         return np.log(top), np.take_along_axis(experts, places, axis=1)
 

@@ -57,8 +57,8 @@ class ConstantGate(BaseGate):
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> ConstantGate:
         # A gate that has counted a batch too.
-        known = keep * self._seen * np.exp(self.log_weights_)
-        return copy.copy(self)._count(known + _mass(routing))
+        memory = keep * self._seen * np.exp(self.log_weights_)
+        return copy.copy(self)._count(memory + _mass(routing))
 
     def log_proba(self, X: Array) -> Array:
         # The same for every row.

@@ -125,10 +125,10 @@ class EstimatorGate(CaseGate):
 
     def _cases(self, X: Array) -> tuple[sparse.csr_array, np.ndarray]:
         with few_openmp_threads(X.shape[0]):
-            said = self.estimator_.predict_proba(X)
+            raw = self.estimator_.predict_proba(X)
         who = f"The gate {self.estimator!r}"
         n_classes = self.table_.shape[0]
-        proba = read_answer(said, X.shape[0], n_classes, who).astype(np.float64)
+        proba = read_answer(raw, X.shape[0], n_classes, who).astype(np.float64)
         if not np.isfinite(proba).all() or (proba < 0).any():
             raise ValueError(f"{who} predicted NaN, infinity or less than 0.")
         return sparse.csr_array((1 - self.floor) * proba), np.full(
@@ -203,10 +203,10 @@ def rigid(estimator: Any) -> bool:
 def examples(targets: sparse.csr_array) -> sparse.csr_array:
     """Return the targets without entries too small for an example."""
     mass = np.repeat(targets.sum(axis=1), np.diff(targets.indptr))
-    kept = targets.copy()
-    kept.data[kept.data <= MIN_RESPONSIBILITY * mass] = 0.0
-    kept.eliminate_zeros()
-    return kept
+    owned = targets.copy()
+    owned.data[owned.data <= MIN_RESPONSIBILITY * mass] = 0.0
+    owned.eliminate_zeros()
+    return owned
 
 
 def fitted(estimator: BaseEstimator, X: Array, targets: sparse.csr_array) -> Any:

@@ -95,7 +95,7 @@ class FactoredGate(SurveyedGate):
             if rows is not None and not len(rows):
                 continue
             start = SoftmaxFit(self.coef_[logits], self.intercept_[logits], 0, False)
-            found = fit_softmax(
+            solution = fit_softmax(
                 X if rows is None else ops.take_rows(X, like(rows, mass)),
                 mass,
                 sums,
@@ -106,7 +106,7 @@ class FactoredGate(SurveyedGate):
                 max_iter=max_iter,
                 tol=self.tol,
             )
-            self.coef_[logits] = found.coef
-            self.intercept_[logits] = found.intercept
-            self.n_iter_ = max(self.n_iter_, found.n_iter)
+            self.coef_[logits] = solution.coef
+            self.intercept_[logits] = solution.intercept
+            self.n_iter_ = max(self.n_iter_, solution.n_iter)
         return self

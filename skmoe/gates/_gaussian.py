@@ -225,8 +225,8 @@ class GaussianGate(BaseGate):
         rows = float(np.sum(mass))
         other = copy.copy(self)
         factor = rows / max(float(self._mass.sum()), TINY)
-        known = (factor * part for part in self._moments)
-        other._mass, other._sums, other._squares = known
+        memory = (factor * part for part in self._moments)
+        other._mass, other._sums, other._squares = memory
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> GaussianGate:
@@ -236,10 +236,10 @@ class GaussianGate(BaseGate):
         n = target.mass.sum()
         rows = max(float(self._mass.sum()), TINY)
         # As if the batch had been as the gate believes; the step mends the difference.
-        known = Moments(*((keep + n / rows) * part for part in self._moments))
+        memory = Moments(*((keep + n / rows) * part for part in self._moments))
         share = n / (keep * rows + n)
         for step in ONLINE_STEPS:
-            moments = known.plus(target, step).plus(model, -step)
+            moments = memory.plus(target, step).plus(model, -step)
             moments = moments._replace(mass=np.maximum(moments.mass, 0.0))
             gate = copy.copy(self)
             try:
@@ -249,7 +249,7 @@ class GaussianGate(BaseGate):
             except np.linalg.LinAlgError:  # too far: no covariance is left
                 continue
         other = copy.copy(self)
-        other._mass, other._sums, other._squares = known
+        other._mass, other._sums, other._squares = memory
         return other
 
     @property
@@ -380,8 +380,8 @@ class GaussianGate(BaseGate):
     def _log_proba(self, Z: Array) -> Array:
         """Return log p(k | x) of standardised rows."""
         logits = {"diag": self._diag, "full": self._full, "tied": self._tied}
-        found = logits[self._kind](Z)
-        return select(found).log_softmax(found)
+        values = logits[self._kind](Z)
+        return select(values).log_softmax(values)
 
     def _diag(self, Z: Array) -> Array:
         """Return log π_k + γ log N(z; μ_k, Σ_k) but for a constant: linear in z, z²."""
@@ -490,8 +490,8 @@ class GaussianGate(BaseGate):
         That is x if tied, x and its squares if diagonal, x and all products if full.
         """
         d = self.n_features_in_
-        seen = {"tied": d, "diag": 2 * d, "full": d + d * (d + 1) // 2}
-        return (self.n_experts_ - 1) * (seen[self._kind] + 1)
+        n_terms = {"tied": d, "diag": 2 * d, "full": d + d * (d + 1) // 2}
+        return (self.n_experts_ - 1) * (n_terms[self._kind] + 1)
 
 
 def _shares(mass: np.ndarray) -> np.ndarray:

@@ -130,18 +130,18 @@ class GroupGate(BaseGate):
 
     def placed(self, names: Any) -> GroupGate:
         # Positions take the place of names of columns.
-        asked = _names(self.columns)
-        if not asked:
+        wanted = _names(self.columns)
+        if not wanted:
             return self
-        known = [] if names is None else list(names)
-        missing = [name for name in asked if name not in known]
+        columns = [] if names is None else list(names)
+        missing = [name for name in wanted if name not in columns]
         if missing:
-            has = f"X has {known}" if known else "X has no names: give a data frame"
+            has = f"X has {columns}" if columns else "X has no names: give a data frame"
             raise ValueError(
                 f"The 'columns' parameter of GroupGate must be positions or names of "
                 f"columns of X; got {self.columns!r}, but {has}."
             )
-        places = [known.index(name) for name in asked]
+        places = [columns.index(name) for name in wanted]
         alone = isinstance(self.columns, str)
         return clone(self).set_params(columns=places[0] if alone else places)
 
@@ -188,12 +188,12 @@ class GroupGate(BaseGate):
             return _indicators(X, self.groups_)
         ids = _ids(X, self._positions(X))
         code = np.searchsorted(self.groups_, ids)
-        known = code < len(self.groups_)
-        known[known] = self.groups_[code[known]] == ids[known]
-        starts = np.concatenate([[0], np.cumsum(known)])
+        has_group = code < len(self.groups_)
+        has_group[has_group] = self.groups_[code[has_group]] == ids[has_group]
+        starts = np.concatenate([[0], np.cumsum(has_group)])
         ones = np.ones(starts[-1])
         shape = (len(ids), len(self.groups_))
-        return sparse.csr_array((ones, code[known], starts), shape=shape)
+        return sparse.csr_array((ones, code[has_group], starts), shape=shape)
 
     def _rows(self, X: Array) -> np.ndarray | None:
         """Return the row of the table for each row of X; None if some are in several.
@@ -211,8 +211,8 @@ class GroupGate(BaseGate):
     # ---------------------------------------------------------------- answers
     def log_proba(self, X: Array) -> Array:
         rows = self._rows(X)
-        found = self._mean_log_proba(X) if rows is None else self._log_table[rows]
-        return like(found, X, X.dtype)
+        log_proba = self._mean_log_proba(X) if rows is None else self._log_table[rows]
+        return like(log_proba, X, X.dtype)
 
     def _mean_log_proba(self, X: Array) -> np.ndarray:
         """Return the logarithms of the mean shares of the groups of each row."""
@@ -248,8 +248,8 @@ class GroupGate(BaseGate):
     def _look_up(self, rows: np.ndarray, experts: Array, X: Array) -> Array:
         """Return the table at (row, expert) pairs, as an array like X."""
         experts = to_host(experts)
-        found = self._log_table[rows[:, None], filled(experts)]
-        return like(np.where(experts < 0, -np.inf, found), X, X.dtype)
+        log_at = self._log_table[rows[:, None], filled(experts)]
+        return like(np.where(experts < 0, -np.inf, log_at), X, X.dtype)
 
     def take(self, experts: np.ndarray) -> GroupGate:
         other = copy.copy(self)

@@ -200,9 +200,9 @@ class HierarchicalGate(FactoredGate):
                 "fit it anew."
             )
         heirs = np.split(np.argsort(experts, kind="stable"), np.cumsum(times)[:-1])
-        kept = self._tree.target >= 0
+        is_leaf = self._tree.target >= 0
         split = np.maximum(-1 - self._tree.target, 0)
-        copies = np.where(kept, 1, times[split])
+        copies = np.where(is_leaf, 1, times[split])
         other = copy.copy(self)
         other.coef_ = np.repeat(self.coef_, copies, axis=0)
         other.intercept_ = np.repeat(self.intercept_ - np.log(copies), copies)

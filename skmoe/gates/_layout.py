@@ -75,13 +75,13 @@ def close_groups(
 ) -> list[np.ndarray]:
     """Split experts into groups, at most so many, by k-means from equal groups."""
     equal = equal_groups(points, members, n_groups)
-    own = points[members]
+    few = points[members]
     means = np.array([points[group].mean(axis=0) for group in equal])
     for _ in range(LLOYD_STEPS):
-        distance = np.sum(means**2, axis=1) - 2 * own @ means.T
+        distance = np.sum(means**2, axis=1) - 2 * few @ means.T
         nearest = np.argmin(distance, axis=1)
         for c in np.unique(nearest):
-            means[c] = own[nearest == c].mean(axis=0)
+            means[c] = few[nearest == c].mean(axis=0)
     groups = [members[nearest == c] for c in np.unique(nearest)]
     return groups if len(groups) > 1 else equal  # points may coincide
 
@@ -153,14 +153,14 @@ def nested_of(tree: Tree, node: int = 0) -> list[Any]:
 
 def check_nested(nested: Any, n_experts: int) -> None:
     """Raise unless each expert is one leaf of a nested list."""
-    found: list[int] = []
+    leaves: list[int] = []
 
     def visit(node: Any) -> None:
         if isinstance(node, list) and node:
             for child in node:
                 visit(child)
         elif isinstance(node, (int, np.integer)) and not isinstance(node, bool):
-            found.append(int(node))
+            leaves.append(int(node))
         else:
             raise ValueError(
                 "tree must be made of lists, none of them empty, and of the numbers "
@@ -168,7 +168,7 @@ def check_nested(nested: Any, n_experts: int) -> None:
             )
 
     visit(nested)
-    if not isinstance(nested, list) or sorted(found) != list(range(n_experts)):
+    if not isinstance(nested, list) or sorted(leaves) != list(range(n_experts)):
         raise ValueError(
             f"tree must be a nested list with each expert from 0 to {n_experts - 1} "
             f"in it once; got {nested!r}."

@@ -163,8 +163,8 @@ class KNeighborsGate(CaseGate):
     def _cases(self, X: Array) -> tuple[sparse.csr_array, np.ndarray]:
         distance, case = self._search.kneighbors(self._scaled(X), self._enough)
         mass = self._mass[case]
-        left = self._wanted - (np.cumsum(mass, axis=1) - mass)
-        part = np.clip(left / mass, 0.0, 1.0)
+        lacking = self._wanted - (np.cumsum(mass, axis=1) - mass)
+        part = np.clip(lacking / mass, 0.0, 1.0)
         near = np.sum(part * mass, axis=1)
         if self.weights == "distance":
             part *= falling(distance, part > ROUNDING)

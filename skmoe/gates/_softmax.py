@@ -139,7 +139,7 @@ class SoftmaxGate(SurveyedGate):
         other._seen = keep * self._seen + n
         d = X.shape[1]
         alpha = self._penalty()
-        found = newton_step(
+        solution = newton_step(
             X,
             mass,
             routing.weighted_sums(X),
@@ -151,8 +151,8 @@ class SoftmaxGate(SurveyedGate):
             scale=self._scale,
             start=SoftmaxFit(self.coef_, self.intercept_, 0, False),
         )
-        other.coef_ = found.coef
-        other.intercept_ = found.intercept
+        other.coef_ = solution.coef
+        other.intercept_ = solution.intercept
         return other
 
     def _bend(self, X: Array, routing: Routing) -> np.ndarray:
@@ -169,7 +169,7 @@ class SoftmaxGate(SurveyedGate):
     def _solve(
         self, X: Array, mass: Array, sums: Array, start: SoftmaxFit, max_iter: int
     ) -> Self:
-        found = fit_softmax(
+        solution = fit_softmax(
             X,
             mass,
             sums,
@@ -180,9 +180,9 @@ class SoftmaxGate(SurveyedGate):
             max_iter=max_iter,
             tol=self.tol,
         )
-        self.coef_ = found.coef
-        self.intercept_ = found.intercept
-        self.n_iter_ = found.n_iter
+        self.coef_ = solution.coef
+        self.intercept_ = solution.intercept
+        self.n_iter_ = solution.n_iter
         return self
 
     def _penalty(self) -> float:

@@ -164,8 +164,8 @@ class TreeGate(CaseGate):
         self.share_ = population(targets)
         self.view_ = TreeView.of(X)
         grown = self._unfitted(mass.sum())
-        seen = self.view_.rows(X)
-        self.grown_ = grown.fit(seen, sketch(resp), sample_weight=mass)
+        view = self.view_.rows(X)
+        self.grown_ = grown.fit(view, sketch(resp), sample_weight=mass)
         n_nodes = [tree.node_count for tree in each_tree(grown)]
         self._first_node = np.cumsum([0, *n_nodes])
         leaves = self._leaves(X)

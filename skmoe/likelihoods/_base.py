@@ -172,8 +172,8 @@ class Likelihood(BaseEstimator, ABC):
             learner = learner.regressor
         last = learner.steps[-1][1] if isinstance(learner, Pipeline) else learner
         params = last.get_params(deep=False)
-        known = params.get("loss"), params.get("criterion")
-        return self.loss is not None and self.loss in known
+        names = params.get("loss"), params.get("criterion")
+        return self.loss is not None and self.loss in names
 
     def bound(
         self, prior: float, floor: Any, low: Any = 0.0, origin: Any = 0.0
@@ -291,11 +291,11 @@ class Likelihood(BaseEstimator, ABC):
         -inf at entries of -1.
         """
         expert = to_host(filled(routing.indices))
-        given = to_host(y)[:, None, :].astype(np.float64)
+        target = to_host(y)[:, None, :].astype(np.float64)
         answers = to_host(values).astype(np.float64)
         at = None if scale is None else scale[expert]
         mean = self.each("mean", expert, answers)
-        density = self.each("log_density_of", expert, given, mean, at).sum(axis=-1)
+        density = self.each("log_density_of", expert, target, mean, at).sum(axis=-1)
         density = np.where(to_host(routing.indices) < 0, -np.inf, density)
         return like(density, values, values.dtype)
 
@@ -312,27 +312,27 @@ class Likelihood(BaseEstimator, ABC):
         """
         if not self.has_scale:
             return None
-        given = to_host(y)[:, None, :].astype(np.float64)
+        target = to_host(y)[:, None, :].astype(np.float64)
         mean = self.mean(to_host(values).astype(np.float64))
-        own = Routing(
+        host = Routing(
             to_host(routing.indices),
             to_host(routing.weights),
             routing.n_experts,
             routing.dense,
         )
-        expert = filled(own.indices)
-        counted = own.weights[:, :, None] > 0
+        expert = filled(host.indices)
+        counted = host.weights[:, :, None] > 0
 
         def terms(log_scale: np.ndarray) -> np.ndarray:
-            density = self.log_density_of(given, mean, np.exp(log_scale)[expert])
-            density = own.weights[:, :, None] * np.where(counted, density, 0.0)
-            parts = [own.sum_by_expert(density[:, :, j]) for j in range(mean.shape[2])]
+            density = self.log_density_of(target, mean, np.exp(log_scale)[expert])
+            density = host.weights[:, :, None] * np.where(counted, density, 0.0)
+            parts = [host.sum_by_expert(density[:, :, j]) for j in range(mean.shape[2])]
             return np.stack(parts, axis=1)
 
-        shape = (own.n_experts, mean.shape[2])
+        shape = (host.n_experts, mean.shape[2])
         unit = 0.0
         if self.any_real:  # scales are in units of y
-            unit = np.log(self._residual(given - mean, own))
+            unit = np.log(self._residual(target - mean, host))
         bracket = tuple(unit + np.log(end) for end in self.BRACKET)
 
         def together(log_scale: np.ndarray) -> np.ndarray:
@@ -342,7 +342,7 @@ class Likelihood(BaseEstimator, ABC):
         found = maximum(
             lambda s: terms(s) - self.prior_ / 2 * (s - pooled) ** 2, shape, bracket
         )
-        nothing = own.sum_by_expert(own.weights) + self.prior_ <= 0
+        nothing = host.sum_by_expert(host.weights) + self.prior_ <= 0
         return np.exp(np.where(nothing[:, None], pooled, found))
 
     def _residual(self, error: np.ndarray, routing: Routing) -> np.ndarray:

@@ -89,8 +89,8 @@ class Poisson(Likelihood):
         """Return P(Y <= y), elementwise."""
         count = np.maximum(np.floor(y), 0.0)
         exact = special.pdtr(count, np.minimum(mean, LARGE))
-        found = np.where(mean > LARGE, _normal_cdf(count, mean), exact)
-        return np.where(y < 0, 0.0, found)
+        proba = np.where(mean > LARGE, _normal_cdf(count, mean), exact)
+        return np.where(y < 0, 0.0, proba)
 
     def quantile(self, p, mean, scale):
         """Return the smallest y with P(Y <= y) >= p, elementwise."""
@@ -103,8 +103,8 @@ class Poisson(Likelihood):
         def reached(at: np.ndarray, y: np.ndarray) -> np.ndarray:
             return self.cdf(y, mean[at], scale[at]) >= p[at]
 
-        found = first_count(reached, low, high)
-        return np.where(p < 1.0, found, np.inf).reshape(shape)
+        count = first_count(reached, low, high)
+        return np.where(p < 1.0, count, np.inf).reshape(shape)
 
     def variance(self, mean, scale):
         """Return the variance, elementwise."""
@@ -155,8 +155,8 @@ class NegativeBinomial(Poisson):
         near = np.minimum(mean, LARGE)
         exact = special.betainc(r, count + 1.0, 1.0 / (1.0 + scale * near))
         limit = special.gammainc(r, r * ((count + 1.0) / mean))
-        found = np.where(mean > LARGE, limit, exact)
-        return np.where(y < 0, 0.0, found)
+        proba = np.where(mean > LARGE, limit, exact)
+        return np.where(y < 0, 0.0, proba)
 
     def variance(self, mean, scale):
         """Return the variance, elementwise."""

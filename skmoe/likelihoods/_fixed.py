@@ -212,8 +212,8 @@ class BesideFixed(Likelihood):
         if not fixed.any():
             return getattr(self.base_, what)(*values)
         with np.errstate(divide="ignore", invalid="ignore"):  # of fixed entries
-            known = getattr(self.base_, what)(*values)
-        return np.where(fixed[..., None], getattr(self.fixed_, what)(*values), known)
+            learning = getattr(self.base_, what)(*values)
+        return np.where(fixed[..., None], getattr(self.fixed_, what)(*values), learning)
 
     def means(self, answers: Array, routing: Routing) -> Array:
         """Return the means that answers at the entries of a routing stand for."""
@@ -234,8 +234,8 @@ class BesideFixed(Likelihood):
         xp = namespace(routing.weights)
         weights = routing.weights
         theirs = routing.lookup(like(self.is_fixed_, routing.indices))
-        own = routing.with_weights(xp.where(theirs, xp.zeros_like(weights), weights))
-        return self.base_.scales(y, values, own)
+        others = routing.with_weights(xp.where(theirs, xp.zeros_like(weights), weights))
+        return self.base_.scales(y, values, others)
 
     def row_weights(
         self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
@@ -346,12 +346,12 @@ class WithOutliers(BesideFixed):
         indices, weights = to_host(routing.indices), to_host(routing.weights)
         learns = (indices >= 0) & ~routing.lookup(self.is_fixed_)
         # Where the gate is sure of the fixed expert, the others count alike.
-        own = np.where(learns, weights, 0.0)
-        sure = (own.sum(axis=1) <= 0) & learns.any(axis=1)
-        own = np.where(sure[:, None], learns, own)
-        total = own.sum(axis=1, keepdims=True)
-        own = np.where(total > 0, own / np.where(total > 0, total, 1.0), weights)
-        return routing.with_weights(like(own, routing.weights, routing.weights.dtype))
+        share = np.where(learns, weights, 0.0)
+        sure = (share.sum(axis=1) <= 0) & learns.any(axis=1)
+        share = np.where(sure[:, None], learns, share)
+        total = share.sum(axis=1, keepdims=True)
+        share = np.where(total > 0, share / np.where(total > 0, total, 1.0), weights)
+        return routing.with_weights(like(share, routing.weights, routing.weights.dtype))
 
     def _fixed(self, y: np.ndarray) -> Likelihood:
         low = y.min(axis=0)

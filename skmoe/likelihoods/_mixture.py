@@ -137,8 +137,8 @@ class PredictiveMixture:
 
     def cdf(self, y: np.ndarray) -> np.ndarray:
         """Return P(Y <= y | x) at (n, t) values."""
-        found = self._mixed(self._each("cdf", y - self.shift[:, None]))
-        return np.clip(found, 0.0, 1.0)
+        proba = self._mixed(self._each("cdf", y - self.shift[:, None]))
+        return np.clip(proba, 0.0, 1.0)
 
     # -------------------------------------------------------------- quantiles
     def quantile(self, p: np.ndarray) -> np.ndarray:
@@ -147,23 +147,23 @@ class PredictiveMixture:
         The quantiles of the components bracket it.
         """
         n, t = p.shape
-        found = np.empty((n, t))
+        y = np.empty((n, t))
         for rows in self.blocks(8 * t * self.weights.shape[1]):
             part = self.take(rows)
-            own = p[rows]
+            some = p[rows]
             single = part.take(np.repeat(np.arange(len(part)), t))
-            found[rows] = single._quantile(own.ravel()).reshape(own.shape)
-        return found
+            y[rows] = single._quantile(some.ravel()).reshape(some.shape)
+        return y
 
     def component_quantiles(self, p: np.ndarray) -> np.ndarray:
         """Return the quantiles of the components, (n, m, t), for (n, t) p.
 
         A component of weight 0 repeats those of the heaviest.
         """
-        found = np.array(self._each("quantile", p))
+        quantiles = np.array(self._each("quantile", p))
         heaviest = np.argmax(self.weights, axis=1)[:, None, None]
-        best = np.take_along_axis(found, heaviest, axis=1)
-        return np.where(self.weights[:, :, None] > 0, found, best)
+        best = np.take_along_axis(quantiles, heaviest, axis=1)
+        return np.where(self.weights[:, :, None] > 0, quantiles, best)
 
     def _quantile(self, p: np.ndarray) -> np.ndarray:
         """Return the quantile of each row at a p of its own, (n,)."""
@@ -172,15 +172,15 @@ class PredictiveMixture:
             ends = np.maximum(ends, 0.0)
         low = ends.min(axis=1)
         high = ends.max(axis=1)
-        found = np.where(np.isneginf(low), low, high)  # of p = 0, and of p = 1
+        y = np.where(np.isneginf(low), low, high)  # of p = 0, and of p = 1
         plain = replace(self, shift=np.zeros(len(self)))
         rows = np.flatnonzero((low > -np.inf) & (high < np.inf) & (low < high))
         reached = _cdf_at(plain.take(rows), low[rows]) >= p[rows]
-        found[rows[reached]] = low[rows[reached]]
+        y[rows[reached]] = low[rows[reached]]
         rows = rows[~reached]
         search = _first_count if self.family.discrete else _root
-        found[rows] = search(plain.take(rows), p[rows], low[rows], high[rows])
-        return found + self.shift
+        y[rows] = search(plain.take(rows), p[rows], low[rows], high[rows])
+        return y + self.shift
 
     def median(self) -> np.ndarray:
         """Return the median of each row, of components symmetric about their means.
@@ -191,12 +191,12 @@ class PredictiveMixture:
         low = np.min(self.means, axis=1, where=counted, initial=np.inf)
         high = np.max(self.means, axis=1, where=counted, initial=-np.inf)
         heaviest = np.argmax(self.weights, axis=1)[:, None]
-        found = np.take_along_axis(self.means, heaviest, axis=1)[:, 0]
+        middle = np.take_along_axis(self.means, heaviest, axis=1)[:, 0]
         rows = np.flatnonzero(low < high)
         plain = replace(self, shift=np.zeros(len(self))).take(rows)
         half = np.full(len(rows), 0.5)
-        found[rows] = _root(plain, half, low[rows], high[rows], found[rows])
-        return found + self.shift
+        middle[rows] = _root(plain, half, low[rows], high[rows], middle[rows])
+        return middle + self.shift
 
     # ---------------------------------------------------------- normal scores
     def score(self, y: np.ndarray) -> np.ndarray:
@@ -216,17 +216,17 @@ class PredictiveMixture:
     def at_score(self, z: np.ndarray) -> np.ndarray:
         """Return the y of (n, t) normal scores; the first counts that reach them."""
         near = np.where(np.isfinite(z), np.clip(z, -FAR, FAR), z)
-        found = self.quantile(special.ndtr(near))
+        values = self.quantile(special.ndtr(near))
         rows, columns = np.nonzero(np.isfinite(z) & (np.abs(z) > FAR))
         if rows.size:
             part = self.take(rows)
-            own = z[rows, columns]
-            at, step = part._far(np.sign(own))
-            y = at + np.sign(own) * (np.abs(own) - FAR) * step
+            some = z[rows, columns]
+            at, step = part._far(np.sign(some))
+            y = at + np.sign(some) * (np.abs(some) - FAR) * step
             y = np.ceil(y) if self.family.discrete else y
             ends = part.quantile(np.tile([0.0, 1.0], (len(rows), 1)))
-            found[rows, columns] = np.clip(y, ends[:, 0], ends[:, 1])
-        return found
+            values[rows, columns] = np.clip(y, ends[:, 0], ends[:, 1])
+        return values
 
     def _far(self, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the y of a score of `FAR` on one side, and that of a score more."""
@@ -274,14 +274,14 @@ class PredictiveMixture:
            application to mesoscale forecast ensemble verification", QJRMS 132 (2006)
            2925-2942. doi:10.1256/qj.05.235
         """
-        found = np.empty(len(self))
+        scores = np.empty(len(self))
         if self.family.normal:
             for rows in self.blocks(4 * self.weights.shape[1] ** 2):
-                found[rows] = _crps_normal(self.take(rows), y[rows])
-            return found
+                scores[rows] = _crps_normal(self.take(rows), y[rows])
+            return scores
         m = self.weights.shape[1]
         for rows in self.blocks(2 * m * (m * len(LEVELS) + 1) * len(NODES)):
-            found[rows] = _crps_integral(self.take(rows), y[rows])
+            scores[rows] = _crps_integral(self.take(rows), y[rows])
         if self.family.discrete:
             ends = self.quantile(np.tile([TAIL, 1 - TAIL], (len(self), 1)))
             low = np.minimum(ends[:, 0], y)
@@ -289,8 +289,8 @@ class PredictiveMixture:
             for i in np.flatnonzero(high - low <= LONGEST_SUM):
                 z = np.arange(low[i], high[i] + 1.0)[None, :]
                 steps = self.take(slice(i, i + 1)).cdf(z) - (z >= y[i])
-                found[i] = np.sum(steps**2)
-        return found
+                scores[i] = np.sum(steps**2)
+        return scores
 
 
 def median(
@@ -306,8 +306,8 @@ def median(
     whole = PredictiveMixture(
         weights, expert, host, scale, family, np.zeros(host.shape[::2])
     )
-    found = [whole.output(j).median() for j in range(host.shape[2])]
-    return like(np.stack(found, axis=1), means, means.dtype)
+    medians = [whole.output(j).median() for j in range(host.shape[2])]
+    return like(np.stack(medians, axis=1), means, means.dtype)
 
 
 def _cdf_at(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:

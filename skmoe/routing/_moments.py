@@ -66,8 +66,8 @@ class Moments:
             scatter[k, :d, d:] = to_host(B)
             scatter[k, d:, :d] = scatter[k, :d, d:].T
             mean[k, d:] = to_host(y_mean)
-            left = xp.astype(ops.take_rows(Y, rows), xp.float64) - y_mean
-            scatter[k, d:, d:] = to_host(left.T @ (weights[:, None] * left))
+            centred = xp.astype(ops.take_rows(Y, rows), xp.float64) - y_mean
+            scatter[k, d:, d:] = to_host(centred.T @ (weights[:, None] * centred))
         return cls(mass, mean, scatter)
 
     def plus(self, other: Moments) -> Moments:

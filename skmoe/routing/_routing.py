@@ -251,10 +251,10 @@ class Routing:
         """Return the routing as a scipy CSR array on the host; zeros are dropped."""
         indices = to_host(self.indices)
         weights = to_host(self.weights)
-        kept = (indices >= 0) & (weights != 0)
-        indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+        there = (indices >= 0) & (weights != 0)
+        indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
         csr = sparse.csr_array(
-            (weights[kept], indices[kept], indptr),
+            (weights[there], indices[there], indptr),
             shape=(indices.shape[0], self.n_experts),
         )
         csr.sort_indices()

@@ -41,11 +41,11 @@ def nucleus(log_best: Array, best: Array, n_experts: int, top_p: float) -> Routi
     xp = namespace(log_best)
     proba = xp.exp(log_best)
     before = xp.cumulative_sum(proba, axis=1) - proba
-    kept = (before < top_p) & (best >= 0)
+    stays = (before < top_p) & (best >= 0)
     weights = select(log_best).normalise(
-        xp.where(kept, log_best, xp.full_like(log_best, -xp.inf))
+        xp.where(stays, log_best, xp.full_like(log_best, -xp.inf))
     )[0]
-    indices = xp.where(kept, best, xp.full_like(best, -1))
+    indices = xp.where(stays, best, xp.full_like(best, -1))
     return Routing(indices, weights, n_experts)
 
 
@@ -133,8 +133,8 @@ def _moved(
         lacks = (held.sum(axis=1) < wanted) & ~held[:, j]
         if not lacks.any():
             continue
-        asked = np.where(lacks, ranked[:, j], -1)
-        held[:, j] |= _admitted(asked, np.exp(log_proba[:, j]), room)
+        wish = np.where(lacks, ranked[:, j], -1)
+        held[:, j] |= _admitted(wish, np.exp(log_proba[:, j]), room)
     held[:, 0] |= ~held.any(axis=1)  # all are full: somebody has to serve the row
     first = np.argsort(~held, axis=1, kind="stable")[:, : indices.shape[1]]
     there = np.take_along_axis(held, first, axis=1)

@@ -63,11 +63,11 @@ def singular_root(S: np.ndarray, unit: np.ndarray) -> np.ndarray:
     unit is another order of magnitude than the usual one are moved to it in `STEP`s.
     """
     values, vectors = eigh(S)
-    seen = values > SINGULAR * values[-1]
+    alive = values > SINGULAR * values[-1]
     power = np.log2(np.where(unit > 0, unit, 1.0))
     usual = np.median(power[unit > 0])
     step = np.exp2(STEP * np.rint((power - usual) / STEP))
     inside = (unit / step)[:, None]
-    R = inside * (vectors[:, seen] / np.sqrt(values[seen]))
-    Q = qr(inside * vectors[:, ~seen], mode="economic")[0]
+    R = inside * (vectors[:, alive] / np.sqrt(values[alive]))
+    Q = qr(inside * vectors[:, ~alive], mode="economic")[0]
     return step[:, None] * (R - Q @ (Q.T @ R))

@@ -130,13 +130,13 @@ def fit_softmax(
     }
 
     def remembered(params: np.ndarray) -> tuple[float, np.ndarray]:
-        known = np.array_equal(params, first)
-        return (value, grad) if known else objective(params)
+        is_first = np.array_equal(params, first)
+        return (value, grad) if is_first else objective(params)
 
-    found = minimize(remembered, first, jac=True, method="L-BFGS-B", options=options)
-    params = found.x
-    converged = bool(found.success)
-    if not found.fun < value:  # also when it is NaN
+    solution = minimize(remembered, first, jac=True, method="L-BFGS-B", options=options)
+    params = solution.x
+    converged = bool(solution.success)
+    if not solution.fun < value:  # also when it is NaN
         params, converged = first, True  # nothing better within rounding
         if n_features <= BOHNING_MAX_FEATURES:
             step = _bohning_step(X, mass, grad, total, ridge, center, scale)
@@ -144,7 +144,7 @@ def fit_softmax(
                 params = first + step
                 converged = False
     coef, intercept = unpack(params)
-    return SoftmaxFit(coef, intercept, int(found.nit), converged)
+    return SoftmaxFit(coef, intercept, int(solution.nit), converged)
 
 
 def _far(offset: np.ndarray, dtype: Any) -> bool:
@@ -170,7 +170,7 @@ def _fit_moved(
     moved[:, :-1] -= np.outer(sums[:, -1], center)
     first = replace(start, intercept=start.intercept + start.coef @ center)
     origin = np.zeros_like(center)
-    found = fit_softmax(
+    solution = fit_softmax(
         near,
         mass,
         moved,
@@ -180,7 +180,7 @@ def _fit_moved(
         start=first,
         **stop,
     )
-    return replace(found, intercept=found.intercept - found.coef @ center)
+    return replace(solution, intercept=solution.intercept - solution.coef @ center)
 
 
 def _bohning_step(

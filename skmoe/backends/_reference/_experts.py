@@ -55,8 +55,8 @@ def softmax_at(
         n, m, _ = log_proba.shape
         label = xp.reshape(labels[start : start + n], (n, 1, 1))
         label = xp.broadcast_to(label, (n, m, 1))
-        found = xp.take_along_axis(log_proba, label, axis=-1)[:, :, 0]
-        parts.append(found if kept is None else xp.where(kept < 0, 0.0, found))
+        of_label = xp.take_along_axis(log_proba, label, axis=-1)[:, :, 0]
+        parts.append(of_label if kept is None else xp.where(kept < 0, 0.0, of_label))
         start += n
     return xp.concat(parts, axis=0)
 
@@ -109,14 +109,14 @@ def _linear_block(
         values = xp.reshape(X @ table.T, (-1, n_experts, q)) + intercept
         if indices is None:
             return values
-        kept = xp.expand_dims(filled(indices), axis=-1)
-        kept = xp.broadcast_to(kept, (*indices.shape, q))
-        values = xp.take_along_axis(values, kept, axis=1)
+        places = xp.expand_dims(filled(indices), axis=-1)
+        places = xp.broadcast_to(places, (*indices.shape, q))
+        values = xp.take_along_axis(values, places, axis=1)
     else:
         flat = xp.reshape(filled(indices), (-1,))
-        own = xp.reshape(xp.take(coef, flat, axis=0), (*indices.shape, q, d))
+        rows = xp.reshape(xp.take(coef, flat, axis=0), (*indices.shape, q, d))
         bias = xp.reshape(xp.take(intercept, flat, axis=0), (*indices.shape, q))
-        values = xp.sum(own * xp.reshape(X, (-1, 1, 1, d)), axis=-1) + bias
+        values = xp.sum(rows * xp.reshape(X, (-1, 1, 1, d)), axis=-1) + bias
     return xp.where(xp.reshape(indices < 0, (*indices.shape, 1)), 0.0, values)
 
 

@@ -70,7 +70,7 @@ def softmax_survey(
         Their log probabilities.
     """
     xp = namespace(X)
-    found = []
+    log_at = []
     best = []
     log_best = []
     for rows, logits in _logits(X, coef, intercept):
@@ -78,11 +78,11 @@ def softmax_survey(
         norm = xp.expand_dims(logsumexp(shifted), axis=-1)
         wanted = indices[rows, :]
         at = xp.take_along_axis(shifted, filled(wanted), axis=-1)
-        found.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at - norm))
+        log_at.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at - norm))
         top, experts = top_k(shifted, k)
         best.append(experts)
         log_best.append(top - norm)
-    joined = [xp.concat(parts, axis=0) for parts in (found, best, log_best)]
+    joined = [xp.concat(parts, axis=0) for parts in (log_at, best, log_best)]
     return joined[0], joined[1], joined[2]
 
 

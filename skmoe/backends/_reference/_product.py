@@ -17,8 +17,8 @@ def product_log_proba(X: Array, coef: Array, intercept: Array, cells: Array) -> 
     xp = namespace(X)
     terms = []
     for axis, part in enumerate(_parts(cells)):
-        own = softmax_log_proba(X, coef[part], intercept[part])
-        terms.append(xp.take(own, like(cells[:, axis], X), axis=1))
+        log_part = softmax_log_proba(X, coef[part], intercept[part])
+        terms.append(xp.take(log_part, like(cells[:, axis], X), axis=1))
     return terms[0] + terms[1]
 
 
@@ -61,13 +61,13 @@ def product_survey(
     """
     xp = namespace(indices)
     flat = xp.reshape(filled(indices), (-1,))
-    found = []
+    log_at = []
     for axis, part in enumerate(_parts(cells)):
         wanted = xp.reshape(xp.take(like(cells[:, axis], indices), flat), indices.shape)
         wanted = xp.where(indices < 0, -1, wanted)
         width = min(k, part.stop - part.start)
-        found.append(softmax_survey(X, coef[part], intercept[part], wanted, width))
-    (at_row, row, log_row), (at_column, column, log_column) = found
+        log_at.append(softmax_survey(X, coef[part], intercept[part], wanted, width))
+    (at_row, row, log_row), (at_column, column, log_column) = log_at
     # An expert outside these pairs has k rows or k columns of the grid before its own,
     # hence k experts that are at least as probable.
     pairs = log_row[:, :, None] + log_column[:, None, :]

@@ -95,20 +95,20 @@ def tree_survey(
     """
     xp = namespace(X)
     leaf = like(tree.leaf, X)
-    found = []
+    log_at = []
     best = []
     log_best = []
     for rows, total in _edges(X, coef, intercept, tree):
         log_proba = xp.take(total, leaf, axis=1)
         wanted = indices[rows, :]
         at = xp.take_along_axis(log_proba, filled(wanted), axis=-1)
-        found.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at))
+        log_at.append(xp.where(wanted < 0, xp.full_like(at, -xp.inf), at))
         reached = xp.take(_reached(total, tree, max(beam, k)), leaf, axis=1)
         unknown = xp.full_like(log_proba, -xp.inf)
         top, experts = top_k(xp.where(reached, log_proba, unknown), k)
         best.append(experts)
         log_best.append(top)
-    joined = [xp.concat(parts, axis=0) for parts in (found, best, log_best)]
+    joined = [xp.concat(parts, axis=0) for parts in (log_at, best, log_best)]
     return joined[0], joined[1], joined[2]
 
 
