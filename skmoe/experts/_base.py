@@ -38,7 +38,11 @@ class ExpertPool(ABC):
     7. if it can count its free parameters, write ``count_parameters``;
     8. if it can learn from a stream, write ``streams``, ``recall`` and ``learn``;
        others are updated on a sample of the rows now and then;
-    9. call ``skmoe.experts.register_pool``.
+    9. if its experts can be shrunk without asking both models, write ``shrunk``;
+    10. call ``skmoe.experts.register_pool``.
+
+    A pool of linear models inherits 4 to 6 and 9 from `CoefficientPool`. A pool that
+    holds other pools is a `DerivedPool`, and takes these along in ``take``.
 
     Weights of a routing in ``fit`` and ``update`` are responsibilities times sample
     weights, so the row sums are the sample weights. `share` turns them into the rows
