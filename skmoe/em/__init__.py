@@ -8,7 +8,7 @@ from ._folds import FINAL_FOLDS, content_folds
 from ._gate_per_output import gates_per_output
 from ._grow import grow, shrink
 from ._held_out import Choice
-from ._last_passes import kept, moved, routed, settle
+from ._last_passes import count_moved, coverage, routed, settle
 from ._noise_expert import varying
 from ._number_of_experts import Selection, most_experts, select_number
 from ._panel import Alone, Panel, Voice
@@ -57,7 +57,9 @@ __all__ = [
     "check_finite",
     "chosen_on",
     "content_folds",
+    "count_moved",
     "count_runs",
+    "coverage",
     "expect",
     "fallbacks",
     "finish",
@@ -67,9 +69,7 @@ __all__ = [
     "grow",
     "initial",
     "judges",
-    "kept",
     "most_experts",
-    "moved",
     "open_stream",
     "resume",
     "routed",

@@ -128,10 +128,10 @@ def _gate_targets(problem: Problem, state: State, rule: RoutingRule) -> Routing:
     return routed(replace(problem, beta=beta), state.gate, state.pool, wide).resp
 
 
-def kept(
+def coverage(
     problem: Problem, gate: BaseGate, rule: RoutingRule
 ) -> tuple[float, float, float]:
-    """Return what of the gate predict keeps.
+    """Return how much of the gate's probability predict keeps.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def kept(
     return mass, rows, n_experts
 
 
-def moved(problem: Problem, gate: BaseGate, rule: RoutingRule) -> int:
+def count_moved(problem: Problem, gate: BaseGate, rule: RoutingRule) -> int:
     """Return how many rows do not get all the experts that they ask for.
 
     Their experts have no room under the rule's capacity.

@@ -137,7 +137,7 @@ class Mixture:
     ----------
     gate, pool : BaseGate, ExpertPool
         What predicts.
-    own : ExpertPool
+    unshrunk : ExpertPool
         The experts before they were shrunk.
     resp : Routing
         Responsibilities of the training rows, as predict routes them.
@@ -157,7 +157,7 @@ class Mixture:
 
     gate: BaseGate
     pool: ExpertPool
-    own: ExpertPool
+    unshrunk: ExpertPool
     resp: Routing
     bound: float
     run: EMResult
@@ -376,16 +376,16 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
     state = _last_state(problem, result, rule)
     judge = last_judge(problem, state.pool if rigid else result.pool, state.resp)
     mass = state.resp.scaled(problem.sample_weight)
-    own = Trained.of(problem, judge, mass, average=plan.average)
+    unshrunk = Trained.of(problem, judge, mass, average=plan.average)
     if rigid and choice.shrinkage == 0.0:
-        model = own.for_new_rows(problem, state)
+        model = unshrunk.for_new_rows(problem, state)
     else:
-        experts = own
+        experts = unshrunk
         if choice.shrinkage > 0.0:
             pooled = Pooled.of(problem, judge)
             if choice.to_best:
                 pooled = pooled.only(pooled.best(problem))
-            experts = pooled.shrink(own, choice.shrinkage)
+            experts = pooled.shrink(unshrunk, choice.shrinkage)
         if not rigid:  # the experts stay: ask them once
             experts = experts.remembered(problem)
         state, model = settle_gate(problem, state, experts, rule, LAST_PASSES)
@@ -393,7 +393,7 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
     return Mixture(
         gate=model.gate,
         pool=model.experts,
-        own=own.predictor,
+        unshrunk=unshrunk.predictor,
         resp=state.resp,
         bound=state.bound,
         run=result,

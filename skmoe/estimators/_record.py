@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
 from .._caller import level_of_caller
-from ..em import Mixture, kept, moved, routed
+from ..em import Mixture, count_moved, coverage, routed
 from ._task import Settings, Training, chooses_number, n_asked
 
 WORTH = 1e-3
@@ -25,7 +25,7 @@ IDLE = 0.01
 def diagnosis(model, mixture: Mixture) -> dict[str, Any]:
     """Return the attribute that sets bounds side by side."""
     problem = mixture.problem
-    mass, rows, n_asked = kept(problem.apart, mixture.gate, model._rule)
+    mass, rows, n_asked = coverage(problem.apart, mixture.gate, model._rule)
     in_sample = routed(problem, mixture.gate, mixture.pool, model._rule)
     diagnostics = {
         "routed_bound": mixture.bound,
@@ -35,7 +35,9 @@ def diagnosis(model, mixture: Mixture) -> dict[str, Any]:
         "experts_per_row": n_asked,
     }
     if model.capacity_factor is not None:
-        diagnostics["rows_moved"] = moved(problem.apart, mixture.gate, model._rule)
+        diagnostics["rows_moved"] = count_moved(
+            problem.apart, mixture.gate, model._rule
+        )
     return {"diagnostics_": diagnostics}
 
 
@@ -58,7 +60,7 @@ def record(mixture: Mixture) -> dict[str, Any]:
         },
         "routing_gain_": choice.mixture - choice.blind,
         "_to_best": choice.to_best,
-        "_own_pool": mixture.own,
+        "_own_pool": mixture.unshrunk,
     }
 
 

@@ -43,7 +43,7 @@ def trained(model, task: Task) -> Training:
         else:
             mixture = train(problem, ways, splits, runs)
         runs.close()
-        models = fallbacks(mixture.run, mixture.own)
+        models = fallbacks(mixture.run, mixture.unshrunk)
         attributes = _attributes(model, task, mixture)
     return Training(mixture, attributes | {"history_": runs.history}, models)
 
