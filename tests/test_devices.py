@@ -355,16 +355,16 @@ def test_a_row_is_checked_once_and_needs_no_numba():
         from sklearn.utils import validation
         warnings.simplefilter("ignore")
         from skmoe import MoEClassifier
-        from skmoe.estimators import _validation
+        from skmoe.estimators import _rows
         X = np.random.default_rng(0).normal(size=(90, 3))
         model = MoEClassifier(n_experts=2, cross_fit=None, n_init=1, max_iter=2)
         model.fit(X, X[:, 0] > 0)
         calls = []
-        check = _validation.check_array
+        check = _rows.check_array
         def counted(*args, **kwargs):
             calls.append(1)
             return check(*args, **kwargs)
-        _validation.check_array = validation.check_array = counted
+        _rows.check_array = validation.check_array = counted
         model.predict_proba(X[:1])
         assert len(calls) == 1, calls
         assert "numba" not in sys.modules
