@@ -565,7 +565,7 @@ def test_families_that_cannot_be_combined_say_so():
 
 def test_a_refit_without_scales_forgets_them():
     X, y = np.arange(40.0).reshape(-1, 1), np.arange(40.0) % 5
-    model = MoERegressor(n_experts=2, cross_fit=None).fit(X, y)
+    model = MoERegressor(n_experts=2, cross_fit=None, random_state=0).fit(X, y)
     assert model.scale_.shape == (2,)
     model.set_params(likelihood="poisson").fit(X, y)
     assert not hasattr(model, "scale_")
