@@ -1,6 +1,6 @@
 r"""Expectation-maximisation for gated experts.
 
-The bound (mean a row, s_i sample weights, S_i the support of row i)
+The bound (mean per row, s_i sample weights, S_i the support of row i)
 
     L = (1/Σs) Σ_i s_i log Σ_{k ∈ S_i} g_k(x_i) p_k(y_i | x_i)
 
@@ -46,7 +46,7 @@ PATIENCE = 2
 """Passes without progress before a pool that may fall is called converged."""
 
 NOISE = 5e-3
-"""A gain of the bound, mean a row, that a refit of such a pool brings by chance."""
+"""A gain of the bound, mean per row, that a refit of such a pool brings by chance."""
 
 ANNEALING = (0.3, 0.475, 0.65, 0.825, 1.0)
 """Powers of the likelihood in the first passes of a start [2]_: experts should not

@@ -168,7 +168,7 @@ def shrink(
     rule : RoutingRule
         Which experts predict asks.
     tol : float
-        Log-likelihood that may be lost, mean a row, all in all.
+        Log-likelihood that may be lost, mean per row, all in all.
 
     Returns
     -------

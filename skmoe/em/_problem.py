@@ -32,7 +32,7 @@ class Problem:
         Entries a row that responsibilities are kept for; ``n_experts`` is dense EM.
     max_iter : int
     tol : float
-        EM stops when a pass raises the bound by less than this, mean a row.
+        EM stops when a pass raises the bound by less than this, mean per row.
     seed : int
         Seed of the expert pairs that sparse passes explore.
     beta : float
@@ -219,7 +219,7 @@ class State:
     terms : Terms
         What gate and experts say at the support.
     bound : float
-        Mean a row of log Σ_k p(k | x) p(y | x, k) over the support.
+        Mean per row of log Σ_k p(k | x) p(y | x, k) over the support.
     n_pass : int
     offsets : (n_experts,) array or None
         What limits on the load add to an expert's logarithms; None without limits.

@@ -138,7 +138,7 @@ class GrowthMixin:
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights.
         tol : float, default=1e-3
-            Log-likelihood that may be lost, mean a row, all in all.
+            Log-likelihood that may be lost, mean per row, all in all.
 
         Returns
         -------

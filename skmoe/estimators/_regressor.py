@@ -142,7 +142,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     max_iter : int, default=100
         Passes of EM a run.
     tol : float, default=1e-4
-        A run has converged when a pass raises the bound by less, mean a row.
+        A run has converged when a pass raises the bound by less, mean per row.
     balance : float, default=0.0
         Least load of an expert in training, in units of an even share: 0 lets true,
         uneven regimes be, 1 makes all loads equal. It acts on the responsibilities
@@ -193,7 +193,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         Share of the training rows that each expert serves, by routing weight; sums
         to one. With a gate per output (n_outputs, n_experts), a row for each.
     lower_bound_ : float
-        Mean a row of the log-likelihood bound where EM ended, over the experts that
+        Mean per row of the log-likelihood bound where EM ended, over the experts that
         training keeps for a row; out of fold if cross-fitted.
     lower_bounds_ : ndarray of shape (`n_iter_`,)
         The bound after each pass of the run of EM on all rows.
@@ -203,7 +203,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         the rows of the run, "experts_accepted", how many experts were renewed, and
         "gate_accepted", whether the gate was.
     routed_bound_ : float
-        Mean a row of the log-likelihood of the returned model, over the experts that
+        Mean per row of the log-likelihood of the returned model, over the experts that
         predict asks; out of fold if cross-fitted. In sample it equals the mean of
         ``score_samples`` on the training rows.
     shrinkage_ : float

@@ -24,7 +24,7 @@ UPDATE_STEPS = 3
 """Newton steps from scratch, at most, and in an M-step."""
 
 TOL = 1e-10
-"""Newton decrement, mean a row, at which a fit has converged."""
+"""Newton decrement, mean per row, at which a fit has converged."""
 
 HALVINGS = 30
 """Halvings of a step that raises the loss, at most."""

@@ -79,7 +79,7 @@ ONLINE_STEPS = (1.0, 0.25, 0.0625)
 """η of a batch of a stream: the first that does not lower the batch's own term."""
 
 TOL = 1e-6
-"""A step that gains less, mean a row, is the last."""
+"""A step that gains less, mean per row, is the last."""
 
 
 class GaussianGate(BaseGate):

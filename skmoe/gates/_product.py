@@ -43,7 +43,7 @@ class ProductGate(FactoredGate):
     update_iter : int, default=10
         L-BFGS iterations of each M-step inside a mixture.
     tol : float, default=1e-6
-        Stop when no entry of the gradient (mean a row) exceeds this.
+        Stop when no entry of the gradient (mean per row) exceeds this.
 
     Attributes
     ----------

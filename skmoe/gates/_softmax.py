@@ -44,7 +44,7 @@ class SoftmaxGate(SurveyedGate):
         L-BFGS iterations of each M-step inside a mixture, where the gate starts
         from the last pass's answer.
     tol : float, default=1e-6
-        Stop when no entry of the gradient (mean a row) exceeds this.
+        Stop when no entry of the gradient (mean per row) exceeds this.
 
     Attributes
     ----------

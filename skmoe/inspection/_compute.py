@@ -78,7 +78,7 @@ class ComputeReport:
             "time": f"{1e6 * self.seconds_per_row:.3g} µs",
             "energy": energy,
         }
-        text = [f"Mean a row, over {_number(self.n_rows)} rows:"]
+        text = [f"Mean per row, over {_number(self.n_rows)} rows:"]
         text += [f"  {name:14}{value}" for name, value in lines.items()]
         return "\n".join([*text, *(f"  Note: {note}" for note in self.notes)])
 

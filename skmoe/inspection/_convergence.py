@@ -15,7 +15,7 @@ class ConvergenceDisplay:
     The run that was kept is drawn in black, others in the colour of their kind of
     start. A cross marks a pass in which the gate or an expert stayed as it was, since
     the bound would have fallen with the new one. Runs on part of the rows ("chosen" and
-    "warm" are on all) have bounds of these rows, a mean a row; a run on others is not
+    "warm" are on all) have bounds of these rows, a mean per row; a run on others is not
     better because its line is higher.
 
     Make one with `from_estimator`; the parameters are stored as attributes.

@@ -32,7 +32,7 @@ LONGEST = 1.0
 that is more): curvature far from where a class is at home says little."""
 
 FLOOR = 1e-6
-"""Smallest curvature of a direction, mean a row."""
+"""Smallest curvature of a direction, mean per row."""
 
 HALVINGS = 4
 """Trials of a step that would raise the batch's own loss, each half the one before."""
