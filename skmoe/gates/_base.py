@@ -40,11 +40,11 @@ class BaseGate(BaseEstimator, ABC):
     To add a gate you must
 
     1. write ``__init__`` in scikit-learn's way (store the parameters, check nothing);
-    2. write ``fit(X, routing)``, which learns from scratch and returns self. The
-       row sums of ``routing.weights`` are the row weights; ``routing.n_experts`` is
-       the number of experts;
-    3. write ``log_proba(X)``, which returns log p(k | x), (n_samples, n_experts);
-       rows must sum to one in probability;
+    2. write ``fit(X, routing)``, which learns from scratch, sets ``n_experts_`` to
+       ``routing.n_experts`` and returns self. The row sums of ``routing.weights`` are
+       the row weights;
+    3. write ``log_proba(X)``, which returns log p(k | x), (n_samples, n_experts), in
+       the dtype of X; rows must sum to one in probability;
     4. if it can improve on what it has more cheaply than from scratch, write
        ``update(X, routing)``, which returns a *new* gate and leaves self unchanged;
     5. if it can find the best experts of a row without asking all of them, write
@@ -54,8 +54,8 @@ class BaseGate(BaseEstimator, ABC):
     7. if the data should choose a parameter, name the values in ``choices``: they are
        tried where the parameter is "auto";
     8. if experts can be left out or split without new data, write ``take``;
-    9. if it knows the rows it was fitted on too well, as trees and neighbours do,
-       set ``memorises``; EM then asks it out of fold;
+    9. if it memorises the rows that it was fitted on, as trees and neighbours do, set
+       ``memorises``; EM then asks it out of fold;
     10. if it can learn from a stream, set ``streams`` and write ``recall`` and
         ``absorb``; others are updated on a sample of the rows now and then.
 
@@ -103,7 +103,7 @@ class BaseGate(BaseEstimator, ABC):
         """
 
     def check_params(self) -> None:
-        """Raise if a parameter is of a kind or a value that it must not have."""
+        """Raise if a parameter has a type or a value that is not allowed."""
         self._validate_params()
 
     def update(self, X: Array, routing: Routing) -> BaseGate:
@@ -131,16 +131,16 @@ class BaseGate(BaseEstimator, ABC):
         Parameters
         ----------
         X : (n_samples, n_features) array or scipy CSR
-            Rows like those that the gate was fitted on, or these themselves.
+            The rows that the gate was fitted on, or rows like them.
         routing : Routing
             Responsibilities times row weights.
         mass : (n_experts,) array
-            How much of each expert is to be remembered.
+            The weight of rows to remember of each expert.
 
         Returns
         -------
         BaseGate
-            A new gate of the same answers; self if it does not stream.
+            A new gate that answers the same; self if it does not stream.
         """
         return self
 
@@ -154,7 +154,7 @@ class BaseGate(BaseEstimator, ABC):
         routing : Routing
             Responsibilities times row weights.
         keep : float
-            What counts from now on of what the gate remembers, in [0, 1].
+            The share of its memory that the gate keeps, in [0, 1].
 
         Returns
         -------
@@ -169,9 +169,9 @@ class BaseGate(BaseEstimator, ABC):
         Parameters
         ----------
         experts : (n_new,) array of int
-            Which expert each new one was. An expert that stands m times is split: each
-            part gets 1/m of its probability. What is left out is shared by the rest,
-            in proportion.
+            Which expert each new one was. An expert that occurs m times is split: each
+            part gets 1/m of its probability. The other experts share the probability
+            of those that are left out, in proportion.
 
         Returns
         -------
@@ -183,13 +183,13 @@ class BaseGate(BaseEstimator, ABC):
         )
 
     def variants(self) -> list[BaseGate]:
-        """Return unfitted gates for a mixture to choose from on rows held out.
+        """Return unfitted gates; a mixture chooses one of them on held-out rows.
 
         Returns
         -------
         list of BaseGate
-            One for each value in ``choices`` of a parameter that is "auto", else a copy
-            of this gate alone. The first serves where nothing is held out.
+            If a parameter is "auto", one for each of its values in ``choices``, else
+            only a copy of this gate. The first serves where nothing is held out.
         """
         from sklearn.base import clone
 
@@ -209,13 +209,13 @@ class BaseGate(BaseEstimator, ABC):
         Returns
         -------
         BaseGate
-            This one, unless a gate knows the rows that it answers for.
+            Self, unless the gate knows the rows that it answers for.
         """
         return self
 
     @property
     def id_column(self) -> Any:
-        """Name or position of a column of ids, which may be of any kind; here None."""
+        """Name or position of a column of ids of any kind; None if there is none."""
         return None
 
     def placed(self, names: Any) -> BaseGate:
@@ -247,7 +247,7 @@ class BaseGate(BaseEstimator, ABC):
     def log_proba_at(self, X: Array, routing: Routing) -> Array:
         """Return log p(k | x) at the entries of a routing, -inf where it has none.
 
-        Works in blocks of rows, so no (n_samples, n_experts) array is made unless
+        It works in blocks of rows, so it makes no (n_samples, n_experts) array unless
         the routing is dense.
 
         Parameters
@@ -281,7 +281,7 @@ class BaseGate(BaseEstimator, ABC):
         X : (n_samples, n_features) array or scipy CSR
             Features.
         top_k : int
-            How many, at most ``n_experts_``.
+            Number of experts per row, at most ``n_experts_``.
 
         Returns
         -------
@@ -305,7 +305,7 @@ class BaseGate(BaseEstimator, ABC):
     ) -> tuple[Array, Array, Array]:
         """Return log p(k | x) at some entries, and the most probable experts.
 
-        Both come from one pass over X: all that a sparse E-step asks of the gate.
+        One pass over X gives both. A sparse E-step asks the gate nothing else.
 
         Parameters
         ----------
@@ -314,7 +314,7 @@ class BaseGate(BaseEstimator, ABC):
         indices : (n_samples, width) array of int
             Experts to ask about, -1 for none.
         top_k : int
-            How many of the best to return.
+            Number of best experts to return per row.
 
         Returns
         -------
@@ -341,14 +341,14 @@ class BaseGate(BaseEstimator, ABC):
         return xp.concat(log_at), xp.concat(best), xp.concat(log_best)
 
     def vote(self, X: Array, members: Routing) -> Array:
-        """Return what rows say of their group: the mean of their log p(k | x).
+        """Return the mean log p(k | x) of each group's rows.
 
         Parameters
         ----------
         X : (n_samples, n_features) array or scipy CSR
             Features.
         members : Routing
-            Sends each row to its group; weights are what a row counts.
+            The group of each row; the weight is what the row counts.
 
         Returns
         -------
@@ -373,11 +373,11 @@ class BaseGate(BaseEstimator, ABC):
         X : (n_samples, n_features) array or scipy CSR
             Features.
         top_k : int or None, default=None
-            Experts kept a row, at most; None, or a number that reaches n_experts,
-            keeps all.
+            Most experts that a row keeps. None, or any number from n_experts up, keeps
+            all.
         top_p : float or None, default=None
-            Of these the fewest whose probabilities sum to ``top_p``, so that rows of
-            which the gate is sure ask fewer experts. None keeps all ``top_k``.
+            A row keeps only the fewest of these whose probabilities sum to ``top_p``,
+            so it asks fewer experts where the gate is sure. None keeps all ``top_k``.
 
         Returns
         -------
@@ -397,7 +397,7 @@ class BaseGate(BaseEstimator, ABC):
 
 
 class SurveyedGate(BaseGate):
-    """Base class of gates that answer all routing from one `survey` of their own."""
+    """Base class of gates whose `survey` also answers `best` and `log_proba_at`."""
 
     def log_proba_at(self, X: Array, routing: Routing) -> Array:
         if routing.dense:

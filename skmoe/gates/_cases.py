@@ -1,11 +1,11 @@
 r"""Gates that average the responsibilities of stored cases.
 
-A leaf of a tree, a neighbour, a class of a classifier: each is a *case* that is known
-to send certain shares of its mass to certain experts. Such a gate answers with
+A *case* is a leaf of a tree, a neighbour or a class of a classifier. It sends known
+shares of its mass to certain experts. Such a gate answers with
 
 .. math:: p(k | x) \propto \sum_c a_c(x) R_{ck} + b(x) \pi_k
 
-names and shapes, used throughout this module and its gates:
+This module and its gates use these names and shapes:
 
 ================  ================  ==================================================
 name              shape             meaning
@@ -17,8 +17,8 @@ name              shape             meaning
 ``local``, aR     (n, K) CSR        what the cases of a row give to each expert
 ================  ================  ==================================================
 
-Both factors are sparse, so a row costs the entries of its cases, however many experts
-there are.
+Both factors are sparse, so the cost of a row depends on the entries of its cases, not
+on the number of experts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..backends import Array, filled, like, namespace, select, to_host
 from ._base import SurveyedGate
 
 SHARE_FLOOR = 1e-6
-"""What the population gives to all experts alike, so that none has nothing."""
+"""The part of the population's mass that all experts share evenly, so none has 0."""
 
 
 class CaseGate(SurveyedGate):
@@ -52,7 +52,7 @@ class CaseGate(SurveyedGate):
 
     @abstractmethod
     def _cases(self, X: Array) -> tuple[sparse.csr_array, np.ndarray]:
-        """Return (weights, background) of rows that lie on the host."""
+        """Return (weights, background) of rows that are on the host."""
 
     def log_proba(self, X: Array) -> Array:
         return like(self._whole(on_host(X)), X, X.dtype)
@@ -125,8 +125,8 @@ class CaseGate(SurveyedGate):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (log_best, best) of a block.
 
-        An expert that no case of a row knows is as probable as its share of the
-        population lets it: of these the ``top_k`` with the largest shares suffice.
+        Experts that no case of a row knows are ranked by their shares of the
+        population, so the ``top_k`` with the largest shares suffice.
         """
         near, mass = padded(local)
         mass = np.where(

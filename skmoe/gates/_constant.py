@@ -15,8 +15,8 @@ from ._base import BaseGate, as_routing
 class ConstantGate(BaseGate):
     """Gate that ignores x: log p(k) is the log share of each expert's mass.
 
-    With it a mixture of experts is a plain mixture of regressions. Every row is
-    routed alike, so it serves clustering and comparison rather than prediction.
+    It makes a mixture of experts a plain mixture of regressions. All rows are routed
+    alike, so it serves clustering and comparison rather than prediction.
 
     Attributes
     ----------

@@ -45,7 +45,7 @@ class Moments(NamedTuple):
         return Moments(*(a + step * b for a, b in zip(self, other, strict=True)))
 
     def believed(self, kind: str, m: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return means and covariances, with one and m pseudo-rows of prior."""
+        """Return means and covariances; one and m pseudo-rows are their priors."""
         total = max(self.mass.sum(), TINY)
         middle = self.sums.sum(axis=0) / total
         mass = self.mass + MEAN_ROWS
@@ -89,7 +89,7 @@ def squares_of(Z: Array) -> Array:
 def whitening_of(covariances: np.ndarray, kind: str) -> np.ndarray:
     """Return W with (z - μ)ᵀΣ⁻¹(z - μ) = |(z - μ)ᵀW|², by the Cholesky factor.
 
-    Raises `numpy.linalg.LinAlgError` where a covariance is none.
+    Raises `numpy.linalg.LinAlgError` if a matrix is not positive definite.
     """
     if kind == "diag":
         if not (covariances > 0).all():

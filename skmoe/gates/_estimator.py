@@ -30,24 +30,25 @@ from ._base import as_routing
 from ._cases import CaseGate, on_host, population
 
 SEED = 0
-"""Of classifiers that have no random_state of their own, and of drawn labels. Fixed, so
+"""Seed of drawn labels and of classifiers whose random_state is None. It is fixed, so
 that a refit on nearly the same targets is nearly the same."""
 
 RIGID = ("linear_model", "naive_bayes", "discriminant_analysis", "dummy")
-"""Modules of scikit-learn whose classifiers say of training rows what they would say
-of new ones, nearly."""
+"""Modules of scikit-learn whose classifiers answer for training rows nearly as they do
+for new ones."""
 
 WRAPPERS = ("model_selection", "calibration", "multiclass")
-"""Modules of classifiers that are as their ``estimator`` is."""
+"""Modules of scikit-learn whose classifiers are as rigid as their ``estimator``."""
 
 
 class EstimatorGate(CaseGate):
     r"""Gate made of a classifier: p(k | x) is the probability of class k.
 
     The classifier learns which expert serves a row. Responsibilities are soft, so each
-    row stands once for each of its experts, with the responsibility as sample weight.
-    A classifier whose ``fit`` takes no ``sample_weight`` gets each row once, its label
-    drawn from the responsibilities with a fixed seed (a row of weight two twice).
+    row appears once for each of its experts, with the responsibility as sample weight.
+    A classifier whose ``fit`` takes no ``sample_weight`` gets each row once, with a
+    label drawn from the responsibilities by a fixed seed; a row of weight two appears
+    twice.
 
     Parameters
     ----------
@@ -55,15 +56,15 @@ class EstimatorGate(CaseGate):
         A classifier with ``predict_proba``, or a Pipeline that ends in one. Parts
         without a ``random_state`` get a fixed one.
     floor : float, default=1e-3
-        Share of the population in every probability: the answer is
-        :math:`(1 - f) \hat p(k | x) + f \pi_k`, where :math:`\pi_k` is the expert's
-        share of all rows. It keeps experts possible that the classifier rules out.
+        The f in the answer, :math:`(1 - f) \hat p(k | x) + f \pi_k`, where
+        :math:`\pi_k` is the expert's share of all rows. It keeps experts possible that
+        the classifier rules out.
 
     Attributes
     ----------
     estimator_ : estimator
-        The fitted classifier; its ``classes_`` are the experts that it met. A
-        `sklearn.dummy.DummyClassifier` if it met only one.
+        The fitted classifier; its ``classes_`` are the experts in its targets. If
+        there is only one, a `sklearn.dummy.DummyClassifier`.
     table_ : csr_array of shape (n_classes, n_experts)
         Which expert each class is.
     share_ : ndarray of shape (n_experts,)
@@ -75,9 +76,9 @@ class EstimatorGate(CaseGate):
 
     Notes
     -----
-    A row is no example of experts that have at most 0.001 of it. A classifier that
-    splits its rows inside, for early stopping, calibration or a search, sees the same
-    row on both sides if the row has several experts.
+    A row is not an example of experts whose responsibility is 0.001 or less. A
+    classifier that splits its rows itself (for early stopping, calibration or a search)
+    may see a row with several experts on both sides of the split.
 
     ``memorises`` is False for scikit-learn's linear models, naive Bayes and
     discriminant analysis, alone or as the last step of a Pipeline, and True for
@@ -140,7 +141,7 @@ class EstimatorGate(CaseGate):
 
     @property
     def memorises(self) -> bool:  # type: ignore[override]
-        """Whether the classifier knows its training rows too well; True if in doubt."""
+        """Whether the classifier memorises its training rows; True if in doubt."""
         return not rigid(self.estimator)
 
     @property
@@ -172,8 +173,8 @@ def check_classifier(estimator: Any) -> None:
 def experts_of(estimator: Any, n_experts: int) -> np.ndarray:
     """Return which expert each class of a fitted classifier is.
 
-    The classes of a model that exists already are numbers of experts, or as many as
-    there are experts, in the order of ``classes_``.
+    The classes of a model that was fitted elsewhere are either expert numbers, or as
+    many as there are experts, in the order of ``classes_``.
     """
     classes = np.asarray(estimator.classes_)
     numbers = classes.dtype.kind in "iu"
@@ -189,7 +190,7 @@ def experts_of(estimator: Any, n_experts: int) -> np.ndarray:
 
 def rigid(estimator: Any) -> bool:
     """Tell whether a classifier surely does not memorise its rows."""
-    if is_frozen(estimator):  # it learns from none
+    if is_frozen(estimator):  # it learns nothing
         return True
     if isinstance(estimator, Pipeline):
         return rigid(estimator.steps[-1][1])
@@ -201,7 +202,7 @@ def rigid(estimator: Any) -> bool:
 
 
 def examples(targets: sparse.csr_array) -> sparse.csr_array:
-    """Return the targets without entries too small for an example."""
+    """Return the targets without entries that are too small for an example."""
     mass = np.repeat(targets.sum(axis=1), np.diff(targets.indptr))
     owned = targets.copy()
     owned.data[owned.data <= MIN_RESPONSIBILITY * mass] = 0.0
@@ -210,7 +211,7 @@ def examples(targets: sparse.csr_array) -> sparse.csr_array:
 
 
 def fitted(estimator: BaseEstimator, X: Array, targets: sparse.csr_array) -> Any:
-    """Return a clone of the classifier, fitted with one example an entry."""
+    """Return a clone of the classifier, fitted with one example per entry."""
     estimator = seeded(clone(estimator), SEED)
     weight_name = weight_parameter(estimator)
     if weight_name is None:
@@ -240,11 +241,11 @@ def fitted(estimator: BaseEstimator, X: Array, targets: sparse.csr_array) -> Any
 
 
 def drawn(targets: sparse.csr_array) -> sparse.csr_array:
-    """Return how often each entry is an example if each row is one.
+    """Draw how often each entry is an example: one draw per unit of a row's weight.
 
-    Systematic resampling row by row: with ticks at every whole number from a random
-    start, an entry counts the ticks in its stretch of the row's mass, which is in units
-    of `weight_unit`.
+    This is systematic resampling, row by row. The entries lie end to end, each as long
+    as its mass in units of `weight_unit`, and count the ticks that fall on them. Ticks
+    are one unit apart, from a random start.
     """
     start = np.random.RandomState(SEED).uniform(1e-6, 1 - 1e-6, targets.shape[0])
     mass = targets.data / weight_unit(targets.sum(axis=1))

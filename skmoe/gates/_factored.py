@@ -1,4 +1,4 @@
-"""What gates that are made of several softmaxes share."""
+"""The base class of gates that are made of several softmaxes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ._softmax import ALPHAS
 class Part(NamedTuple):
     """The targets of one softmax.
 
-    Its logits are some rows of ``coef_``; ``mass`` is the weight of each row that it
-    sees (``rows`` None: all), ``sums`` are Σ t_k [x, 1] for each of its classes.
+    ``logits`` are its rows of ``coef_``, and ``rows`` the rows of X that it sees (None
+    if it sees all). ``mass`` holds their weights, ``sums`` Σ t_k [x, 1] of each class.
     """
 
     logits: slice
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 class FactoredGate(SurveyedGate):
     """Base class of gates whose log p(k | x) is a sum of terms of several softmaxes.
 
-    So Σ r log p is a sum as well, and each softmax is fitted by itself. A subclass
+    Then Σ r log p is a sum as well, so each softmax is fitted by itself. A subclass
     writes ``_arrange``, ``_parts``, ``log_proba`` and ``survey``.
     """
 
@@ -87,7 +87,7 @@ class FactoredGate(SurveyedGate):
         return other._solve(X, parts, self.update_iter)
 
     def _solve(self, X: Array, parts: Any, max_iter: int) -> Self:
-        """Improve each softmax from where it is; one without rows stays."""
+        """Improve each softmax from where it is; one without rows stays as it is."""
         ops = select(X)
         self.n_iter_ = 0
         alpha = ALPHAS[0] if self.alpha == "auto" else float(self.alpha)

@@ -1,4 +1,4 @@
-"""A gate that exists already."""
+"""A gate that was fitted elsewhere and stays as it is."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ._base import BaseGate, as_routing
 
 
 class FrozenGate(BaseGate):
-    """A fitted gate that stays as it is: nothing of it is learned.
+    """A fitted gate that stays as it is: it learns nothing.
 
-    A mixture makes one of ``gate=FrozenEstimator(gate)``.
+    A mixture makes one from ``gate=FrozenEstimator(gate)``.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class FrozenGate(BaseGate):
         return thawed(self.estimator)
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        # Check that the gate is of as many experts; it learns nothing.
+        # Learn nothing: only check the number of experts.
         check_is_fitted(self._gate)
         n_experts = as_routing(routing).n_experts
         if self._gate.n_experts_ != n_experts:

@@ -8,12 +8,13 @@ With z the standardised features,
 
 The closed form
 ---------------
-Of rows with weights w_ik (responsibility times row weight) the moments of expert k are
+With w_ik the weight of row i at expert k (responsibility times row weight), the moments
+of expert k are
 
     M_k = (n_k, s_k, Q_k) = Σ_i w_ik (1, z_i, z_i z_iᵀ)
 
-One pseudo-row at the pooled mean joins them, and m pseudo-rows bring the covariance
-towards the one that all experts share. With S_k = Q_k - s_k s_kᵀ / n_k,
+We add one pseudo-row at the pooled mean, and m pseudo-rows that shrink the covariance
+towards the one of all experts together. With S_k = Q_k - s_k s_kᵀ / n_k,
 
     μ_k = s_k / n_k,  Σ_0 = (Σ_k S_k + m I) / (Σ_k n_k + m),
     Σ_k = (S_k + m Σ_0) / (n_k + m)
@@ -23,17 +24,18 @@ mode of a normal-inverse-Wishart prior up to its count of degrees of freedom.
 
 The climb
 ---------
-These moments maximise the joint density of (k, z) at γ = 1 [1]_. What EM counts is
+These moments maximise the joint density of (k, z) at γ = 1 [1]_, but EM maximises
 F = Σ_ik w_ik log p(k | x_i). Its gradient in the natural parameters of the Gaussians
 is γ (M(targets) - M'), where M' are the moments under the gate's own answer,
-Σ_i s_i p(k | x_i) (1, z_i, z_i z_iᵀ). So moments take the step
+Σ_i s_i p(k | x_i) (1, z_i, z_i z_iᵀ). So we move the moments by
 
     M ← M + η (M(targets) - M'),    log π_k ← log π_k + log n_k - log n'_k
 
-and mean and covariance follow in closed form. With η small F does not fall: this is
+and mean and covariance follow in closed form. If η is small, F does not fall: this is
 mirror ascent, known for hidden Markov models as the extended Baum-Welch algorithm
-[2]_; that of π alone is generalised iterative scaling [3]_, which never lowers F. η is
-doubled after a step that was taken and halved after one that would have lowered F.
+[2]_. The step of π alone is generalised iterative scaling [3]_, which never lowers F.
+We double η after a step that was taken, and halve it after one that would have lowered
+F.
 
 References
 ----------
@@ -66,51 +68,51 @@ from ._softmax import SoftmaxGate
 
 AUTO = "1/sqrt(d)"
 EXPONENTS = (AUTO, "1/d", 1.0)
-"""What density_exponent="auto" chooses from; the first if nothing is held out."""
+"""Values that density_exponent="auto" tries; the first serves if nothing is held out.
+"""
 
 SHARE_STEPS = 2
-"""Refinements of the mixing weights alone, before the climb from the closed form."""
+"""Number of steps of the mixing weights alone, before the climb."""
 
 SHORTEST_STEP = 2.0**-10
 LONGEST_STEP = 2.0**3
 """Bounds of η."""
 
 ONLINE_STEPS = (1.0, 0.25, 0.0625)
-"""η of a batch of a stream: the first that does not lower the batch's own term."""
+"""Values of η for a batch of a stream; we take the first that does not lower its F."""
 
 TOL = 1e-6
-"""A step that gains less, mean per row, is the last."""
+"""The climb ends with a step that gains less than this many nats per row."""
 
 
 class GaussianGate(BaseGate):
     r"""Gate of Gaussian densities: p(k | x) ∝ π_k N(x; μ_k, Σ_k)^γ.
 
-    The gate of Xu, Jordan and Hinton [1]_. Means and covariances follow in closed form
-    from weighted moments of the rows. Regions are bounded by quadrics, by hyperplanes
-    if the covariance is tied. Far from all data the broadest expert wins.
+    This is the gate of Xu, Jordan and Hinton [1]_. Means and covariances follow in
+    closed form from weighted moments of the rows. Quadrics separate the experts, or
+    hyperplanes if the covariance is tied. Far from all data the broadest expert wins.
 
     Parameters
     ----------
     covariance_type : {"diag", "full", "tied"}, default="diag"
-        "diag" costs as little as a linear gate with twice the features; "full" needs
-        n_features² numbers an expert; "tied" has one full covariance for all experts,
-        and is then a linear gate, see `to_softmax`.
+        - "diag" costs as little as a linear gate with twice the features.
+        - "full" needs n_features² numbers per expert.
+        - "tied" has one full covariance for all experts, which makes the gate linear;
+          see `to_softmax`.
     density_exponent : float in (0, 1], "1/d", "1/sqrt(d)" or "auto", default="auto"
         The power γ; d is the number of features that vary. Densities of many features
-        differ by so much that the gate leaves nothing for y to say: at 1 they count in
-        full, at 1/d as one feature does on average. With "auto" a mixture takes the
-        best of "1/sqrt(d)", "1/d" and 1 on rows held out; where nothing is held out,
-        it is "1/sqrt(d)".
+        differ by so much that the gate would ignore y. At 1 they count in full, at 1/d
+        as much as one feature does on average. "auto" takes the best of "1/sqrt(d)",
+        "1/d" and 1 on held-out rows, or "1/sqrt(d)" if nothing is held out.
     covariance_prior : float, default=10.0
-        Pseudo-rows that draw the covariance of an expert towards the one that all
-        share, and that one towards the features' own variances. They keep an expert of
-        few rows from closing in on them.
-
+        Number of pseudo-rows that shrink the covariance of an expert towards that of
+        all experts together, and that one towards the features' own variances. They
+        keep an expert with few rows from closing in on them.
     max_iter : int, default=20
-        Steps of a fit from scratch that raise Σ w log p(k | x), after the closed form;
-        each is a pass over the rows. 0 leaves the closed form of [1]_.
+        Number of steps that raise Σ w log p(k | x) after the closed form, in a fit from
+        scratch. Each is a pass over the rows. 0 leaves the closed form of [1]_.
     update_iter : int, default=5
-        Such steps of each M-step inside a mixture, from the last pass's answer.
+        Number of such steps in an M-step of a mixture, from the last pass's answer.
 
     Attributes
     ----------
@@ -121,8 +123,8 @@ class GaussianGate(BaseGate):
         (n_experts, n_features, n_features) or (n_features, n_features) for "diag",
         "full" and "tied".
     weights_ : ndarray of shape (n_experts,)
-        π, which sum to one. They are set so that the gate's mean answer meets the
-        experts' shares; if γ < 1 they are not these shares.
+        π, which sum to one. They make the gate's mean answer equal the experts' shares
+        of the rows; if γ < 1 they are not these shares themselves.
     density_exponent_ : float
         γ.
     n_experts_ : int
@@ -136,11 +138,11 @@ class GaussianGate(BaseGate):
 
     Notes
     -----
-    Features are scaled by their pooled deviation inside, so units do not matter, and
-    constant features are ignored. The closed form maximises the joint density of expert
-    and features at γ = 1, while EM counts Σ w log p(k | x). So moments are moved by the
-    difference of those of the targets and those of the gate's own answer, which is
-    mirror ascent on that sum [2]_: ``update`` never lowers it.
+    Features are divided by their pooled standard deviations, so units do not matter,
+    and constant features are ignored. The closed form maximises the joint density of
+    expert and features at γ = 1, while EM maximises Σ w log p(k | x). So the gate moves
+    its moments by the difference between those of the targets and those of its own
+    answer. This is mirror ascent on that sum [2]_: ``update`` never lowers it.
 
     References
     ----------
@@ -199,7 +201,7 @@ class GaussianGate(BaseGate):
         moments = select(X).weighted_moments(X, routing.row_sums)
         center, variance = (to_host(a) for a in moments)
         self._scale = deviations(center, variance)
-        # The origin is for digits' sake only; without it CSR stays sparse.
+        # The origin only saves digits; without it CSR stays sparse.
         self._center = np.zeros_like(center) if hasattr(X, "tocsr") else center
         self.n_features_in_ = X.shape[1]
         self.n_experts_ = routing.n_experts
@@ -208,9 +210,9 @@ class GaussianGate(BaseGate):
         return self._climb(X, routing, target, self.max_iter)
 
     def update(self, X: Array, routing: Routing) -> GaussianGate:
-        # A few steps from here on new targets. Where parameters were
-        # changed since the last fit or update, the steps start from this gate's moments
-        # or from the closed form, whichever serves better.
+        # Take a few steps from here on new targets. If parameters have changed since
+        # the last fit or update, start from this gate's moments or from the closed
+        # form, whichever is better.
         gate = copy.copy(self)
         target = self._target(X, routing)
         if self._settings != self._learned:
@@ -221,7 +223,7 @@ class GaussianGate(BaseGate):
         return gate._climb(X, routing, target, self.update_iter)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> GaussianGate:
-        # A gate whose moments stand for so many rows.
+        # Scale the moments so that they stand for this many rows.
         rows = float(np.sum(mass))
         other = copy.copy(self)
         factor = rows / max(float(self._mass.sum()), TINY)
@@ -230,12 +232,12 @@ class GaussianGate(BaseGate):
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> GaussianGate:
-        # A gate that took a step of the climb on a batch.
+        # Take a step of the climb on a batch.
         target = self._target(X, routing)
         value, model = self._assess(X, routing)
         n = target.mass.sum()
         rows = max(float(self._mass.sum()), TINY)
-        # As if the batch had been as the gate believes; the step mends the difference.
+        # As if the batch were as the gate expects; the step adds the difference.
         memory = Moments(*((keep + n / rows) * part for part in self._moments))
         share = n / (keep * rows + n)
         for step in ONLINE_STEPS:
@@ -254,7 +256,7 @@ class GaussianGate(BaseGate):
 
     @property
     def _settings(self) -> tuple:
-        """What the densities depend on, besides the moments."""
+        """The parameters that the densities depend on, besides the moments."""
         return self.covariance_type, self._exponent(), self.covariance_prior
 
     def _exponent(self) -> float:
@@ -265,7 +267,7 @@ class GaussianGate(BaseGate):
 
     def _standardised(self, X: Array) -> Array:
         """Return X in pooled deviations; CSR stays CSR if the gate was fitted on it."""
-        inverse = reciprocal(self._scale)  # of constant features 0
+        inverse = reciprocal(self._scale)  # 0 for constant features
         if hasattr(X, "tocsr"):
             if not self._center.any():
                 return X.multiply(inverse).tocsr()
@@ -277,11 +279,11 @@ class GaussianGate(BaseGate):
         return Moments.of(Z, routing, self.covariance_type)
 
     def _set(self, moments: Moments) -> Self:
-        """Take over moments, and the densities that follow from them."""
+        """Set the moments, and the densities that follow from them."""
         self._learned = kind, gamma, prior = self._settings
         self.density_exponent_ = gamma
         self._means, covariances = moments.believed(kind, prior)
-        # Of constant features all experts say the same.
+        # Constant features are the same for all experts.
         constant = np.flatnonzero(self._scale == 0)
         at = (constant,) if kind == "diag" else (constant, constant)
         covariances[(..., *at)] = 1.0
@@ -302,7 +304,7 @@ class GaussianGate(BaseGate):
     def _start(
         self, X: Array, routing: Routing, moments: Moments, target: Moments
     ) -> Self:
-        """Take these moments, and mixing weights that meet the experts' shares."""
+        """Set the moments, and mixing weights that fit the experts' shares."""
         self._step = 1.0
         self._set(moments)
         self._log_weights = np.log(_shares(target.mass))
@@ -339,7 +341,7 @@ class GaussianGate(BaseGate):
         return copy.copy(self)._set(moments)._meet(target, model)
 
     def _meet(self, target: Moments, model: Moments, step: float = 1.0) -> Self:
-        """Refine the mixing weights: the gate's mean answer should be the target's."""
+        """Move the mixing weights, to bring the gate's mean answer to the target's."""
         change = np.log(_shares(target.mass)) - np.log(_shares(model.mass))
         self._log_weights = self._log_weights + step * change
         return self
@@ -384,7 +386,7 @@ class GaussianGate(BaseGate):
         return select(values).log_softmax(values)
 
     def _diag(self, Z: Array) -> Array:
-        """Return log π_k + γ log N(z; μ_k, Σ_k) but for a constant: linear in z, z²."""
+        """Return log π_k + γ log N(z; μ_k, Σ_k) up to a constant: linear in z, z²."""
         gamma = self.density_exponent_
         means = self._means
         precision = self._whitening**2
@@ -395,7 +397,7 @@ class GaussianGate(BaseGate):
         return gamma * product + like(self._log_weights - 0.5 * gamma * bias, product)
 
     def _full(self, Z: Array) -> Array:
-        """Return the same for full covariances, an expert at a time."""
+        """Return the same for full covariances, one expert at a time."""
         logits = []
         for k, whitening in enumerate(self._whitening):
             white = Z @ like(whitening, Z)
@@ -409,7 +411,7 @@ class GaussianGate(BaseGate):
         return xp.stack(logits, axis=1)
 
     def _tied(self, Z: Array) -> Array:
-        """Return the same less what all experts share: linear in z."""
+        """Return the same without the term that all experts share: linear in z."""
         coef, bias = self._tied_linear()
         product = Z @ like(coef, Z).T
         return product + like(bias, product)
@@ -422,9 +424,9 @@ class GaussianGate(BaseGate):
         return gamma * white @ self._whitening.T, bias
 
     def to_softmax(self) -> SoftmaxGate:
-        """Return the linear gate of the same probabilities; covariance must be tied.
+        """Return the linear gate with the same probabilities; covariance must be tied.
 
-        With a covariance that all experts share xᵀΣ⁻¹x cancels, and
+        If all experts share a covariance, xᵀΣ⁻¹x cancels, and
 
         log p(k | x) = γ μ_kᵀΣ⁻¹ x + log π_k - γ μ_kᵀΣ⁻¹μ_k / 2 + const(x).
 
@@ -435,8 +437,8 @@ class GaussianGate(BaseGate):
         """
         if self._kind != "tied":
             raise ValueError(
-                "to_softmax needs covariance_type='tied', of which the log odds are "
-                f"linear; this gate was fitted with {self._kind!r}."
+                "to_softmax needs covariance_type='tied', which makes log odds linear; "
+                f"this gate was fitted with {self._kind!r}."
             )
         gate = SoftmaxGate()
         coef, bias = self._tied_linear()
@@ -485,9 +487,10 @@ class GaussianGate(BaseGate):
 
     @property
     def n_parameters(self) -> int:
-        """Free parameters of p(k | x): those of log odds linear in what they see.
+        """Free parameters of p(k | x), which is a softmax of linear functions.
 
-        That is x if tied, x and its squares if diagonal, x and all products if full.
+        They are linear in x if tied, in x and its squares if diagonal, and in x and all
+        its products if full.
         """
         d = self.n_features_in_
         n_terms = {"tied": d, "diag": 2 * d, "full": d + d * (d + 1) // 2}
@@ -495,5 +498,5 @@ class GaussianGate(BaseGate):
 
 
 def _shares(mass: np.ndarray) -> np.ndarray:
-    """Return mass as shares, never zero."""
+    """Return each expert's share of the mass, never zero."""
     return np.maximum(mass, TINY) / max(mass.sum(), TINY)

@@ -16,53 +16,55 @@ from ..routing import Routing
 from ._base import BaseGate, as_routing
 
 CONCENTRATIONS = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
-"""Pseudo-rows that concentration="auto" chooses from; the first serves if nothing is
-held out."""
+"""Values that concentration="auto" tries; the first serves if nothing is held out."""
 
 SMALLEST = np.finfo(np.float64).tiny
-"""Floor of a share, for experts that no row is drawn to."""
+"""Lowest share of an expert, for experts without rows."""
 
 
 class GroupGate(BaseGate):
     r"""Gate on known ids: log p(k | x) is the log share of expert k in x's group.
 
-    A group is a user, a store, a region: whatever the ids stand for. With
-    :math:`n_{gk}` the mass that the rows of group g have on expert k,
-    :math:`n_g = \sum_k n_{gk}`, and :math:`\pi_k` the share of expert k in all rows,
+    A group is a user, a store or a region: whatever the ids stand for. Let
+    :math:`n_{gk}` be the mass of expert k in the rows of group g,
+    :math:`n_g = \sum_k n_{gk}`, and :math:`\pi_k` the share of expert k in all rows.
+    Then
 
     .. math:: p(k | g) = \frac{n_{gk} + c \, \pi_k}{n_g + c}
 
-    which is the mean of the shares given their counts under a Dirichlet prior of
-    mean :math:`\pi` and concentration c [1]_. A group that was not there in fit has
-    no counts and gets :math:`\pi`. Experts on the effects of one side of a table
-    (items) with this gate on the other (users) are a factor model of ratings.
+    which is the posterior mean of the shares under a Dirichlet prior with mean
+    :math:`\pi` and concentration c [1]_. A group that is new since fit has no counts
+    and gets :math:`\pi`. With experts that know the items and this gate on the users, a
+    mixture is a factor model of ratings.
 
     Parameters
     ----------
     columns : int, str, slice or array-like of int or str, default=0
-        Where X holds the group of a row. A number, or in a mixture the name of a column
-        of a data frame, is the column of an id: ids are whole numbers, in any order and
-        with gaps, NaN for none. To a mixture they may be of any kind, such as strings
-        and categories; the gate then has their ranks, and so do experts that do not
-        read X by its columns (``group_ids_`` of the mixture). A slice or a list are
-        the columns of an indicator block (one-hot, of zeros and ones), one column a
-        group: a row in several groups gets the mean of their shares, and its mass
-        counts in equal parts for each; a row in none gets the shares of all rows.
+        Where X holds the group of a row.
+
+        - A number, or in a mixture the name of a column of a data frame, is one column
+          of ids. Ids are whole numbers in any order, with or without gaps; NaN means no
+          group. In a mixture ids may also be strings or categories. Then the gate, and
+          experts that do not read X by its columns, get their ranks (the mixture's
+          ``group_ids_``).
+        - A slice or a list is a block of indicators (zeros and ones), one column per
+          group. A row in several groups gets the mean of their shares, and its mass
+          counts in equal parts for each; a row in none gets the shares of all rows.
     concentration : float or "auto", default="auto"
-        The c above, in rows: a group of c rows is pulled half way to the shares of all
-        rows. With "auto" a mixture takes the best of 1, 3, 10, 30, 100 and 1000, which
-        all but ignores the ids, on rows held out (``gate_.concentration``); where
-        nothing is held out, it is 1.
+        The c above, in rows: a group of c rows is shrunk half way to the shares of all
+        rows. "auto" takes the best of 1, 3, 10, 30, 100 and 1000, which all but ignores
+        the ids, on held-out rows (``gate_.concentration``), or 1 if nothing is held
+        out.
 
     Attributes
     ----------
     groups_ : ndarray of shape (n_groups,)
-        Ids that were seen, ascending; of an indicator block the columns of X that a
-        row stood in.
+        Ids that occurred in fit, ascending; for indicators the columns of X that had a
+        row.
     shares_ : ndarray of shape (n_groups, n_experts)
-        p(k | g) of each of them.
+        p(k | g) of each group.
     population_ : ndarray of shape (n_experts,)
-        The shares of all rows, which an unknown group gets.
+        The shares of all rows, which a new group gets.
     n_experts_ : int
         Number of experts.
     n_features_in_ : int
@@ -72,8 +74,8 @@ class GroupGate(BaseGate):
     -----
     For given :math:`\pi` the shares maximise
     :math:`\sum_g \sum_k (n_{gk} + c \pi_k) \log p(k | g)`, so an update is a fit. The
-    counts of a group have seen the row that is asked about, but EM needs no help
-    against that: an expert gains at most :math:`1 / (n_g + c)` from a row.
+    counts of a group include the row that EM asks about, but that does little harm: an
+    expert gains at most :math:`1 / (n_g + c)` from a row.
     Float32 holds whole numbers exactly up to 16,777,216.
 
     References
@@ -110,7 +112,7 @@ class GroupGate(BaseGate):
         self.concentration = concentration
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        # Count each group's mass on each expert, and shrink the shares.
+        # Count each expert's mass in each group, and shrink the shares.
         self._validate_params()
         routing = as_routing(routing)
         self.n_experts_ = routing.n_experts
@@ -129,7 +131,7 @@ class GroupGate(BaseGate):
         return self.columns if isinstance(self.columns, (Integral, str)) else None
 
     def placed(self, names: Any) -> GroupGate:
-        # Positions take the place of names of columns.
+        # Replace names of columns by positions.
         wanted = _names(self.columns)
         if not wanted:
             return self
@@ -150,9 +152,9 @@ class GroupGate(BaseGate):
         return CONCENTRATIONS[0] if auto else float(self.concentration)
 
     def _tabulate(self, table: np.ndarray) -> Self:
-        """Keep a table of probabilities: a row a group, the last one of all rows.
+        """Keep a table of probabilities: one row per group, and one for all rows.
 
-        Rows that sum to less than one are of a gate that has left experts out.
+        Rows sum to less than one where the gate has left experts out.
         """
         self._kept = table.sum(axis=1, keepdims=True)
         table = table / self._kept
@@ -164,7 +166,7 @@ class GroupGate(BaseGate):
 
     # -------------------------------------------------------------- whose row
     def _find_groups(self, X: Array) -> np.ndarray:
-        """Return the groups that X has rows of."""
+        """Return the groups that occur in X."""
         if isinstance(self.columns, Integral):
             ids = _ids(X, self._positions(X))
             return np.unique(ids[~np.isnan(ids)])
@@ -196,9 +198,9 @@ class GroupGate(BaseGate):
         return sparse.csr_array((ones, code[has_group], starts), shape=shape)
 
     def _rows(self, X: Array) -> np.ndarray | None:
-        """Return the row of the table for each row of X; None if some are in several.
+        """Return the table's row for each row of X, the last one if it has no group.
 
-        Rows in no known group get the last one.
+        Return None if some row is in several groups.
         """
         members = self._members(X)
         n_groups = np.diff(members.indptr)
@@ -215,7 +217,7 @@ class GroupGate(BaseGate):
         return like(log_proba, X, X.dtype)
 
     def _mean_log_proba(self, X: Array) -> np.ndarray:
-        """Return the logarithms of the mean shares of the groups of each row."""
+        """Return the logarithm of the mean shares of each row's groups."""
         members = self._members(X)
         unknown = np.diff(members.indptr) == 0
         proba = members @ (self._kept[:-1] * self.shares_)
@@ -266,7 +268,7 @@ class GroupGate(BaseGate):
 
 
 def _names(columns: Any) -> list[str]:
-    """Return the names among columns that are names or positions."""
+    """Return those columns that are names, not positions."""
     if isinstance(columns, slice):
         return []
     return [one for one in np.atleast_1d(columns).tolist() if isinstance(one, str)]
@@ -309,9 +311,9 @@ def _columns(X: Array, columns: np.ndarray) -> Array:
 
 
 def _counts(members: sparse.csr_array, routing: Routing) -> np.ndarray:
-    """Return each group's mass on each expert, (n_groups, n_experts).
+    """Return the mass of each expert in each group, (n_groups, n_experts).
 
-    The mass of a row in several groups is split evenly.
+    A row in several groups splits its mass evenly.
     """
     n_groups = np.diff(members.indptr)
     split = sparse.csr_array(

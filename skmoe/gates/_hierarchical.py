@@ -18,61 +18,60 @@ from ._factored import FactoredGate, Part
 from ._layout import centroids, check_nested, grow, grow_levels, nested_of, tree_of
 
 MOST_CHILDREN = 16
-"""Children of a node, at most, unless told. On real data wide trees are better gates,
-but searching them costs more."""
+"""Most children of a node by default. On real data wide trees are better gates, but it
+costs more to search them."""
 
 
 class HierarchicalGate(FactoredGate):
     r"""Tree gate: p(k | x) is the product of choices on the path from root to leaf k.
 
-    The gate of hierarchical mixtures of experts [1]_. Each inner node is a softmax
-    over its children, p(child | node, x), and the leaves are the experts. A row's best
-    experts are found by going down a few branches: of 4 096 experts a row meets one or
-    two hundred logits.
+    This is the gate of hierarchical mixtures of experts [1]_. Each inner node is a
+    softmax over its children, p(child | node, x), and the leaves are the experts. The
+    gate finds a row's best experts by going down a few branches: with 4 096 experts it
+    computes one or two hundred logits.
 
-    On soft targets r, with r_v the sum of those of the experts below node v,
+    Let r be soft targets, and r_v their sum over the experts below node v. Then
 
     .. math:: \sum_k r_k \log p(k | x)
               = \sum_v \sum_{c \in v} r_c \log p(c | v, x),
 
-    so each node is fitted by itself, to what its children take of the rows that reach
-    it, as in `SoftmaxGate`. Rows without mass at a node are left out there.
+    so each node is fitted by itself, as in `SoftmaxGate`, to its children's shares of
+    the rows that reach it. A node leaves out rows without mass there.
 
     Parameters
     ----------
     branching : int, tuple of int or None, default=None
-        Children of a node, at most. A tuple gives a number for each level from the
-        root on; their product must reach the number of experts, and nodes of a level
-        get equal numbers of them. None takes the square root of the number of experts,
-        but no more than 16.
+        Most children of a node. A tuple gives a number for each level from the root on;
+        their product must be at least the number of experts, and the nodes of a level
+        get equal numbers of experts. None takes the square root of the number of
+        experts, but at most 16.
     beam : int, default=4
-        Nodes that are opened on a level in search of a row's best experts, at most
-        (or as many as experts are wanted, if these are more). Nodes that cannot hold
-        one of the best experts are not opened, so a wide beam costs little where the
-        gate is sure. Probabilities of the experts found are exact whatever the beam;
-        at 4 the best expert was the best of all on 99.97 % of the rows or more of all
-        gates tried on real data.
+        Most nodes that the search for a row's best experts opens on a level; it opens
+        more if more experts than this are asked for. It skips nodes that cannot hold
+        one of the best experts, so a wide beam costs little where the gate is sure.
+        Probabilities are exact for any beam. At 4 the search found the best of all
+        experts for at least 99.97 % of the rows with every gate tried on real data.
     tree : list or None, default=None
-        The tree, as a nested list of the numbers of experts: ``[[0, 1], [2, [3, 4]]]``.
-        ``branching`` is then not read. None grows one in ``fit``, by k-means of the
+        The tree, as a nested list of expert numbers: ``[[0, 1], [2, [3, 4]]]``. Then
+        ``branching`` is not read. None grows a tree in ``fit``, by k-means of the
         weighted centroids of the experts' rows (groups of equal size if ``branching``
         is a tuple), so that similar experts share a node.
     alpha : float or "auto", default="auto"
-        Ridge penalty of each node, a row that reaches it; as in `SoftmaxGate`.
+        Ridge penalty of each node, per row that reaches it; as in `SoftmaxGate`.
     max_iter : int, default=200
-        L-BFGS iterations of each node in a fit from scratch.
+        Most L-BFGS iterations of a node in a fit from scratch.
     update_iter : int, default=10
-        L-BFGS iterations of each node in an M-step inside a mixture.
+        Most L-BFGS iterations of a node in an M-step of a mixture.
     tol : float, default=1e-6
-        Stop when no entry of the gradient (mean per row) exceeds this.
+        L-BFGS stops when no entry of the gradient (mean per row) exceeds this.
 
     Attributes
     ----------
     tree_ : list
-        The tree, as a nested list of the numbers of experts.
+        The tree, as a nested list of expert numbers.
     coef_ : ndarray of shape (n_edges, n_features)
-        Coefficients on the original features. A row belongs to a child of a node;
-        nodes follow level by level, children in the order of ``tree_``.
+        Coefficients on the original features, one row per child of a node. Nodes
+        follow level by level, children in the order of ``tree_``.
     intercept_ : ndarray of shape (n_edges,)
         Intercepts.
     n_experts_ : int
@@ -80,7 +79,7 @@ class HierarchicalGate(FactoredGate):
     n_features_in_ : int
         Number of features.
     n_iter_ : int
-        L-BFGS iterations of the last fit or update, the largest number of a node.
+        Largest number of L-BFGS iterations of a node in the last fit or update.
 
     References
     ----------
@@ -146,7 +145,7 @@ class HierarchicalGate(FactoredGate):
         owner = self._tree.owner
         below = _incidence(self._tree.paths, bounds[-1])
         edge_sums = below.T @ sums
-        # Σ of the weights below each node, of the rows that have any.
+        # The sum of a row's weights below each node, for the rows that have any.
         nodes = _incidence(
             np.where(self._tree.paths >= 0, owner[self._tree.paths], -1),
             len(bounds) - 1,
@@ -162,7 +161,7 @@ class HierarchicalGate(FactoredGate):
 
     @property
     def tree_(self) -> list[Any]:
-        """The tree, as a nested list of the numbers of experts."""
+        """The tree, as a nested list of expert numbers."""
         return nested_of(self._tree)
 
     def log_proba(self, X: Array) -> Array:
@@ -178,13 +177,13 @@ class HierarchicalGate(FactoredGate):
     def take(self, experts: np.ndarray) -> HierarchicalGate:
         """Return a fitted gate in which experts are split; none can be left out.
 
-        What is left when an expert goes is no tree of softmaxes.
+        Without one of its experts the gate would not be a tree of softmaxes.
 
         Parameters
         ----------
         experts : (n_new,) array of int
-            Which expert each new one was; each stands there at least once. An expert
-            that stands m times becomes m leaves of its node, each with 1/m of its
+            Which expert each new one was; each occurs at least once. An expert that
+            occurs m times becomes m leaves of its node, each with 1/m of its
             probability.
 
         Returns
@@ -229,7 +228,7 @@ def _check_levels(branching: tuple, n_experts: int) -> None:
 
 
 def _incidence(paths: np.ndarray, n_columns: int) -> sparse.csr_array:
-    """Return the 0/1 matrix (n_experts, n_columns) of what stands on each path."""
+    """Return the 0/1 matrix (n_experts, n_columns) of the numbers on each path."""
     present = paths >= 0
     indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
     ones = np.ones(indptr[-1])
@@ -237,7 +236,7 @@ def _incidence(paths: np.ndarray, n_columns: int) -> sparse.csr_array:
 
 
 def _split(nested: list[Any], heirs: list[np.ndarray]) -> list[Any]:
-    """Return the nested list with each expert replaced by those that follow it."""
+    """Return the nested list with each expert replaced by its heirs."""
     found: list[Any] = []
     for child in nested:
         if isinstance(child, list):

@@ -1,8 +1,7 @@
-"""Which experts stand together: orders, groups and trees of experts.
+"""Orders, groups and trees of experts, by the weighted centroids of their rows.
 
-Experts are placed by the weighted centroids of their rows. Nothing is drawn at random,
-and the order of the experts does not matter: groups start from halves along the
-direction in which points spread most.
+Nothing is drawn at random, and the order of the experts does not matter: groups start
+from halves along the direction in which the centroids spread most.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ import numpy as np
 from ..backends import Tree
 
 POWER_STEPS = 30
-"""Steps towards the direction of the largest spread; a rough one serves."""
+"""Number of power steps towards the direction of largest spread; a rough one serves."""
 
 LLOYD_STEPS = 20
-"""Steps of k-means; on letter and mnist a tree of its groups gives held-out rows 0.1 to
-0.2 nats more than one of equal groups."""
+"""Number of steps of k-means. On letter and mnist a tree of its groups gains 0.1 to 0.2
+nats per held-out row over one of equal groups."""
 
 
 def centroids(sums: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return each expert's standardised mean, (n_experts, d); 0 without rows.
+    """Return each expert's standardised mean, (n_experts, d); 0 if it has no rows.
 
     Parameters
     ----------
@@ -40,8 +39,8 @@ def centroids(sums: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.nda
 def widest_direction(points: np.ndarray) -> np.ndarray:
     """Return the first principal direction, (d,), its largest component positive.
 
-    Power steps from the point that lies farthest out: nothing is drawn, and the order
-    of the points does not matter.
+    Power steps start from the point that lies farthest out: nothing is drawn, and the
+    order of the points does not matter.
     """
     centred = points - points.mean(axis=0)
     direction = centred[np.argmax(np.sum(centred**2, axis=1))]
@@ -57,7 +56,7 @@ def widest_direction(points: np.ndarray) -> np.ndarray:
 def equal_groups(
     points: np.ndarray, members: np.ndarray, n_groups: int
 ) -> list[np.ndarray]:
-    """Split experts into groups whose sizes differ by one at most, by halves."""
+    """Split experts by halves into groups whose sizes differ by one at most."""
     if n_groups == 1:
         return [members]
     n_left = n_groups // 2
@@ -88,7 +87,7 @@ def close_groups(
 
 # --------------------------------------------------------------------- trees
 def grow(points: np.ndarray, members: np.ndarray, most: int) -> list[Any]:
-    """Return a nested list of experts with at most so many children a node."""
+    """Return a nested list of experts with at most ``most`` children per node."""
     if len(members) <= most:
         return [int(expert) for expert in members]
     return [
@@ -118,7 +117,7 @@ def tree_of(nested: Sequence[Any]) -> Tree:
     target = list[int]()
     owner = list[int]()
     up = list[int]()
-    for number, children in enumerate(nodes):  # which grows on the way
+    for number, children in enumerate(nodes):  # the list grows on the way
         for child in children:
             owner.append(number)
             up.append(above[number])
@@ -141,7 +140,7 @@ def _paths(target: np.ndarray, above: np.ndarray) -> np.ndarray:
     while np.any((upward[-1] >= 0) & (above[upward[-1]] >= 0)):
         upward.append(np.where(upward[-1] >= 0, above[upward[-1]], -1))
     paths = np.column_stack(upward[::-1])
-    # Short paths begin with their -1: move these to the end.
+    # Short paths begin with -1: move these entries to the end.
     return np.take_along_axis(paths, np.argsort(paths < 0, axis=1, kind="stable"), 1)
 
 
@@ -179,9 +178,9 @@ def check_nested(nested: Any, n_experts: int) -> None:
 def grid(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return each expert's row and column on a grid, (n_experts, 2).
 
-    Rows of the grid are groups along the direction of the largest spread; inside a row
-    experts stand in order along the second such direction, the same for all rows, so
-    that a column means the same in each of them.
+    Rows of the grid are groups along the direction of largest spread. Inside a row
+    experts are ordered along the second such direction, which is the same for all rows,
+    so that a column means the same in each of them.
     """
     first = widest_direction(points)
     along = points @ first

@@ -1,4 +1,4 @@
-"""The neighbours' gate: the experts of the rows nearby serve a row."""
+"""The gate of neighbours: a row is served by the experts of the rows near it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ._base import as_routing
 from ._cases import CaseGate, on_host, population
 
 NEIGHBORS = (20, 10, 50, 100)
-"""Numbers that n_neighbors="auto" chooses from, the first where nothing is held out."""
+"""Values that n_neighbors="auto" tries; the first serves if nothing is held out."""
 
 FEW_FEATURES = 6
-"""Up to so many a tree finds neighbours faster than brute force does."""
+"""Most features for which a tree finds neighbours faster than brute force does."""
 
 FALL = 0.99
-"""What a row loses of its weight from distance 0 to that of the furthest neighbour. A
-little is left, so that rows at one distance count alike."""
+"""Share of its weight that the furthest neighbour loses. Not all, so that neighbours
+that are all at one distance still count."""
 
 ROUNDING = 1e-9
-"""A row of which so little is wanted is none: what a sum of weights lacks by rounding
-must not bring in another neighbour."""
+"""A row is a neighbour if more than this share of its weight is wanted, so that a
+rounding error in the sum of weights brings in none."""
 
 
 class KNeighborsGate(CaseGate):
     r"""Gate of neighbours: p(k | x) is the mean responsibility of the rows near x.
 
-    The competence of experts in a row's region, as dynamic selection measures it
-    [1]_, [2]_, here of soft responsibilities and for any learner. With the
+    The gate measures the competence of experts near a row, as dynamic selection does
+    [1]_, [2]_, but from soft responsibilities and for any learner. With the
     neighbourhood N(x) and the weights a of its rows,
 
     .. math:: p(k | x) = \frac{\sum_{i \in N(x)} a_i r_{ik} + m \pi_k}
@@ -44,25 +44,25 @@ class KNeighborsGate(CaseGate):
     Features are divided by their standard deviations, so units do not matter; constant
     features are ignored. Distances are Euclidean.
 
-    Weights count as rows do: a row of weight two is the row twice. So N(x) holds the
-    nearest rows whose weights sum to ``n_neighbors``; the last one counts with what
-    is left. Rescale weights that are not counts to mean one.
+    A row of weight two counts as the row twice. So N(x) holds the nearest rows whose
+    weights sum to ``n_neighbors``; the last one counts with the remainder. Rescale
+    weights that are not counts to mean one.
 
     Parameters
     ----------
     n_neighbors : int or "auto", default="auto"
-        Weight of the rows of a neighbourhood. With "auto" a mixture takes the best of
-        10, 20, 50 and 100 on rows held out (``gate_.n_neighbors``); where nothing is
-        held out, it is 20.
+        Total weight of a neighbourhood. "auto" takes the best of 10, 20, 50 and 100 on
+        held-out rows (``gate_.n_neighbors``), or 20 if nothing is held out.
     weights : {"distance", "uniform"}, default="distance"
-        With "distance" a row at distance d counts in proportion to
-        :math:`1 - 0.99 (d / h)^2` times its weight, where h is the distance of the
-        furthest neighbour: probabilities vary with x almost without jumps, and were
-        better on rows held out. With "uniform" it counts with its weight.
+        - "distance": a row at distance d counts in proportion to its weight times
+          :math:`1 - 0.99 (d / h)^2`, where h is the distance of the furthest neighbour.
+          Probabilities vary with x almost without jumps, and were better on held-out
+          rows.
+        - "uniform": a row counts in proportion to its weight.
     smoothing : float, default=0.3
-        Rows' worth of the population that is added to each neighbourhood. It keeps
-        every probability above zero. Of 0.03 to 3 the default was among the best on
-        rows held out.
+        The m above, in rows: the weight of the population in each neighbourhood. It
+        keeps every probability above zero. The default was among the best values from
+        0.03 to 3 on held-out rows.
 
     Attributes
     ----------
@@ -77,10 +77,10 @@ class KNeighborsGate(CaseGate):
 
     Notes
     -----
-    Equal rows are one case, and cases stand in the order of their content: which rows
-    are taken of several at the same distance does not depend on the order of the
-    training rows. More than 6 features, and sparse ones, are searched by brute force:
-    a row costs its distances to all cases.
+    Equal rows are one case, and cases are sorted by their content. So the choice among
+    rows at the same distance does not depend on the order of the training rows. More
+    than 6 features, and sparse ones, are searched by brute force: a row costs its
+    distances to all cases.
 
     References
     ----------
@@ -156,7 +156,7 @@ class KNeighborsGate(CaseGate):
 
     @property
     def _enough(self) -> int:
-        """Cases that surely have the weight wanted: of the lightest, so many have."""
+        """Number of cases that surely have the weight wanted: the lightest have it."""
         reached = np.cumsum(np.sort(self._mass)) < self._wanted
         return min(1 + int(np.count_nonzero(reached)), len(self._mass))
 
@@ -183,25 +183,25 @@ class KNeighborsGate(CaseGate):
 def spread(X: Array, mass: np.ndarray) -> np.ndarray:
     """Return standard deviations, 0 for constants.
 
-    Of seven digits: the last ones depend on the order of sums, and would decide
-    between neighbours at the same distance.
+    They are rounded to seven digits: the last ones depend on the order of sums, and
+    would decide between neighbours at the same distance.
     """
     scale = deviations(*select(X).weighted_moments(X, mass))
     return scale.astype(np.float32).astype(np.float64)
 
 
 def falling(distance: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Return 1 - `FALL` (d / h)², where h is the largest distance of what is near."""
+    """Return 1 - `FALL` (d / h)², where h is the largest distance of a neighbour."""
     furthest = np.max(np.where(near, distance, 0.0), axis=1, keepdims=True)
     ratio = np.minimum(distance / np.where(furthest > 0, furthest, 1.0), 1.0)
     return 1.0 - FALL * ratio**2
 
 
 def distinct(X: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return (first, case): where each distinct row stands, and which one a row is.
+    """Return (first, case): where each distinct row stands, and which one each row is.
 
-    In an order that depends on their content alone. Rows of a CSR matrix are known
-    by their products with a random vector.
+    Distinct rows are sorted by their content; rows of a CSR matrix by their products
+    with a random vector.
     """
     key = X
     if sparse.issparse(X):

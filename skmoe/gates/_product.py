@@ -18,41 +18,41 @@ class ProductGate(FactoredGate):
     r"""Gate of product keys: p(k | x) = p₁(a | x) · p₂(b | x) for expert k at (a, b).
 
     The experts stand on a grid of E₁ rows and E₂ columns. One softmax chooses the row,
-    one the column, and their logits add up; so 4 096 experts cost about what 128 do.
-    Product keys are those of large memory layers [1]_. The grid is the price: the
-    choice of a column does not know the row.
+    another the column, and their logits add up; so 4 096 experts cost about as much as
+    128 do. Product keys come from large memory layers [1]_. Their price is that the
+    choice of a column does not depend on the row.
 
-    On soft targets r
+    For soft targets r,
 
     .. math:: \sum_k r_k \log p(k | x)
               = \sum_a r_{a\cdot} \log p_1(a | x) + \sum_b r_{\cdot b} \log p_2(b | x),
 
     so each softmax is fitted to marginal responsibilities, as in `SoftmaxGate`.
-    The best k experts of a row are found among the best k rows and columns.
+    The best k experts are among the best k rows and columns of the grid.
 
     Parameters
     ----------
     shape : tuple of (int, int) or None, default=None
         E₁ and E₂; their product is the number of experts. None takes the factors
-        nearest to a square, E₁ ≥ E₂. A prime number of experts has no grid: E₂ is 1,
-        and the gate is one softmax.
+        nearest to a square, E₁ ≥ E₂. If the number of experts is prime, E₂ is 1, and
+        the gate is one softmax.
     alpha : float or "auto", default="auto"
-        Ridge penalty a row of both softmaxes, as in `SoftmaxGate`.
+        Ridge penalty of both softmaxes, per row; as in `SoftmaxGate`.
     max_iter : int, default=200
-        L-BFGS iterations of a fit from scratch.
+        Most L-BFGS iterations of a fit from scratch.
     update_iter : int, default=10
-        L-BFGS iterations of each M-step inside a mixture.
+        Most L-BFGS iterations of an M-step of a mixture.
     tol : float, default=1e-6
-        Stop when no entry of the gradient (mean per row) exceeds this.
+        L-BFGS stops when no entry of the gradient (mean per row) exceeds this.
 
     Attributes
     ----------
     shape_ : tuple of (int, int)
         Rows and columns of the grid.
     cells_ : ndarray of shape (n_experts, 2)
-        Row and column of each expert. ``fit`` places them by the weighted centroids
-        of their rows of X: along the direction in which these spread most, then, in a
-        row of the grid, along the second such direction.
+        Row and column of each expert. ``fit`` orders experts by the weighted centroids
+        of their rows of X: rows of the grid along the direction in which centroids
+        spread most, and experts in a row along the second such direction.
     coef_ : ndarray of shape (E₁ + E₂, n_features)
         Coefficients on the original features, first those of the rows of the grid.
     intercept_ : ndarray of shape (E₁ + E₂,)
@@ -62,7 +62,7 @@ class ProductGate(FactoredGate):
     n_features_in_ : int
         Number of features.
     n_iter_ : int
-        L-BFGS iterations of the last fit or update, the larger number of the two.
+        Larger number of L-BFGS iterations of the two in the last fit or update.
 
     References
     ----------
@@ -134,7 +134,7 @@ class ProductGate(FactoredGate):
 
 
 def _shape(shape: tuple | None, n_experts: int) -> tuple[int, int]:
-    """Return the shape of the grid, checked or found."""
+    """Return the shape of the grid: the user's, checked, or the nearest to a square."""
     if shape is None:
         n_columns = next(
             b for b in range(math.isqrt(n_experts), 0, -1) if n_experts % b == 0

@@ -1,4 +1,4 @@
-"""The rule by which a gate's probabilities become the experts that are asked."""
+"""The rule that turns a gate's probabilities into the experts to ask."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class RoutingRule:
     Parameters
     ----------
     top_k : int or None, default=None
-        Experts a row, at most; None is all.
+        Most experts per row; None asks all.
     top_p : float or None, default=None
-        Of these the fewest whose probabilities sum to ``top_p``.
+        A row asks only the fewest of these whose probabilities sum to ``top_p``.
     capacity_factor : float or None, default=None
-        Rows that an expert takes of a batch, at most, in units of an even share; see
+        Most rows of a batch that an expert takes, in units of an even share; see
         `within_capacity`.
     ask_last : bool, default=False
-        Every row asks the last expert beside ``top_k`` of the others: one that is fixed
-        costs nothing, and what the others leave unexplained is its business.
+        Whether every row asks the last expert beside ``top_k`` of the others. If its
+        density is fixed, it costs nothing and explains the rows that the others do not.
     """
 
     top_k: int | None = None
@@ -46,7 +46,7 @@ class RoutingRule:
         Returns
         -------
         bool
-            Whether nothing is left out.
+            Whether no expert is left out.
         """
         few = self.top_k is not None and self.top_k < n_experts
         return not few and self.top_p is None
@@ -86,9 +86,9 @@ class RoutingRule:
 
 
 def with_last(gate: Any, X: Array, routing: Routing) -> Routing:
-    """Return the routing that asks the last expert too, and at least one other.
+    """Return the routing that also asks the last expert, and at least one other.
 
-    Where the last is not asked yet it takes the place of the worst.
+    Where a row does not ask it yet, it takes the place of the worst.
     """
     xp = namespace(routing.weights)
     last = routing.n_experts - 1

@@ -15,36 +15,35 @@ from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
 from ._base import SurveyedGate, as_routing
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1e2)
-"""Penalties that alpha="auto" chooses from; the first serves if nothing is held out."""
+"""Values that alpha="auto" tries; the first serves if nothing is held out."""
 
 
 class SoftmaxGate(SurveyedGate):
     r"""Linear gate: log p(k | x) = w_kᵀx + b_k - log Σ_j exp(w_jᵀx + b_j).
 
-    The gate of Jordan and Jacobs [1]_. It cuts the input space with hyperplanes.
-    It minimises, over soft targets r with row weights s,
+    This is the gate of Jordan and Jacobs [1]_. It cuts the input space with
+    hyperplanes. For soft targets r with row weights s it minimises
 
     .. math:: -\frac{1}{S} \sum_i s_i \sum_k r_{ik} \log p(k | x_i)
               + \frac{\alpha}{2} \lVert \tilde W \rVert^2, \quad S = \sum_i s_i
 
-    where :math:`\tilde W` are the coefficients of the standardised features:
-    columns are centred and scaled inside, and the answer is folded back into
-    ``coef_`` and ``intercept_``. Intercepts are not penalised.
+    where :math:`\tilde W` are the coefficients of the standardised features. ``coef_``
+    and ``intercept_`` refer to the original ones. Intercepts are not penalised.
 
     Parameters
     ----------
     alpha : float or "auto", default="auto"
-        Ridge penalty a row. 1e-4 only keeps separable partitions finite, 0 is plain
-        maximum likelihood, 0.01 to 0.1 gives smooth gates. With "auto" a mixture takes
-        the best of 1e-4, 1e-3, 0.01, 0.1 and 100, which all but ignores x, on rows
-        held out (``gate_.alpha``); where nothing is held out, it is 1e-4.
+        Ridge penalty per row. 0 is plain maximum likelihood; 1e-4 only keeps
+        coefficients finite where the targets are separable; 0.01 to 0.1 gives smooth
+        gates. "auto" takes the best of 1e-4, 1e-3, 0.01, 0.1 and 100, which all but
+        ignores x, on held-out rows (``gate_.alpha``), or 1e-4 if nothing is held out.
     max_iter : int, default=200
-        L-BFGS iterations of a fit from scratch.
+        Most L-BFGS iterations of a fit from scratch.
     update_iter : int, default=10
-        L-BFGS iterations of each M-step inside a mixture, where the gate starts
-        from the last pass's answer.
+        Most L-BFGS iterations of an M-step of a mixture, in which the gate starts from
+        the last pass's answer.
     tol : float, default=1e-6
-        Stop when no entry of the gradient (mean per row) exceeds this.
+        L-BFGS stops when no entry of the gradient (mean per row) exceeds this.
 
     Attributes
     ----------
@@ -109,18 +108,18 @@ class SoftmaxGate(SurveyedGate):
         return self._solve(X, mass, sums, start, self.max_iter)
 
     def update(self, X: Array, routing: Routing) -> SoftmaxGate:
-        # A few L-BFGS steps from here on new targets.
+        # Take a few L-BFGS steps from here on new targets.
         start = SoftmaxFit(self.coef_, self.intercept_, 0, False)
         mass = routing.row_sums
         sums = routing.weighted_sums(X)
         return copy.copy(self)._solve(X, mass, sums, start, self.update_iter)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> SoftmaxGate:
-        # A gate that remembers the curvature of rows like these.
+        # Remember the curvature of rows like these.
         other = copy.copy(self)
         rows = float(np.sum(mass))
         n = total_of(routing.row_sums)
-        # Few rows do not span the features: pseudo-rows at the center do.
+        # Few rows do not span the features; pseudo-rows at the center do.
         pseudo = (X.shape[1] + 1) * (1.0 - min(1.0, n / rows))
         share = (mass / rows) * (1.0 - mass / rows)
         spread = 2.0 * pseudo * share[:, None, None] * np.eye(X.shape[1] + 1)
@@ -130,8 +129,8 @@ class SoftmaxGate(SurveyedGate):
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> SoftmaxGate:
-        # A gate that took a damped Newton step on a batch. Its curvature is that
-        # of all batches that are remembered.
+        # Take a damped Newton step on a batch. The curvature is that of all batches
+        # that the gate remembers.
         other = copy.copy(self)
         mass = routing.row_sums
         n = total_of(mass)
@@ -158,7 +157,7 @@ class SoftmaxGate(SurveyedGate):
     def _bend(self, X: Array, routing: Routing) -> np.ndarray:
         """Return the curvature of Σ s log p(k | x), (n_experts, d + 1, d + 1).
 
-        Of a row that of its own experts alone: the others are improbable.
+        A row bends only the experts of its routing: the others are improbable.
         """
         log_proba = self.log_proba_at(X, routing)
         proba = namespace(log_proba).exp(log_proba)

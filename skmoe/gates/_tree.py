@@ -1,4 +1,4 @@
-"""The tree gate: the leaf that a row falls into knows its experts."""
+"""The tree gate: the leaf of a row gives the shares of its experts."""
 
 from __future__ import annotations
 
@@ -18,69 +18,68 @@ from ._base import as_routing
 from ._cases import CaseGate, on_host, population
 
 MIN_WEIGHTS = (20, 5, 10, 50, 100)
-"""Leaf sizes that min_samples_leaf="auto" chooses from, the first where nothing is
-held out."""
+"""Values that min_samples_leaf="auto" tries; the first serves if nothing is held out.
+"""
 
 ROUNDING = 1e-9
-"""What the weight of a leaf may lack, relative: responsibilities sum to one but for
-rounding."""
+"""Share of its least weight that a leaf may lack: responsibilities sum to one only up
+to rounding."""
 
 MOST_OUTPUTS = 32
-"""With more experts than this a tree grows on so many random sums of them."""
+"""With more experts than this, a tree grows on this many random sums of them."""
 
 MOST = 1_000_000
-"""Levels, leaves and trees, each."""
+"""Most levels, most leaves and most trees."""
 
 
 class TreeGate(CaseGate):
-    r"""Gate of decision trees: p(k | x) is what x's leaf gave to expert k in training.
+    r"""Gate of decision trees: p(k | x) is the share of expert k in the leaf of x.
 
-    The gate of model trees [1]_: it cuts the input space along the axes, sees
-    interactions, and does not see the units of features. A tree is grown by the
+    This is the gate of model trees [1]_: it cuts the input space along the axes, finds
+    interactions, and does not depend on the units of features. A tree is grown by the
     squared error of the responsibilities, which for hard ones is the Gini index. With
     :math:`R_{lk} = \sum_{i \in l} s_i r_{ik}` the mass of expert k in leaf l,
 
     .. math:: p(k | x) = \frac{R_{lk} + m \pi_k}{\sum_j R_{lj} + m}
 
     where :math:`\pi_k` is the expert's share of all rows and m is ``smoothing``; a
-    forest takes the mean of its trees. Weights count as rows do: a row of weight two
-    is the row twice.
+    forest takes the mean of its trees. A row of weight two counts as the row twice.
 
     Parameters
     ----------
     min_samples_leaf : float or "auto", default="auto"
-        Weight of the rows of a leaf, at least. Large leaves give smooth gates. With
-        "auto" a mixture takes the best of 5, 10, 20, 50 and 100 on rows held out
-        (``gate_.min_samples_leaf``); where nothing is held out, it is 20.
+        Least total weight of the rows of a leaf. Large leaves give smooth gates. "auto"
+        takes the best of 5, 10, 20, 50 and 100 on held-out rows
+        (``gate_.min_samples_leaf``), or 20 if nothing is held out.
     max_depth : int or None, default=None
-        Cuts from the root to a leaf, at most; None leaves it to the other limits.
+        Most cuts from the root to a leaf; None sets no limit.
     max_leaf_nodes : int or None, default=None
-        Leaves, at most; then the best cuts are made first.
+        Most leaves; the best cuts are then made first. None sets no limit.
     n_estimators : int, default=1
-        Trees. Many, of randomised cuts [2]_, cost as much more; they give smoother
-        gates, which small leaves suit.
+        Number of trees. Several trees have random cuts [2]_, and give smoother gates
+        that go well with small leaves. They cost in proportion to their number.
     smoothing : float, default=0.3
-        Rows' worth of the population that is added to each leaf. It keeps every
-        probability above zero. Of 0.03 to 3 the default was among the best on rows
-        held out.
+        The m above, in rows: the weight of the population in each leaf. It keeps every
+        probability above zero. The default was among the best values from 0.03 to 3 on
+        held-out rows.
     random_state : int, RandomState instance or None, default=0
-        Decides between cuts that are equally good, and draws the cuts of a forest.
-        A number makes a refit on nearly the same targets nearly the same.
+        Decides between equally good cuts, and draws the cuts of a forest. With a number
+        a refit on nearly the same targets is nearly the same.
 
     Attributes
     ----------
     tree_ : DecisionTreeRegressor or ExtraTreesRegressor
-        The fitted tree or trees, their thresholds in the units of X. Use their
-        ``apply``: their predictions are not smoothed, and with more than 32 experts are
-        random sums of these.
+        The fitted tree or forest, with thresholds in the units of X. Use only its
+        ``apply``: its predictions are not smoothed, and with more than 32 experts they
+        are random sums over experts.
     grown_ : DecisionTreeRegressor or ExtraTreesRegressor
-        The same as they were grown, on ``view_.rows(X)``.
+        The same tree or forest, as it was grown on ``view_.rows(X)``.
     view_ : TreeView
-        The ``origin`` and ``unit`` of each column in which ``grown_`` sees X, so that
-        neither matters: trees of scikit-learn call values equal that are less than 1e-7
-        apart.
+        The ``origin`` and ``unit`` of each column in which ``grown_`` sees X. They
+        keep values apart that scikit-learn's trees would call equal, since they differ
+        by less than 1e-7.
     table_ : csr_array of shape (n_nodes, n_experts)
-        Mass of each expert in each node that is a leaf, tree by tree.
+        Mass of each expert in each leaf, tree by tree; zero in other nodes.
     share_ : ndarray of shape (n_experts,)
         Each expert's share of all rows.
     n_experts_ : int
@@ -92,9 +91,9 @@ class TreeGate(CaseGate):
     -----
     Cuts are those of CART on ``n_experts`` outputs. With more than 32 experts the
     outputs are 32 sums of responsibilities with random signs, which keep squared
-    distances on average [3]_; the leaves hold exact means all the same, and only of
-    the experts that their rows have. So training and routing cost the entries of the
-    routing, not ``n_samples * n_experts``.
+    distances on average [3]_. Leaves still hold exact means, and only of the experts
+    that their rows have. So the cost of training and routing grows with the entries of
+    the routing, not with ``n_samples * n_experts``.
 
     References
     ----------
@@ -152,7 +151,7 @@ class TreeGate(CaseGate):
         self.random_state = random_state
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        # Grow the trees on soft targets and fill their leaves.
+        # Grow the trees on soft targets, and fill their leaves.
         self._validate_params()
         targets = as_routing(routing).to_csr()
         weighted = np.flatnonzero(targets.sum(axis=1) > 0)
@@ -175,16 +174,16 @@ class TreeGate(CaseGate):
 
     @property
     def tree_(self) -> DecisionTreeRegressor | ExtraTreesRegressor:
-        """The fitted tree or trees, their thresholds in the units of X."""
-        found = copy.deepcopy(self.grown_)
+        """The fitted tree or forest, with thresholds in the units of X."""
+        trees = copy.deepcopy(self.grown_)
         view = self.view_
-        for tree in each_tree(found):
+        for tree in each_tree(trees):
             at = np.maximum(tree.feature, 0)  # leaves have none
             tree.threshold[:] = view.origin[at] + view.unit[at] * tree.threshold
-        return found
+        return trees
 
     def _unfitted(self, total: float) -> DecisionTreeRegressor | ExtraTreesRegressor:
-        """Return the tree or forest to be fitted to rows of this weight."""
+        """Return the tree or forest to fit to rows with this total weight."""
         least = (
             MIN_WEIGHTS[0] if self.min_samples_leaf == "auto" else self.min_samples_leaf
         )
@@ -199,7 +198,7 @@ class TreeGate(CaseGate):
         return ExtraTreesRegressor(self.n_estimators, **limits)
 
     def _leaves(self, X: Array) -> sparse.csr_array:
-        """Return which leaf of each tree holds a row, (n, n_nodes), ones and zeros."""
+        """Return each row's leaf in each tree, as ones in (n, n_nodes)."""
         leaf = self.grown_.apply(self.view_.rows(X)).reshape(X.shape[0], -1)
         leaf = leaf + self._first_node[:-1]
         ends = np.arange(0, leaf.size + 1, leaf.shape[1])
@@ -229,7 +228,7 @@ def each_tree(grown: DecisionTreeRegressor | ExtraTreesRegressor) -> list[Any]:
 
 
 def sketch(resp: sparse.csr_array) -> np.ndarray:
-    """Return responsibilities, or as many sums of them as a tree can take."""
+    """Return responsibilities, or random sums of them if there are too many experts."""
     n_experts = resp.shape[1]
     if n_experts <= MOST_OUTPUTS:
         return resp.toarray()
