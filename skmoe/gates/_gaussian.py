@@ -63,7 +63,7 @@ from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, like, namespace, select, to_host, total_of
 from ..routing import Routing, deviations, gather, reciprocal
 from ._base import BaseGate, as_routing
-from ._covariance import TINY, Moments, squares_of, whitening_of
+from ._covariance import KINDS, TINY, Densities, Moments
 from ._softmax import SoftmaxGate
 
 AUTO = "1/sqrt(d)"
@@ -169,7 +169,7 @@ class GaussianGate(BaseGate):
     choices = {"density_exponent": EXPONENTS}
 
     _parameter_constraints: dict = {
-        "covariance_type": [StrOptions({"diag", "full", "tied"})],
+        "covariance_type": [StrOptions(set(KINDS))],
         "density_exponent": [
             StrOptions({"auto", "1/d", "1/sqrt(d)"}),
             Interval(Real, 0, 1, closed="right"),
@@ -216,7 +216,7 @@ class GaussianGate(BaseGate):
         gate = copy.copy(self)
         target = self._target(X, routing)
         if self._settings != self._learned:
-            same = self._kind == self.covariance_type
+            same = type(self._densities) is self._kind
             starts = [target, self._moments] if same else [target]
             gates = [copy.copy(self)._start(X, routing, m, target) for m in starts]
             gate = max(gates, key=lambda each: each._assess(X, routing)[0])
@@ -225,24 +225,18 @@ class GaussianGate(BaseGate):
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> GaussianGate:
         # Scale the moments so that they stand for this many rows.
         rows = float(np.sum(mass))
-        other = copy.copy(self)
-        factor = rows / max(float(self._mass.sum()), TINY)
-        memory = (factor * part for part in self._moments)
-        other._mass, other._sums, other._squares = memory
-        return other
+        return self._remembering(rows / self._rows)
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> GaussianGate:
         # Take a step of the climb on a batch.
         target = self._target(X, routing)
         value, model = self._assess(X, routing)
         n = target.mass.sum()
-        rows = max(float(self._mass.sum()), TINY)
         # As if the batch were as the gate expects; the step adds the difference.
-        memory = Moments(*((keep + n / rows) * part for part in self._moments))
-        share = n / (keep * rows + n)
+        memory = self._remembering(keep + n / self._rows)
+        share = n / (keep * self._rows + n)
         for step in ONLINE_STEPS:
-            moments = memory.plus(target, step).plus(model, -step)
-            moments = moments._replace(mass=np.maximum(moments.mass, 0.0))
+            moments = memory._moments.moved(target, model, step)
             gate = copy.copy(self)
             try:
                 gate._set(moments)._meet(target, model, step * share)
@@ -250,8 +244,17 @@ class GaussianGate(BaseGate):
                     return gate
             except np.linalg.LinAlgError:  # too far: no covariance is left
                 continue
+        return memory
+
+    @property
+    def _rows(self) -> float:
+        """How many rows the moments stand for."""
+        return max(float(self._moments.mass.sum()), TINY)
+
+    def _remembering(self, factor: float) -> GaussianGate:
+        """Return the gate with moments of so many times the rows."""
         other = copy.copy(self)
-        other._mass, other._sums, other._squares = memory
+        other._moments = self._moments.times(factor)
         return other
 
     @property
@@ -275,31 +278,21 @@ class GaussianGate(BaseGate):
         return (X - like(self._center, X)) * like(inverse, X)
 
     def _target(self, X: Array, routing: Routing) -> Moments:
-        Z = self._standardised(X)
-        return Moments.of(Z, routing, self.covariance_type)
+        return self._kind.moments(self._standardised(X), routing)
 
     def _set(self, moments: Moments) -> Self:
         """Set the moments, and the densities that follow from them."""
-        self._learned = kind, gamma, prior = self._settings
-        self.density_exponent_ = gamma
-        self._means, covariances = moments.believed(kind, prior)
-        # Constant features are the same for all experts.
+        self._learned = self._settings
+        self.density_exponent_ = self._exponent()
         constant = np.flatnonzero(self._scale == 0)
-        at = (constant,) if kind == "diag" else (constant, constant)
-        covariances[(..., *at)] = 1.0
-        self._covariances = covariances
-        self._whitening = whitening_of(covariances, kind)
-        self._mass, self._sums, self._squares = moments
+        self._densities = self._kind.of(moments, self.covariance_prior, constant)
+        self._moments = moments
         return self
 
     @property
-    def _kind(self) -> str:
-        """The covariance type that was learned."""
-        return self._learned[0]
-
-    @property
-    def _moments(self) -> Moments:
-        return Moments(self._mass, self._sums, self._squares)
+    def _kind(self) -> type[Densities]:
+        """The kind of covariance that is to be learned."""
+        return KINDS[self.covariance_type]
 
     def _start(
         self, X: Array, routing: Routing, moments: Moments, target: Moments
@@ -336,8 +329,7 @@ class GaussianGate(BaseGate):
 
     def _stepped(self, target: Moments, model: Moments) -> Self:
         """Return the gate after a step from the answer's moments to the target's."""
-        moments = self._moments.plus(target, self._step).plus(model, -self._step)
-        moments = moments._replace(mass=np.maximum(moments.mass, 0.0))
+        moments = self._moments.moved(target, model, self._step)
         return copy.copy(self)._set(moments)._meet(target, model)
 
     def _meet(self, target: Moments, model: Moments, step: float = 1.0) -> Self:
@@ -365,7 +357,7 @@ class GaussianGate(BaseGate):
         xp = namespace(log_proba)
         value = total_of(routing.weights[rows, :] * at)
         answer = xp.exp(log_proba) * routing.row_sums[rows][:, None]
-        return value, Moments.of(Z, Routing.from_dense(answer), self._kind)
+        return value, self._densities.moments(Z, Routing.from_dense(answer))
 
     # --------------------------------------------------------------------- answers
     def log_proba(self, X: Array) -> Array:
@@ -381,47 +373,9 @@ class GaussianGate(BaseGate):
 
     def _log_proba(self, Z: Array) -> Array:
         """Return log p(k | x) of standardised rows."""
-        logits = {"diag": self._diag, "full": self._full, "tied": self._tied}
-        values = logits[self._kind](Z)
-        return select(values).log_softmax(values)
-
-    def _diag(self, Z: Array) -> Array:
-        """Return log π_k + γ log N(z; μ_k, Σ_k) up to a constant: linear in z, z²."""
         gamma = self.density_exponent_
-        means = self._means
-        precision = self._whitening**2
-        bias = np.sum(precision * means**2 + np.log(self._covariances), axis=1)
-        linear = like(precision * means, Z)
-        square = like(0.5 * precision, Z)
-        product = Z @ linear.T - squares_of(Z) @ square.T
-        return gamma * product + like(self._log_weights - 0.5 * gamma * bias, product)
-
-    def _full(self, Z: Array) -> Array:
-        """Return the same for full covariances, one expert at a time."""
-        logits = []
-        for k, whitening in enumerate(self._whitening):
-            white = Z @ like(whitening, Z)
-            xp = namespace(white)
-            white = white - like(self._means[k] @ whitening, white)
-            log_det = -2.0 * np.sum(np.log(np.diagonal(whitening)))
-            density = -0.5 * (xp.sum(white * white, axis=1) + float(log_det))
-            logits.append(
-                self.density_exponent_ * density + float(self._log_weights[k])
-            )
-        return xp.stack(logits, axis=1)
-
-    def _tied(self, Z: Array) -> Array:
-        """Return the same without the term that all experts share: linear in z."""
-        coef, bias = self._tied_linear()
-        product = Z @ like(coef, Z).T
-        return product + like(bias, product)
-
-    def _tied_linear(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the coefficients of z and the intercepts of a tied gate."""
-        gamma = self.density_exponent_
-        white = self._means @ self._whitening
-        bias = self._log_weights - 0.5 * gamma * np.sum(white**2, axis=1)
-        return gamma * white @ self._whitening.T, bias
+        logits = self._densities.logits(Z, gamma, self._log_weights)
+        return select(logits).log_softmax(logits)
 
     def to_softmax(self) -> SoftmaxGate:
         """Return the linear gate with the same probabilities; covariance must be tied.
@@ -435,13 +389,15 @@ class GaussianGate(BaseGate):
         SoftmaxGate
             A fitted gate; its ``update`` goes on from here.
         """
-        if self._kind != "tied":
+        densities = self._densities
+        if not densities.linear:
             raise ValueError(
                 "to_softmax needs covariance_type='tied', which makes log odds linear; "
-                f"this gate was fitted with {self._kind!r}."
+                f"this gate was fitted with {densities.name!r}."
             )
         gate = SoftmaxGate()
-        coef, bias = self._tied_linear()
+        gamma = self.density_exponent_
+        coef, bias = densities.linear_form(gamma, self._log_weights)
         gate.coef_ = coef * reciprocal(self._scale)
         gate.intercept_ = bias - gate.coef_ @ self._center
         gate.n_experts_ = self.n_experts_
@@ -454,31 +410,28 @@ class GaussianGate(BaseGate):
     def take(self, experts: np.ndarray) -> GaussianGate:
         other = copy.copy(self)
         experts = np.asarray(experts)
-        times = np.bincount(experts, minlength=self.n_experts_)[experts]
-        other._mass = self._mass[experts] / times
-        other._sums = self._sums[experts] / times[:, None]
-        other._means = self._means[experts]
-        if self._kind != "tied":
-            parts = times.reshape(-1, *[1] * (self._squares.ndim - 1))
-            other._squares = self._squares[experts] / parts
-            other._covariances = self._covariances[experts]
-            other._whitening = self._whitening[experts]
+        other._moments = self._densities.take_moments(self._moments, experts)
+        other._densities = self._densities.take(experts)
+        times = np.bincount(experts)[experts]
         other._log_weights = self._log_weights[experts] - np.log(times)
         other.n_experts_ = len(experts)
         return other
 
     # ------------------------------------------------------------------ attributes
     @property
+    def densities(self) -> Densities:
+        """Densities of standardised features; their class is the covariance's kind."""
+        return self._densities
+
+    @property
     def means_(self) -> np.ndarray:
         """Means of the experts."""
-        return self._center + self._means * self._scale
+        return self._center + self._densities.means * self._scale
 
     @property
     def covariances_(self) -> np.ndarray:
         """Covariances of the experts, zero where a feature is constant."""
-        if self._kind == "diag":
-            return self._covariances * self._scale**2
-        return self._covariances * np.outer(self._scale, self._scale)
+        return self._densities.in_units(self._densities.covariances, self._scale)
 
     @property
     def weights_(self) -> np.ndarray:
@@ -492,9 +445,8 @@ class GaussianGate(BaseGate):
         They are linear in x if tied, in x and its squares if diagonal, and in x and all
         its products if full.
         """
-        d = self.n_features_in_
-        n_terms = {"tied": d, "diag": 2 * d, "full": d + d * (d + 1) // 2}
-        return (self.n_experts_ - 1) * (n_terms[self._kind] + 1)
+        n_terms = self._densities.n_terms(self.n_features_in_)
+        return (self.n_experts_ - 1) * (n_terms + 1)
 
 
 def _shares(mass: np.ndarray) -> np.ndarray:

@@ -161,15 +161,10 @@ def _(gate: Any, X: Any) -> Cost:
 
 @cost.register
 def _(gate: GaussianGate, X: Any) -> Cost:
-    n_experts, d = gate.means_.shape
-    covariance = gate.covariances_
-    held = gate.means_.size + n_experts
-    if gate.covariance_type == "diag":
-        return Cost(held + covariance.size, 2 * n_experts * d)
-    # Symmetric matrices; a tied one leaves the gate linear.
-    own = covariance.size // d * (d + 1) // 2
-    tied = gate.covariance_type == "tied"
-    return Cost(held + own, n_experts * d * (1 if tied else d + 1))
+    densities = gate.densities
+    n_experts, d = densities.means.shape
+    held = densities.means.size + n_experts + densities.n_numbers
+    return Cost(held, n_experts * densities.multiply_adds(d))
 
 
 @cost.register

@@ -68,10 +68,7 @@ def _(gate: GaussianGate, x: np.ndarray, names: np.ndarray) -> Reasons:
     apart = x - gate.means_
     gamma = gate.density_exponent_
     n_experts, d = apart.shape
-    covariance = gate.covariances_
-    if gate.covariance_type == "diag":
-        covariance = covariance[:, :, None] * np.eye(d)
-    covariance = np.broadcast_to(covariance, (n_experts, d, d))
+    covariance = gate.densities.matrices(gate.covariances_, n_experts)
     # A constant feature has no variance, and says nothing.
     varies = (np.diagonal(covariance, axis1=1, axis2=2) > 0).all(axis=0)
     covariance = covariance[:, varies][:, :, varies]

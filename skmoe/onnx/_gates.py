@@ -109,11 +109,11 @@ def _(gate: HierarchicalGate, graph: Graph, X: str) -> str:
 
 @gate_logits.register
 def _(gate: GaussianGate, graph: Graph, X: str) -> str:
-    if gate.covariance_type == "tied":
+    densities = gate.densities
+    if densities.linear:
         return gate_logits(gate.to_softmax(), graph, X)
-    full = gate.covariance_type == "full"
     covariances = gate.covariances_
-    variances = np.diagonal(covariances, axis1=1, axis2=2) if full else covariances
+    variances = densities.variances(covariances)
     seen = np.flatnonzero(variances.max(axis=0) > 0)  # constant features say nothing
     gamma = gate.density_exponent_
     log_weights = np.log(gate.weights_)
@@ -124,9 +124,9 @@ def _(gate: GaussianGate, graph: Graph, X: str) -> str:
     Z = graph.node("Gather", X, graph.constant(seen), axis=1)
     Z = graph.node("Sub", Z, graph.constant(center))
     Z = graph.node("Div", Z, graph.constant(scale))
-    if full:
+    if densities.crossed:
         cov = covariances[:, seen][:, :, seen] / np.outer(scale, scale)
-        return _full(graph, Z, gamma, log_weights, means, cov)
+        return _crossed(graph, Z, gamma, log_weights, means, cov)
     precision = scale**2 / variances[:, seen]
     bias = np.sum(precision * means**2 - np.log(precision), axis=1)
     both = graph.node("Concat", Z, graph.node("Mul", Z, Z), axis=1)
@@ -134,7 +134,7 @@ def _(gate: GaussianGate, graph: Graph, X: str) -> str:
     return graph.product(both, coef, log_weights - 0.5 * gamma * bias)
 
 
-def _full(
+def _crossed(
     graph: Graph,
     Z: str,
     gamma: float,
@@ -142,7 +142,7 @@ def _full(
     means: np.ndarray,
     covariances: np.ndarray,
 ) -> str:
-    """Add densities of full covariances, whitened expert by expert."""
+    """Add densities of correlated features, whitened expert by expert."""
     n_experts, d = means.shape
     factor = np.linalg.cholesky(covariances)
     whitening = np.linalg.inv(factor)  # (z - mu) is white times this, transposed
