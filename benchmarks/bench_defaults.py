@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import time
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -31,9 +29,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from _timing import interleaved, machine, table
-from bench_quality import Fold, chosen, encoder, read_lines, target
-from real_data import loader
+from _data import Fold, info, read_split
+from _records import chosen, machine, plain_parser, read_lines, run_jobs, table
+from _timing import clocked, interleaved
 from sklearn.model_selection import ShuffleSplit
 from sklearn.tree import DecisionTreeRegressor
 
@@ -116,20 +114,11 @@ class Job(NamedTuple):
 @cache
 def read_rows(case: Case, draw: int) -> Fold:
     """Return a random draw of training and test rows, preprocessed."""
-    X, y, meta = loader()(case.set)
-    task, y = meta["task"], target(case.set, meta["task"], y)
-    test_rows = min(TEST_ROWS, len(y) - case.rows)
+    test_rows = min(TEST_ROWS, info(case.set)["n"] - case.rows)
     splitter = ShuffleSplit(
         1, train_size=case.rows, test_size=test_rows, random_state=draw
     )
-    train, test = next(splitter.split(y))
-    before = encoder(X, meta)
-    X_train = before.fit_transform(X.iloc[train]).astype(np.float64)
-    X_test = before.transform(X.iloc[test]).astype(np.float64)
-    if task == "regression":
-        y = (y - y[train].mean()) / y[train].std()
-    n_classes = int(y.max()) + 1 if task == "classification" else 0
-    return Fold(task, n_classes, X_train, y[train], X_test, y[test])
+    return read_split(case.set, splitter)
 
 
 def estimator(job: Job) -> Any:
@@ -149,26 +138,24 @@ def measure(job: Job) -> dict[str, Any]:
     case = next(c for c in CASES if (c.set, c.experts) == job[:2])
     fold = read_rows(case, job.draw)
     model, X, y = estimator(job), fold.X_test, fold.y_test
-    started = time.process_time()
-    model.fit(fold.X_train, fold.y_train)
-    fit = time.process_time() - started
+    _, fit = clocked(model.fit, fold.X_train, fold.y_train)
     predicted = model.predict(X)
-    taken = interleaved({"predict": lambda: model.predict(X)}, 7, at_least=0.05)
-    found = {
+    timings = interleaved({"predict": lambda: model.predict(X)}, 7, at_least=0.05)
+    figures = {
         "nll": float(-np.mean(model.score_samples(X, y))),
-        "fit": fit,
-        "predict": 1e6 * float(taken["predict"].cpu) / len(y),
+        "fit": fit.cpu,
+        "predict": 1e6 * float(timings["predict"].cpu) / len(y),
         "n_iter": int(model.n_iter_),
         "converged": bool(model.converged_),
         "n_test": len(y),
         "n_columns": X.shape[1],
     }
     if fold.n_classes:
-        return {**found, "accuracy": float(np.mean(predicted == y))}
-    return {**found, "rmse": float(np.sqrt(np.mean((predicted - y) ** 2)))}
+        return {**figures, "accuracy": float(np.mean(predicted == y))}
+    return {**figures, "rmse": float(np.sqrt(np.mean((predicted - y) ** 2)))}
 
 
-# --------------------------------------------------------------------------- run
+# -------------------------------------------------------------------------- jobs
 def jobs_of(args: argparse.Namespace) -> Iterator[Job]:
     """Yield what is asked for, the first draw of all first."""
     draws = [int(draw) for draw in args.draws.split(",")]
@@ -181,25 +168,6 @@ def jobs_of(args: argparse.Namespace) -> Iterator[Job]:
         for turn, case in itertools.product([(DEFAULT, ""), *turns], cases):
             if case.experts in KINDS.get(turn[0], {case.experts}):
                 yield Job(case.set, case.experts, *turn, draw)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Measure what the file does not hold yet, and append it."""
-    started = time.perf_counter()
-    done = {Job(*(line[key] for key in Job._fields)) for line in read_lines(args.file)}
-    todo = [job for job in jobs_of(args) if job not in done]
-    if todo:
-        warm_up()
-    for left, job in zip(range(len(todo), 0, -1), todo, strict=True):
-        if time.perf_counter() - started > args.seconds:
-            print(f"{left} left", flush=True)
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            line = {**job._asdict(), **measure(job)}
-        with args.file.open("a", encoding="utf-8") as file:
-            print(json.dumps(line), file=file)
-        print(line, flush=True)
 
 
 def warm_up() -> None:
@@ -238,8 +206,8 @@ def changes(lines: pd.DataFrame) -> pd.DataFrame:
 
 def turns_table(lines: pd.DataFrame) -> str:
     """Return median and worst change of each turn; draws of a case count as one."""
-    found = changes(lines)
-    means = found.groupby([*TURN, *CASE])[["nll", "score", "fit", "predict"]].mean()
+    changed = changes(lines)
+    means = changed.groupby([*TURN, *CASE])[["nll", "score", "fit", "predict"]].mean()
     rows = []
     for name, value in ((n, v) for n, values in TURNS.items() for v in values):
         if (name, value) not in means.index:
@@ -312,10 +280,10 @@ def defaults_table(lines: pd.DataFrame) -> str:
 
 def cases_table(lines: pd.DataFrame, field: str, digits: int) -> str:
     """Return the change of one figure, turn by case."""
-    found = changes(lines)
+    changed = changes(lines)
     cases = [f"{case.set}, {case.experts}" for case in CASES]
-    found["case"] = found["set"] + ", " + found["experts"]
-    means = found.groupby([*TURN, "case"])[field].mean().unstack()
+    changed["case"] = changed["set"] + ", " + changed["experts"]
+    means = changed.groupby([*TURN, "case"])[field].mean().unstack()
     rows = [
         [
             f"{name} {value}",
@@ -347,9 +315,7 @@ def tell(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("file", type=Path, help="JSON-lines file")
     parser.add_argument("--parameters", help=f"by commas: {', '.join(TURNS)}")
     parser.add_argument("--draws", default="0,1", help="draws of rows, by commas")
@@ -357,7 +323,8 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     args = parser.parse_args()
     if not args.tables:
-        run(args)
+        warm_up()
+        run_jobs(args.file, jobs_of(args), measure, at_most=args.seconds)
     tell(args.file)
 
 

@@ -1,18 +1,25 @@
-"""Time passes of EM, whole fits, and the first fit of a process.
+"""Time passes of EM and whole fits, and measure the peak memory of a large fit.
 
-- linear: one pass at top_k=2 with 256 linear experts against 16, with the gate's part
-  (its update, its survey of candidates) and without. The passes start from the same
-  kind of state: rows at the nearest of as many random directions as there are
-  experts, so that all experts have about as many rows.
+- linear: one pass at top_k=2 with 256 linear experts against 16: the whole pass, the
+  gate with its update and its survey of candidates, and the experts. The passes start
+  from the same kind of state: rows at the nearest of as many random directions as there
+  are experts, so that all experts have about as many rows.
 - trees: the same with DecisionTreeRegressor(max_depth=6) experts, fitted one by one.
-- synth5: CPU seconds to flexmix's log-likelihood, 8 linear experts on 50 000 rows of
-  20 columns, against those that flexmix took (recorded) and those that cgmm takes
-  here. Needs SKMOE_ORACLE, the folder of ``oracle.json``.
+- hierarchical: the same with ridge experts and a HierarchicalGate, 1 024 against 64.
 - cold: the first fit of a fresh process, kernels not compiled yet, and compiled by a
   process before, against the second fit of the same process.
 - small: default fits of some hundred rows, by NumPy and by Numba.
+- memory: the peak memory of a large sparse fit and predict beyond the data, in GiB.
+  Linux only. Each start runs in a process of its own: it makes the data (rows, 20
+  columns, float32), fits a small mixture first so that libraries and compiled kernels
+  are in memory, then fits 1 024 linear experts at top_k=2 for one pass with a cheap
+  gate, and predicts. The peak is the kernel's own high-water mark, set back before fit
+  and before predict; what stood in memory before is taken off.
 
-    SKMOE_ORACLE=path/to/oracle python benchmarks/bench_em.py [--only linear,cold]
+Times of a pass are medians of wall and CPU seconds.
+
+    python benchmarks/bench_em.py [--only linear,cold] [--quick]
+        [--rows 1000000] [--experts 1024] [--starts tree,random]
 """
 
 from __future__ import annotations
@@ -25,216 +32,206 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
-import oracle
-from _timing import Timing, interleaved, parser, run_parts, seconds
+from _data import hinge
+from _records import parser, run_parts, seconds
+from _timing import clocked, interleaved
 from sklearn.linear_model import Ridge
 from sklearn.tree import DecisionTreeRegressor
-from threadpoolctl import threadpool_limits
 
 from skmoe import MoERegressor
-from skmoe.backends import _numba, using
+from skmoe.backends import using
 from skmoe.em import PORTFOLIO, Problem, resume, step
 from skmoe.experts import make_pool
-from skmoe.gates import SoftmaxGate
+from skmoe.gates import HierarchicalGate, SoftmaxGate
 from skmoe.likelihoods import Gaussian
 from skmoe.routing import Routing
 
 TOP_K, WIDTH = 2, 4
-"""Training keeps twice as many experts a row as predict asks."""
+"""Training keeps twice as many experts per row as predict asks."""
 
 SHARPNESS = 4.0
 """Norm of a gate's coefficients; columns of X have variance one."""
 
 
 # ------------------------------------------------------------------ one pass
-def timed(method):
-    """Add the seconds of a method to those of the class."""
+class Case(NamedTuple):
+    """What passes are compared."""
 
-    @functools.wraps(method)
-    def run(self, X, *args):
-        for arg in args:
-            if isinstance(arg, Routing) and not arg.dense:
-                _ = arg.expert_major  # the sort serves the experts as well
-        started = time.perf_counter()
-        try:
-            return method(self, X, *args)
-        finally:
-            TimedGate.spent += time.perf_counter() - started
-
-    return run
+    name: str
+    expert: object
+    gate: Callable
+    n_features: int
+    few: int
+    many: int
+    before: int  # passes before those that are timed
 
 
-class TimedGate(SoftmaxGate):
-    """A softmax gate that knows how long all gates have worked."""
-
-    spent = 0.0
-    update = timed(SoftmaxGate.update)
-    survey = timed(SoftmaxGate.survey)
-    log_proba_at = timed(SoftmaxGate.log_proba_at)
-    route = timed(SoftmaxGate.route)
+def known_softmax(X, start: Routing, directions: np.ndarray) -> SoftmaxGate:
+    """Return the softmax gate of the directions, which need not be learned."""
+    gate = SoftmaxGate(max_iter=1).fit(X, start)
+    gate.coef_, gate.intercept_ = directions, np.zeros(len(directions))
+    return gate
 
 
-def setting(n: int, d: int, n_experts: int, expert) -> tuple[Problem, object]:
-    """Return a problem, and a state that has seen one fit of gate and experts."""
+def learned_tree(X, start: Routing, directions: np.ndarray) -> HierarchicalGate:
+    return HierarchicalGate(max_iter=10).fit(X, start)
+
+
+LINEAR = Case("linear", Ridge(), known_softmax, 20, 16, 256, 0)
+TREES = LINEAR._replace(name="trees", expert=DecisionTreeRegressor(max_depth=6))
+HIERARCHICAL = Case("hierarchical", Ridge(), learned_tree, 16, 64, 1024, 2)
+
+
+def setting(case: Case, n: int, n_experts: int) -> tuple[Problem, object]:
+    """Return a problem, and a state that has seen a fit of gate and experts."""
     random = np.random.default_rng(0)
-    X = random.standard_normal((n, d))
-    directions = random.standard_normal((n_experts, d))
+    X = random.standard_normal((n, case.n_features))
+    directions = random.standard_normal((n_experts, case.n_features))
     directions *= SHARPNESS / np.linalg.norm(directions, axis=1, keepdims=True)
-    _, nearest = _numba.top_k(X @ directions.T, WIDTH)
-    slopes = random.standard_normal((n_experts, d))
+    nearest = np.concatenate(
+        [
+            np.argsort(-(part @ directions.T), axis=1)[:, :WIDTH]
+            for part in np.array_split(X, 1 + n // 4096)
+        ]
+    )
+    slopes = random.standard_normal((n_experts, case.n_features))
     y = np.einsum("ij,ij->i", X, slopes[nearest[:, 0]])
     y += 0.5 * random.standard_normal(n)
     share = np.tile([0.85, 0.05, 0.05, 0.05], (n, 1))
     start = Routing(nearest, share, n_experts)
     problem = Problem(X, X, y[:, None], np.ones(n), n_experts, WIDTH, 1, 0.0)
     pool = make_pool(
-        [expert] * n_experts,
-        n_features=d,
+        [case.expert] * n_experts,
+        n_features=case.n_features,
         seeds=list(range(n_experts)),
         n_jobs=1,
         likelihood=Gaussian().bound(10.0, np.array([1e-3 * y.var()])),
     )
     with using("auto", n * n_experts):
-        gate = TimedGate(max_iter=1).fit(X, start)
-        gate.coef_, gate.intercept_ = directions, np.zeros(n_experts)
+        gate = case.gate(X, start, directions)
         pool = pool.fit(X, problem.y, start)
         pool = pool.rescale(problem.y, pool.evaluate(X, problem.y, start), start)
-        return problem, resume(problem, gate, pool)
+        state = resume(problem, gate, pool)
+        for _ in range(case.before):
+            state = step(problem, state)[0]
+        return problem, state
 
 
-def one_pass(problem: Problem, state) -> tuple[float, float]:
-    """Return the seconds of a pass, and those of its gate."""
+GATE, EXPERTS = "gate", "experts"
+METHODS = {
+    GATE: ("update", "survey", "log_proba_at", "route"),
+    EXPERTS: ("update", "evaluate"),
+}
+"""What of a pass is timed; calls within these calls count for the outer one."""
+
+
+def clock() -> np.ndarray:
+    """Return the wall and the CPU seconds since some moment."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+@contextmanager
+def watched(owners: dict[str, type]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield wall and CPU seconds of the methods of classes, added up meanwhile."""
+    spent = {
+        f"{owner}: {name}": np.zeros(2) for owner in owners for name in METHODS[owner]
+    }
+    running: list[str] = []
+
+    def timed(method, part: str):
+        @functools.wraps(method)
+        def run(self, *args, **kwargs):
+            if running:
+                return method(self, *args, **kwargs)
+            for arg in args:
+                if isinstance(arg, Routing) and not arg.dense:
+                    _ = arg.expert_major  # the sort serves gate and experts alike
+            running.append(part)
+            started = clock()
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                spent[part] += clock() - started
+                running.pop()
+
+        return run
+
+    with ExitStack() as stack:
+        for owner, kind in owners.items():
+            for name in METHODS[owner]:
+                run = timed(getattr(kind, name), f"{owner}: {name}")
+                stack.enter_context(mock.patch.object(kind, name, run))
+        yield spent
+
+
+def one_pass(problem: Problem, state) -> dict[str, np.ndarray]:
+    """Return wall and CPU seconds of a pass and of its parts."""
     # A new routing: the sort of the last pass must not be found again.
     resp = Routing(state.resp.indices, state.resp.weights, problem.n_experts)
-    TimedGate.spent, started = 0.0, time.perf_counter()
-    with using("auto", len(problem.y) * problem.n_experts):
+    owners = {GATE: type(state.gate), EXPERTS: type(state.pool)}
+    with watched(owners) as spent, using("auto", len(problem.y) * problem.n_experts):
+        started = clock()
         step(problem, replace(state, resp=resp))
-    return time.perf_counter() - started, TimedGate.spent
+        whole = clock() - started
+    gate = sum(spent[part] for part in spent if part.startswith(GATE))
+    return {"whole pass": whole, GATE: gate, "all but the gate": whole - gate, **spent}
 
 
-def bench_pass(report, args, name: str, expert, n: int, d: int) -> None:
-    few, many = 16, 256
-    settings = {k: setting(n, d, k, expert) for k in (few, many)}
-    for made in settings.values():
-        one_pass(*made)
-    taken: dict[int, list] = {k: [] for k in settings}
+def bench_pass(report, args, case: Case, n: int) -> None:
+    sizes = (case.few, case.many)
+    settings = {k: setting(case, n, k) for k in sizes}
+    for problem_and_state in settings.values():
+        one_pass(*problem_and_state)
+    passes: dict[int, list[dict]] = {k: [] for k in sizes}
     for _ in range(args.repeat):
-        for k, made in settings.items():
-            taken[k].append(one_pass(*made))
+        for k, problem_and_state in settings.items():
+            passes[k].append(one_pass(*problem_and_state))
     report.section(
-        f"One pass of EM, {type(expert).__name__} experts: n={n}, d={d}, top_k={TOP_K}"
+        f"One pass of EM, {case.name}: {type(case.expert).__name__} experts, n={n}, "
+        f"d={case.n_features}, top_k={TOP_K}"
     )
-    medians = {}
-    for k, pairs in taken.items():
-        whole, gate = np.array(pairs).T
-        rest = whole - gate
-        medians[k] = [float(np.median(part)) for part in (whole, gate, rest)]
     lines = []
-    labels = ("whole pass", "gate", "all but the gate")
-    for place, part in enumerate(labels):
-        for k in (few, many):
-            report.figures[f"{name}/{part}, {k} experts"] = medians[k][place]
-        a, b = medians[few][place], medians[many][place]
-        target = "≤ 1.5" if place == 2 else ""
-        lines.append([part, seconds(a), seconds(b), f"{b / a:.2f}", target])
-    columns = (f"{few} experts", f"{many} experts", "ratio", "target")
-    report.table(["", *columns], lines)
+    for part in passes[case.few][0]:
+        medians = {
+            k: np.median([one[part] for one in passes[k]], axis=0) for k in sizes
+        }
+        for k, (wall, _) in medians.items():
+            report.figures[f"{case.name}/{part}, {k} experts"] = float(wall)
+        if not medians[case.few].all():
+            continue  # a method that a pass does not call by itself
+        line = [part]
+        for few, many in np.column_stack(list(medians.values())):
+            line += [seconds(few), seconds(many), f"{many / few:.2f}"]
+        lines.append(line)
+    header = [
+        f"{unit}, {k} experts" if k else f"{unit}, ratio"
+        for unit in ("wall", "CPU")
+        for k in (*sizes, None)
+    ]
+    report.table(["", *header], lines)
 
 
 def bench_linear(report, args) -> None:
-    n = 20_000 if args.quick else 200_000
-    bench_pass(report, args, "linear", Ridge(), n, 20)
+    bench_pass(report, args, LINEAR, 20_000 if args.quick else 200_000)
+    report.line("Target: all but the gate ≤ 1.5 times.")
 
 
 def bench_trees(report, args) -> None:
-    n = 10_000 if args.quick else 200_000
-    bench_pass(report, args, "trees", DecisionTreeRegressor(max_depth=6), n, 20)
+    bench_pass(report, args, TREES, 10_000 if args.quick else 200_000)
+    report.line("Target: all but the gate ≤ 1.5 times.")
 
 
-# ---------------------------------------------------------------- whole fits
-def clocked(function) -> tuple[object, Timing]:
-    """Call a function once; return its answer and its seconds."""
-    time.sleep(0.1)  # threads of BLAS that still spin are not ours
-    cpu, wall = time.process_time(), time.perf_counter()
-    answer = function()
-    wall = time.perf_counter() - wall
-    return answer, Timing(wall, time.process_time() - cpu)
-
-
-def cgmm_fit(X, y, n_experts: int):
-    """Return the fitted peer, None if it is not installed."""
-    try:
-        from cgmm.moe import MixtureOfExpertsRegressor
-    except ImportError:
-        return None
-    return MixtureOfExpertsRegressor(n_experts, random_state=0).fit(X, y)
-
-
-def bench_synth5(report, args) -> None:
-    report.section("synth5: CPU seconds to flexmix's log-likelihood")
-    folder = os.environ.get("SKMOE_ORACLE")
-    if not folder:
-        report.line("Skipped: set SKMOE_ORACLE to the folder of oracle.json.")
-        return
-    wanted = "synth3_k4" if args.quick else "synth5_k8"
-    cases = json.loads((Path(folder) / "oracle.json").read_text())
-    case = next(case for case in cases if case["id"] == wanted)
-    X, y, columns = oracle.read(Path(folder), case)
-    goal, theirs = case["flexmix_loglik"], case["cpu_seconds_per_start"]
-
-    def ours(number: int, max_iter: int = 5000):
-        options = {"n_init": 1, "init": PORTFOLIO[number], "random_state": number}
-        options |= {"max_iter": max_iter, "tol": 1e-9}
-        return oracle.model(case, columns, options).fit(X, y)
-
-    lines = [["flexmix, recorded", f"{goal:.3f}", "", "", f"{theirs:.3g} s", ""]]
-
-    def line(name: str, value: float, timing: Timing) -> None:
-        report.keep(wanted, {name: timing})
-        lines.append(
-            [
-                name,
-                f"{value:.3f}",
-                f"{value - goal:+.3f}",
-                seconds(timing.wall),
-                seconds(timing.cpu),
-                f"{theirs / timing.cpu:.1f}",
-            ]
-        )
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ours(0, max_iter=1)  # compiles
-        for number, kind in enumerate(PORTFOLIO):
-            with threadpool_limits(1, user_api="blas"):
-                model, one = clocked(functools.partial(ours, number))
-            value = float(model.score_samples(X, y).sum())
-            line(f"skmoe, start {kind}, one thread", value, one)
-            if value >= goal - 1e-3:
-                model, both = clocked(functools.partial(ours, number))
-                value = float(model.score_samples(X, y).sum())
-                line(f"skmoe, start {kind}, BLAS's threads", value, both)
-                break
-        header = ("log-likelihood", "above flexmix", "wall", "CPU", "flexmix's / this")
-        report.table([wanted, *header], lines)
-        report.line("Target on synth5: flexmix's CPU seconds over ours ≥ 100.")
-        if args.skip_cgmm:
-            return
-        with threadpool_limits(1, user_api="blas"):
-            peer, taken = clocked(lambda: cgmm_fit(X, y, case["k"]))
-    if peer is None:
-        report.line("cgmm skipped: it is not installed (pip install cgmm).")
-        return
-    report.keep(wanted, {"cgmm, one thread": taken})
-    above = float(peer.score(X, y)) * len(y) - goal
-    report.line(
-        f"cgmm, one thread: {above:+.3f} above flexmix, {peer.n_iter_} passes, "
-        f"{seconds(taken.cpu)} CPU, {taken.cpu / one.cpu:.1f} times ours (target ≥ 10)."
-    )
+def bench_hierarchical(report, args) -> None:
+    bench_pass(report, args, HIERARCHICAL, 20_000 if args.quick else 200_000)
+    report.line("Target: the whole pass ≤ 1.6 times.")
 
 
 # ---------------------------------------------------------------- cold start
@@ -311,15 +308,106 @@ def bench_small(report, args) -> None:
     report.table(["rows", "NumPy", "Numba", "NumPy / Numba"], lines)
 
 
+# --------------------------------------------------------------------- memory
+D, GIB, TARGET = 20, float(1 << 30), 1.0
+STATUS = Path("/proc/self/status")
+
+
+def memory(field: str) -> int:
+    """Return bytes: VmRSS is now, VmHWM the most since `forget_peak`."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(field):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"no {field} in {STATUS}")
+
+
+def forget_peak() -> None:
+    """Set the high-water mark back to what is in memory now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def model(kind: str, n_experts: int) -> MoERegressor:
+    return MoERegressor(
+        n_experts=n_experts,
+        top_k=2,
+        gate=SoftmaxGate(max_iter=1, update_iter=1),
+        init=kind,
+        n_init=1,
+        max_iter=1,
+        random_state=0,
+        backend="numba",
+    )
+
+
+def measure(kind: str, n: int, n_experts: int) -> dict[str, float]:
+    """Return bytes and seconds of one start; runs in a process of its own."""
+    warnings.simplefilter("ignore")
+    X, y = hinge(n, D, np.float32)
+    small = slice(0, min(n, 4000))
+    model(kind, 8).fit(X[small], y[small]).predict(X[small])
+    data = X.nbytes + y.nbytes
+    figures = {"data": data, "library": memory("VmRSS") - data}
+    mixture = model(kind, n_experts)
+    for name, call in (
+        ("fit", lambda: mixture.fit(X, y)),
+        ("predict", lambda: mixture.predict(X)),
+    ):
+        forget_peak()
+        before = memory("VmRSS")
+        _, timing = clocked(call)
+        figures[f"{name} seconds"] = timing.wall
+        figures[name] = memory("VmHWM") - before
+    return figures
+
+
+def bench_memory(report, args) -> None:
+    report.section(
+        f"Peak memory: n={args.rows}, d={D}, {args.experts} linear experts, top_k=2, "
+        "float32"
+    )
+    lines = []
+    for kind in args.starts.split(","):
+        code = [sys.executable, __file__, "--child", kind]
+        code += ["--rows", str(args.rows), "--experts", str(args.experts)]
+        out = subprocess.run(code, check=True, capture_output=True, text=True)
+        figures = json.loads(out.stdout)
+        for name in ("fit", "predict"):
+            report.figures[f"{kind}/{name}"] = figures[f"{name} seconds"]
+        size = [f"{figures[name] / GIB:.2f}" for name in ("fit", "predict")]
+        times = [seconds(figures[f"{name} seconds"]) for name in ("fit", "predict")]
+        base = [f"{figures[name] / GIB:.2f}" for name in ("data", "library")]
+        per_row = f"{figures['fit'] / args.rows:.0f}"
+        lines.append([kind, *base, size[0], per_row, size[1], f"≤ {TARGET}", *times])
+    peaks = ("fit beyond, GiB", "bytes per row", "predict beyond, GiB", "target")
+    before = ("data, GiB", "libraries, GiB")
+    report.table(["start", *before, *peaks, "fit", "predict"], lines)
+
+
 PARTS = {
     "linear": bench_linear,
     "trees": bench_trees,
-    "synth5": bench_synth5,
+    "hierarchical": bench_hierarchical,
     "cold": bench_cold,
     "small": bench_small,
+    "memory": bench_memory,
 }
 
-if __name__ == "__main__":
+
+def main() -> None:
     options = parser(__doc__, PARTS)
-    options.add_argument("--skip-cgmm", action="store_true", help="it takes minutes")
-    run_parts(options.parse_args(), PARTS, "cgmm")
+    options.add_argument("--rows", type=int, help="of ``memory``; 1 000 000")
+    options.add_argument("--experts", type=int, default=1024, help="of ``memory``")
+    options.add_argument("--starts", default=",".join(PORTFOLIO), help="of ``memory``")
+    options.add_argument("--child", help="measure this start here, and print it")
+    args = options.parse_args()
+    args.rows = args.rows or (20_000 if args.quick else 1_000_000)
+    if unknown := set(args.starts.split(",")) - set(PORTFOLIO):
+        options.error(f"unknown starts {sorted(unknown)}; known are {PORTFOLIO}")
+    if args.child:
+        print(json.dumps(measure(args.child, args.rows, args.experts)))
+    else:
+        run_parts(args, PARTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,18 +22,15 @@ a run goes on where it was stopped. Tables of all that it holds are printed at t
 from __future__ import annotations
 
 import argparse
-import json
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from _timing import machine, table
-from bench_quality import chosen, read_fold, read_lines
-from real_data import loader
+from _data import load, read_fold
+from _records import chosen, machine, plain_parser, read_lines, run_jobs, table
+from _timing import clocked
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -186,8 +183,8 @@ def choices_table(frame: pd.DataFrame) -> str:
 def best(some: pd.DataFrame, field: str, largest: bool = True) -> pd.DataFrame:
     """Return the best line of each split."""
     grouped = some.groupby("split")[field]
-    found = some.loc[grouped.idxmax() if largest else grouped.idxmin()]
-    return found.set_index("split")
+    winners = some.loc[grouped.idxmax() if largest else grouped.idxmin()]
+    return winners.set_index("split")
 
 
 def change(own: pd.DataFrame, base: pd.DataFrame) -> str:
@@ -247,7 +244,7 @@ def vowels_model(job: Job) -> Any:
 
 
 def vowels(job: Job) -> dict[str, Any]:
-    X, y, meta = loader()(VOWELS)
+    X, y, meta = load(VOWELS)
     X, speaker = X[COLUMNS[job.set]].to_numpy(np.float64), meta["group_ids"]
     splitter = GroupKFold(OUTER, shuffle=True, random_state=0)
     train, test = list(splitter.split(X, y, speaker))[job.split]
@@ -257,12 +254,12 @@ def vowels(job: Job) -> dict[str, Any]:
     searches = isinstance(model, GridSearchCV)
     grouped = searches or job.what == GROUPED
     model.fit(train_X, y[train], **({"groups": speaker[train]} if grouped else {}))
-    found = {"accuracy": float(np.mean(model.predict(test_X) == y[test]))}
+    figures = {"accuracy": float(np.mean(model.predict(test_X) == y[test]))}
     if hasattr(model, "predict_log_proba"):
-        found["log_lik"] = class_log_lik(model, test_X, y[test])
+        figures["log_lik"] = class_log_lik(model, test_X, y[test])
     if searches:
-        found["chosen"] = said(model.best_params_)
-    return found
+        figures["chosen"] = said(model.best_params_)
+    return figures
 
 
 def said(params: dict[str, Any]) -> str:
@@ -314,14 +311,14 @@ def top_p(job: Job) -> dict[str, float]:
         n_experts=FEW, gate=GATES[job.what], top_k=TOP_K, random_state=job.split
     )
     model.fit(fold.X_train, fold.y_train)
-    found = {"train": len(fold.y_train)}
+    figures = {"train": len(fold.y_train)}
     base = model.score_samples(fold.X_test, fold.y_test)
     for share in (None, TOP_P, *HIGHER):
         model.set_params(top_p=share)
-        found |= asked(f"top_p={share}", model, fold, base)
+        figures |= asked(f"top_p={share}", model, fold, base)
     model.set_params(top_p=TOP_P).fit(fold.X_train, fold.y_train)
-    found["on training rows"] = model.diagnostics_["experts_per_row"]
-    return found | asked(f"top_p={TOP_P}, refitted", model, fold, base)
+    figures["on training rows"] = model.diagnostics_["experts_per_row"]
+    return figures | asked(f"top_p={TOP_P}, refitted", model, fold, base)
 
 
 def asked(name: str, model: Any, fold: Any, base: np.ndarray) -> dict[str, float]:
@@ -329,11 +326,11 @@ def asked(name: str, model: Any, fold: Any, base: np.ndarray) -> dict[str, float
 
     Beside the mean log-likelihood stands the row that loses most against ``base``.
     """
-    found = model.score_samples(fold.X_test, fold.y_test)
+    log_prob = model.score_samples(fold.X_test, fold.y_test)
     return {
         f"{name}: experts": model.route(fold.X_test).nnz / len(fold.y_test),
-        f"{name}: log_lik": float(np.mean(found)),
-        f"{name}: worst": float(np.min(found - base)),
+        f"{name}: log_lik": float(np.mean(log_prob)),
+        f"{name}: worst": float(np.min(log_prob - base)),
         f"{name}: score": float(model.score(fold.X_test, fold.y_test)),
     }
 
@@ -396,7 +393,7 @@ def balance_jobs(splits: list[int]) -> Iterator[Job]:
 def balance(job: Job) -> dict[str, float]:
     X, y = skewed(float(job.set.split()[1]), job.split)
     expert, top_k = job.what.split(", top_k=")
-    found = {}
+    figures = {}
     for value in (0.0, BALANCED):
         model = MoERegressor(
             EXPERTS[expert],
@@ -406,11 +403,11 @@ def balance(job: Job) -> dict[str, float]:
             random_state=job.split,
         )
         model.fit(X[:BALANCE_ROWS], y[:BALANCE_ROWS])
-        found[f"load at {value}"] = float(model.expert_load_.min() * N_REGIMES)
-        found[f"log_lik at {value}"] = log_lik(
+        figures[f"load at {value}"] = float(model.expert_load_.min() * N_REGIMES)
+        figures[f"log_lik at {value}"] = log_lik(
             model, X[BALANCE_ROWS:], y[BALANCE_ROWS:]
         )
-    return found
+    return figures
 
 
 def balance_tables(frame: pd.DataFrame) -> Iterator[str]:
@@ -485,23 +482,10 @@ def asked_for(args: argparse.Namespace) -> list[Job]:
     ]
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure what the file does not hold yet, and append it."""
-    started = time.perf_counter()
-    done = {Job(*(line[key] for key in Job._fields)) for line in read_lines(args.file)}
-    todo = [job for job in asked_for(args) if job not in done]
-    for left, job in zip(range(len(todo), 0, -1), todo, strict=True):
-        if time.perf_counter() - started > args.seconds:
-            print(f"{left} left", flush=True)
-            return
-        before = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = PARTS[job.part].measure(job)
-        line = {**job._asdict(), **found, "fit": time.perf_counter() - before}
-        with args.file.open("a", encoding="utf-8") as file:
-            print(json.dumps(line), file=file)
-        print(line, flush=True)
+def measure(job: Job) -> dict[str, Any]:
+    """Return the figures of a job, and the seconds that it took."""
+    figures, timing = clocked(PARTS[job.part].measure, job)
+    return {**figures, "fit": timing.wall}
 
 
 def tell(args: argparse.Namespace) -> None:
@@ -517,9 +501,7 @@ def tell(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("file", type=Path, help="JSON-lines file")
     parser.add_argument("--only", help=f"parts, by commas: {', '.join(PARTS)}")
     parser.add_argument("--sets", help="sets, by commas")
@@ -529,7 +511,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     args = parser.parse_args()
     if not args.tables:
-        run(args)
+        run_jobs(args.file, asked_for(args), measure, at_most=args.seconds)
     tell(args)
 
 

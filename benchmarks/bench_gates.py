@@ -1,41 +1,49 @@
-"""Compare gates of thousands of experts with the flat softmax gate of dozens.
+"""Measure what gates cost, and how well the gates of thousands of experts do.
 
-- route: top-2 routing of rows by the flat gate of 64 experts, by ProductGate and
-  HierarchicalGate of 4 096 (random coefficients, and a tree fitted to clustered rows),
-  and by the flat gate of 4 096.
-- pass: one pass of EM with HierarchicalGate at 1 024 linear experts against 64, and
-  what its parts take: the gate's update, its survey, the experts, the rest.
-- agree: gates fitted to soft k-means clusters of real rows: held-out log-likelihood,
-  and how often the search finds the best experts of all, by beam. Needs SKMOE_DATA,
-  the folder of ``load.py``.
+- route: top-2 routing of rows by the flat softmax gate of 64 experts, by ProductGate
+  and HierarchicalGate of 4 096 (random coefficients, and a tree fitted to clustered
+  rows), and by the flat gate of 4 096: wall and CPU seconds.
+- cost: CPU microseconds per row to find the two best experts, for every gate, of 64 and
+  of 1 024 experts. Rows lie around as many points as there are experts, and each row is
+  fitted to the nearest two points. Fits are short: only the search is timed, in one
+  batch, on one thread.
+- agree: gates fitted to soft k-means clusters of real rows: held-out log-likelihood in
+  nats per row, and how often the search finds the best experts of all, by beam. Sets
+  are those of the folder named by SKMOE_DATA.
 
-Tasks of a part run in turn. Wall and CPU seconds are medians of a call.
+Tasks of a part run in turn. Times are medians of a call.
 
-    SKMOE_DATA=path/to/data python benchmarks/bench_gates.py [--only route,pass]
+    SKMOE_DATA=path/to/data python benchmarks/bench_gates.py [--only route,cost]
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from collections import defaultdict
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
-from _timing import cells, interleaved, parser, run_parts, seconds
+from _data import load
+from _records import cells, parser, run_parts
+from _timing import interleaved
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from skmoe.backends import using
-from skmoe.em import Problem, resume, step
-from skmoe.experts import make_pool
-from skmoe.gates import HierarchicalGate, ProductGate, SoftmaxGate
+from skmoe.gates import (
+    ConstantGate,
+    EstimatorGate,
+    GaussianGate,
+    GroupGate,
+    HierarchicalGate,
+    KNeighborsGate,
+    ProductGate,
+    SoftmaxGate,
+    TreeGate,
+)
 from skmoe.gates._layout import grid, tree_of
-from skmoe.likelihoods import Gaussian
 from skmoe.routing import Routing
 
 D, FEW, MANY, TOP_K = 64, 64, 4096, 2
@@ -66,9 +74,9 @@ def product() -> ProductGate:
 
 
 def tree(*shape: int) -> HierarchicalGate:
-    made = tree_of(np.arange(MANY).reshape(shape).tolist())
-    gate = coefficients(HierarchicalGate(), len(made.target), MANY)
-    gate._tree = made
+    nested = tree_of(np.arange(MANY).reshape(shape).tolist())
+    gate = coefficients(HierarchicalGate(), len(nested.target), MANY)
+    gate._tree = nested
     return gate
 
 
@@ -98,8 +106,7 @@ def bench_route(report, args) -> None:
                 f"flat, {MANY}": flat(MANY),
             }
             tasks = {
-                name: lambda gate=gate, X=X: gate.route(X, TOP_K)
-                for name, gate in gates.items()
+                name: partial(gate.route, X, TOP_K) for name, gate in gates.items()
             }
             times = interleaved(tasks, args.repeat)
         report.keep(f"route, {dtype.__name__}", times)
@@ -114,91 +121,60 @@ def bench_route(report, args) -> None:
     report.line(f"Target: ≤ 2.5 times the flat gate of {FEW} for one gate of {MANY}.")
 
 
-# ----------------------------------------------------------------------- pass
-spent: dict[str, float] = defaultdict(float)
+# ----------------------------------------------------------------------- cost
+COST_D = 32
+SHORT = {"alpha": 1e-3, "max_iter": 3}
 
 
-def timed(owner: type, name: str, part: str) -> None:
-    """Make a method add its seconds to those of a part."""
-    method = getattr(owner, name)
+def all_gates() -> dict:
+    """Return a gate of each kind by name; the last column of X holds ids."""
+    forest = RandomForestClassifier(50, max_depth=10, random_state=0)
+    return {
+        "softmax": SoftmaxGate(**SHORT),
+        'gaussian, "diag"': GaussianGate(max_iter=0),
+        'gaussian, "full"': GaussianGate("full", max_iter=0),
+        "tree": TreeGate(),
+        "forest of 50": TreeGate(n_estimators=50),
+        "hierarchical": HierarchicalGate(**SHORT),
+        "product": ProductGate(**SHORT),
+        "neighbours": KNeighborsGate(),
+        "groups": GroupGate(COST_D - 1),
+        "classifier: random forest of 50": EstimatorGate(forest),
+        "constant": ConstantGate(),
+    }
 
-    def run(*args, **kwargs):
-        started = time.process_time()
-        try:
-            return method(*args, **kwargs)
-        finally:
-            spent[part] += time.process_time() - started
 
-    setattr(owner, name, run)
-
-
-def setting(n: int, d: int, n_experts: int) -> tuple[Problem, object]:
-    """Return a problem, and a state some passes after its start."""
+def clouds(n: int, n_experts: int) -> tuple[np.ndarray, Routing]:
+    """Return rows around as many points as there are experts, and their nearest two."""
     random = np.random.default_rng(0)
-    X = random.standard_normal((n, d))
-    middle = random.standard_normal((n_experts, d))
-    distance = [
-        np.argsort(-(X[a : a + 4096] @ middle.T), axis=1)[:, : 2 * TOP_K]
-        for a in range(0, n, 4096)
-    ]
-    nearest = np.concatenate(distance)
-    slopes = random.standard_normal((n_experts, d))
-    y = np.einsum("ij,ij->i", X, slopes[nearest[:, 0]])
-    y += 0.5 * random.standard_normal(n)
-    share = np.tile([0.85, 0.05, 0.05, 0.05], (n, 1))
-    start = Routing(nearest, share, n_experts)
-    problem = Problem(X, X, y[:, None], np.ones(n), n_experts, 2 * TOP_K, 1, 0.0)
-    pool = make_pool(
-        [Ridge()] * n_experts,
-        n_features=d,
-        seeds=list(range(n_experts)),
-        n_jobs=1,
-        likelihood=Gaussian().bound(10.0, np.array([1e-3 * y.var()])),
+    middle = random.standard_normal((n_experts, COST_D))
+    X = middle[random.integers(n_experts, size=n)]
+    X += 0.5 * random.standard_normal((n, COST_D))
+    X[:, -1] = random.integers(1000, size=n)
+    nearer = X[:, :-1] @ middle[:, :-1].T - 0.5 * (middle[:, :-1] ** 2).sum(axis=1)
+    best = np.argpartition(-nearer, TOP_K, axis=1)[:, :TOP_K]
+    return X, Routing(best, np.full(best.shape, 0.5), n_experts)
+
+
+def bench_cost(report, args) -> None:
+    n, sizes = (2_000, (16, 64)) if args.quick else (20_000, (64, 1024))
+    costs: dict[str, list[str]] = defaultdict(list)
+    for n_experts in sizes:
+        X, routing = clouds(n, n_experts)
+        with using("numba", n * n_experts), threadpool_limits(1):
+            tasks = {
+                name: partial(gate.fit(X, routing).route, X, TOP_K)
+                for name, gate in all_gates().items()
+            }
+            times = interleaved(tasks, args.repeat)
+        report.keep(f"cost, {n_experts}", times)
+        for name, timing in times.items():
+            costs[name].append(f"{1e6 * timing.cpu / n:.2f}")
+    report.section(
+        f"Routing: CPU µs per row, n={n}, d={COST_D}, top_k={TOP_K}, one thread"
     )
-    with using("auto", n * n_experts):
-        gate = HierarchicalGate(max_iter=10).fit(X, start)
-        pool = pool.fit(X, problem.y, start)
-        pool = pool.rescale(problem.y, pool.evaluate(X, problem.y, start), start)
-        state = resume(problem, gate, pool)
-        for _ in range(2):
-            state = step(problem, state)[0]
-        return problem, state
-
-
-def one_pass(problem: Problem, state) -> dict[str, float]:
-    """Return the CPU seconds of a pass and of its parts."""
-    # A new routing: the sort of the last pass must not be found again.
-    resp = Routing(state.resp.indices, state.resp.weights, problem.n_experts)
-    spent.clear()
-    started = time.process_time()
-    with using("auto", len(problem.y) * problem.n_experts):
-        step(problem, replace(state, resp=resp))
-    whole = time.process_time() - started
-    return {"whole pass": whole, **spent, "the rest": whole - sum(spent.values())}
-
-
-def bench_pass(report, args) -> None:
-    n, d = (20_000, 16) if args.quick else (200_000, 16)
-    few, many = 64, 1024
-    settings = {k: setting(n, d, k) for k in (few, many)}
-    pool = type(settings[few][1].pool)
-    timed(HierarchicalGate, "update", "gate, update")
-    timed(HierarchicalGate, "survey", "gate, survey")
-    timed(pool, "update", "experts, update")
-    timed(pool, "evaluate", "experts, evaluate")
-    taken: dict[int, list] = {k: [] for k in settings}
-    for _ in range(args.repeat):
-        for k, made in settings.items():
-            taken[k].append(one_pass(*made))
-    report.section(f"One pass of EM, HierarchicalGate: n={n}, d={d}, top_k={TOP_K}")
-    lines = []
-    for part in taken[few][0]:
-        a, b = (float(np.median([p[part] for p in taken[k]])) for k in (few, many))
-        report.figures |= {f"pass/{part}, {few}": a, f"pass/{part}, {many}": b}
-        target = "≤ 1.6" if part == "whole pass" else ""
-        lines.append([part, seconds(a), seconds(b), f"{b / a:.2f}", target])
-    columns = (f"CPU, {few} experts", f"CPU, {many} experts", "ratio", "target")
-    report.table(["", *columns], lines)
+    header = ["gate", *(f"{n_experts} experts" for n_experts in sizes)]
+    report.table(header, [[name, *cost] for name, cost in costs.items()])
 
 
 # ---------------------------------------------------------------------- agree
@@ -218,13 +194,6 @@ def soft_clusters(X: np.ndarray, n_clusters: int) -> Routing:
 
 def bench_agree(report, args) -> None:
     report.section("Gates fitted to soft k-means clusters, judged on held-out rows")
-    folder = os.environ.get("SKMOE_DATA")
-    if not folder:
-        report.line("Skipped: set SKMOE_DATA to the folder of load.py.")
-        return
-    sys.path.insert(0, folder)
-    from load import load
-
     lines = []
     for name, n_experts in SETS[:1] if args.quick else SETS:
         X = StandardScaler().fit_transform(np.asarray(load(name)[0], dtype=float))
@@ -243,16 +212,16 @@ def bench_agree(report, args) -> None:
             del gates["flat"]  # takes minutes
         for label, gate in gates.items():
             gate.set_params(alpha=1e-3, max_iter=60)
-            kept = routing.take(test)
+            truth = routing.take(test)
             with using("numba", X.size):
                 gate.fit(X[train], routing.take(np.flatnonzero(train)))
                 log_proba = gate.log_proba(X[test])
-                own = np.take_along_axis(log_proba, kept.indices, axis=1)
-                found = [f"{np.sum(kept.weights * own) / len(test):.3f}"]
+                own = np.take_along_axis(log_proba, truth.indices, axis=1)
+                line = [f"{np.sum(truth.weights * own) / len(test):.3f}"]
                 exact = np.sort(log_proba, axis=1)[:, ::-1]
                 for beam in (1, 2, 4, 8):
                     if "tree" not in label:
-                        found += [""]
+                        line.append("")
                         continue
                     first = gate.set_params(beam=beam).best(X[test], 1)[0][:, 0]
                     second = gate.best(X[test], 2)[0][:, 1]
@@ -260,8 +229,8 @@ def bench_agree(report, args) -> None:
                         np.mean(np.isclose(a, b))
                         for a, b in ((first, exact[:, 0]), (second, exact[:, 1]))
                     ]
-                    found += [" / ".join(f"{100 * share:.2f} %" for share in shares)]
-            lines.append([f"{name}, {n_experts}", label, *found])
+                    line.append(" / ".join(f"{100 * share:.2f} %" for share in shares))
+            lines.append([f"{name}, {n_experts}", label, *line])
     beams = [f"beam {beam}" for beam in (1, 2, 4, 8)]
     report.table(["data, experts", "gate", "log p", *beams], lines)
     report.line(
@@ -270,7 +239,7 @@ def bench_agree(report, args) -> None:
     )
 
 
-PARTS = {"route": bench_route, "pass": bench_pass, "agree": bench_agree}
+PARTS = {"route": bench_route, "cost": bench_cost, "agree": bench_agree}
 
 if __name__ == "__main__":
-    run_parts(parser(__doc__, PARTS).parse_args(), PARTS)
+    run_parts(parser(__doc__, PARTS).parse_args(), PARTS, on_data=("agree",))

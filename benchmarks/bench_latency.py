@@ -17,7 +17,9 @@ import warnings
 
 import numpy as np
 import sklearn
-from _timing import interleaved, parser, run_parts, seconds
+from _data import hinge, linear_classes
+from _records import parser, run_parts, seconds
+from _timing import interleaved
 from sklearn.linear_model import LogisticRegression
 
 from skmoe import MoEClassifier, MoERegressor
@@ -32,25 +34,23 @@ if {warm}:
     import sklearn.preprocessing, sklearn.pipeline
 started = time.perf_counter()
 {statement}
-taken = time.perf_counter() - started
-print(json.dumps([taken, "numba" in sys.modules]))
+elapsed = time.perf_counter() - started
+print(json.dumps([elapsed, "numba" in sys.modules]))
 """
 
 
 def models() -> dict:
     """Return the functions that predict, by name; the peer comes first."""
-    random = np.random.RandomState(0)
-    X = random.standard_normal((4000, D))
-    labels = (X @ random.standard_normal((D, N_CLASSES))).argmax(axis=1)
+    X, y = hinge(4000, D)
+    labels = linear_classes(X, N_CLASSES)
     options = {"n_experts": N_EXPERTS, "n_init": 1, "max_iter": 2, "random_state": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        regressor = MoERegressor(**options).fit(X, np.abs(X[:, 0]) + X[:, 1])
+        regressor = MoERegressor(**options).fit(X, y)
         classifier = MoEClassifier(**options).fit(X, labels)
+    peer = LogisticRegression().fit(X, labels)
     return {
-        "LogisticRegression.predict_proba": LogisticRegression()
-        .fit(X, labels)
-        .predict_proba,
+        "LogisticRegression.predict_proba": peer.predict_proba,
         "MoERegressor.predict": regressor.predict,
         "MoEClassifier.predict_proba": classifier.predict_proba,
     }
@@ -58,13 +58,13 @@ def models() -> dict:
 
 def bench_rows(report, args) -> None:
     report.section(f"Rows: d={D}, {N_EXPERTS} experts, top_k=2")
-    found, lines = models(), []
-    peer = next(iter(found))
+    calls_by_name, lines = models(), []
+    peer = next(iter(calls_by_name))
     calls = 300 if args.quick else 3000
     for assume_finite in (False, True):
         for n in (1, 10, 100, 1000):
             X = np.random.RandomState(1).standard_normal((n, D))
-            tasks = {name: (lambda f=f, X=X: f(X)) for name, f in found.items()}
+            tasks = {name: (lambda f=f, X=X: f(X)) for name, f in calls_by_name.items()}
             with sklearn.config_context(assume_finite=assume_finite):
                 times = interleaved(tasks, max(args.repeat, calls))
             report.keep(f"{n} rows, assume_finite={assume_finite}", times)
@@ -84,15 +84,15 @@ def bench_import(report, args) -> None:
     lines = []
     for statement in ("import skmoe", "from skmoe import MoERegressor"):
         for warm in (False, True):
-            taken, numba = [], False
+            timings, numba = [], False
             for _ in range(args.repeat):
                 script = IMPORT.format(warm=warm, statement=statement)
                 code = [sys.executable, "-c", script]
                 out = subprocess.run(code, check=True, capture_output=True, text=True)
                 one, numba = json.loads(out.stdout)
-                taken.append(one)
+                timings.append(one)
             beyond = "the parts of sklearn that it uses" if warm else "import sklearn"
-            time, target = float(np.median(taken)), f"≤ {seconds(TARGET_IMPORT)}"
+            time, target = float(np.median(timings)), f"≤ {seconds(TARGET_IMPORT)}"
             target = "" if "from" in statement else target
             report.figures[f"{statement} beyond {beyond}"] = time
             loaded = "yes" if numba else "no"

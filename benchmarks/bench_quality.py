@@ -21,25 +21,37 @@ share the cores: good for quality, less so for times.
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
-import json
 import os
 import textwrap
-import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from _timing import interleaved, machine, table
+from _data import (
+    LOG_TARGETS,
+    N_SPLITS,
+    Fold,
+    folds,
+    is_sparse,
+    known_sets,
+    read_fold,
+)
+from _records import (
+    append_line,
+    chosen,
+    machine,
+    missing,
+    plain_parser,
+    read_lines,
+    table,
+)
+from _timing import clocked, interleaved
 from joblib import Parallel, delayed
-from real_data import loader, preprocessing
 from scipy.stats import friedmanchisquare, studentized_range
-from sklearn.compose import make_column_transformer
 from sklearn.ensemble import (
     BaggingClassifier,
     BaggingRegressor,
@@ -48,24 +60,14 @@ from sklearn.ensemble import (
     StackingClassifier,
     StackingRegressor,
 )
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import (
-    GridSearchCV,
-    KFold,
-    StratifiedKFold,
-    cross_val_predict,
-)
+from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-from sklearn.utils import _safe_indexing
 
 from skmoe import MoEClassifier, MoERegressor
 
-LOG_TARGETS = {"diamonds", "ames", "california_mixed"}
-LEFT_OUT = {"multi-output", "tiny"}
 N_EXPERTS = 8
-N_SPLITS = 5
 INNER_SPLITS = 3
 FLOOR = 1e-3
 """Probabilities are at least this over the number of classes."""
@@ -87,58 +89,6 @@ MAKERS = {
     "regression": (BaggingRegressor, StackingRegressor, MoERegressor),
     "classification": (BaggingClassifier, StackingClassifier, MoEClassifier),
 }
-
-
-# ---------------------------------------------------------------------- data
-@dataclass(frozen=True)
-class Fold:
-    """The rows of one measurement, preprocessed; classes are 0, 1, ..."""
-
-    task: str
-    n_classes: int
-    X_train: Any
-    y_train: np.ndarray
-    X_test: Any
-    y_test: np.ndarray
-
-
-def folds(task: str, n_splits: int):
-    """Return the splitter of a task."""
-    splitter = KFold if task == "regression" else StratifiedKFold
-    return splitter(n_splits, shuffle=True, random_state=0)
-
-
-def encoder(X, meta: dict):
-    """Return the transformer that stands before every learner."""
-    if meta.get("layout") == "text":
-        words = TfidfVectorizer(min_df=3, sublinear_tf=True)
-        return make_column_transformer((words, "text"))
-    return preprocessing(X)
-
-
-def target(name: str, task: str, y: np.ndarray) -> np.ndarray:
-    """Return y as it is to be predicted, before it is standardised."""
-    if task == "classification":
-        return np.unique(y, return_inverse=True)[1]
-    return np.log(y) if name in LOG_TARGETS else y.astype(np.float64)
-
-
-def read_fold(name: str, number: int, rows: int) -> Fold:
-    """Return one fold of at most so many rows of a set."""
-    X, y, meta = loader()(name)
-    task, y = meta["task"], target(name, meta["task"], y)
-    kept = np.random.default_rng(0).permutation(len(y))[:rows]
-    X, y = _safe_indexing(X, kept), y[kept]
-
-    splits = folds(task, N_SPLITS).split(np.zeros(len(y)), y)
-    train, test = next(itertools.islice(splits, number, None))
-    before = encoder(X, meta)
-    X_train = before.fit_transform(_safe_indexing(X, train)).astype(np.float64)
-    X_test = before.transform(_safe_indexing(X, test)).astype(np.float64)
-    n_classes = int(y.max()) + 1 if task == "classification" else 0
-    if task == "regression":
-        y = (y - y[train].mean()) / y[train].std()
-    return Fold(task, n_classes, X_train, y[train], X_test, y[test])
 
 
 # -------------------------------------------------------------------- models
@@ -228,10 +178,10 @@ def quality(model, fold: Fold) -> dict[str, float]:
         score = {"accuracy": float(np.mean(predicted == fold.y_test))}
     else:
         score = {"rmse": float(np.sqrt(np.mean((predicted - fold.y_test) ** 2)))}
-    found = {**score, "nll": nll(model, fold)}
-    if np.isnan(list(found.values())).any():
-        raise FloatingPointError(f"not a number: {found}")
-    return found
+    figures = {**score, "nll": nll(model, fold)}
+    if np.isnan(list(figures.values())).any():
+        raise FloatingPointError(f"not a number: {figures}")
+    return figures
 
 
 def course(model) -> dict[str, Any]:
@@ -253,18 +203,16 @@ def course(model) -> dict[str, Any]:
 
 def measured(model, fold: Fold) -> dict[str, Any]:
     """Fit a model and return its numbers."""
-    started = time.perf_counter()
-    model.fit(fold.X_train, fold.y_train)
-    fit = time.perf_counter() - started
+    _, fit = clocked(model.fit, fold.X_train, fold.y_train)
     X = fold.X_test
-    taken = interleaved({"predict": lambda: model.predict(X)}, 3, at_least=0.05)
+    timings = interleaved({"predict": lambda: model.predict(X)}, 3, at_least=0.05)
     return {
         "n_train": fold.X_train.shape[0],
         "n_test": X.shape[0],
         "n_features": X.shape[1],
         **quality(model, fold),
-        "fit": fit,
-        "predict": 1e6 * float(taken["predict"].wall) / X.shape[0],
+        "fit": fit.wall,
+        "predict": 1e6 * float(timings["predict"].wall) / X.shape[0],
         **course(model),
     }
 
@@ -281,35 +229,23 @@ class Job(NamedTuple):
 
 def measure(job: Job, rows: int) -> dict[str, Any]:
     """Return one line of the results; an exception becomes its ``error``."""
-    found: dict[str, Any]
+    figures: dict[str, Any]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ResourceWarning)  # of the data's loader
         try:
             fold = read_fold(job.set, job.fold, rows)
-            found = measured(estimator(job.learner, job.method, fold), fold)
-            found["task"] = fold.task
+            figures = measured(estimator(job.learner, job.method, fold), fold)
+            figures["task"] = fold.task
         except Exception as error:
-            found = {"error": f"{type(error).__name__}: {error}"[:400]}
+            figures = {"error": f"{type(error).__name__}: {error}"[:400]}
     said = {f"{w.category.__name__}: {w.message}"[:160] for w in caught}
-    return {**job._asdict(), **found, "warnings": sorted(said), "machine": machine()}
-
-
-def known_sets() -> dict[str, dict]:
-    """Return what is known of each set by name, small ones first."""
-    loader()
-    data = importlib.import_module("load")
-    facts = {name: data.info(name) for name in data.names()}
-    return {
-        name: meta
-        for name, meta in sorted(facts.items(), key=lambda item: item[1]["n"])
-        if meta["task"] in MAKERS and not LEFT_OUT & set(meta.get("groups", []))
-    }
+    return {**job._asdict(), **figures, "warnings": sorted(said), "machine": machine()}
 
 
 def takes(meta: dict, learner: str, method: str) -> bool:
     """Return whether a method is measured with this learner on this set."""
-    if meta.get("layout") in ("csr", "text") and learner not in READ_SPARSE:
+    if is_sparse(meta) and learner not in READ_SPARSE:
         return False
     return method not in (NOT_MIXED if learner == "mixed" else MIXED_ONLY)
 
@@ -324,22 +260,6 @@ def jobs_of(args: argparse.Namespace) -> Iterator[Job]:
         number, name, learner, method = each
         if takes(sets[name], learner, method):
             yield Job(name, learner, method, number)
-
-
-def chosen(text: str | None, known: Iterable[str]) -> list[str]:
-    """Return the known names that a list by commas asks for, all by default."""
-    asked = set(known) if text is None else set(filter(None, text.split(",")))
-    if unknown := sorted(asked - set(known)):
-        raise SystemExit(f"unknown {unknown}; known are {', '.join(known)}")
-    return [name for name in known if name in asked]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file of results, none if it is not there."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(text) for text in lines if text.strip()]
 
 
 def said_of(record: dict[str, Any]) -> str:
@@ -359,16 +279,12 @@ def run(args: argparse.Namespace) -> None:
     before = read_lines(args.results)
     if {record["rows"] for record in before} - {args.rows}:
         raise SystemExit(f"{args.results} was measured with other --rows.")
-    done = {Job(*(record[key] for key in Job._fields)) for record in before}
-    todo = [job for job in jobs_of(args) if job not in done]
+    todo = missing(args.results, jobs_of(args))
     print(f"{len(todo)} to measure, {len(before)} in the file", flush=True)
     parallel = Parallel(args.jobs, batch_size=1, return_as="generator_unordered")
-    found = parallel(delayed(measure)(job, args.rows) for job in todo)
-    with args.results.open("a", encoding="utf-8") as file:
-        for record in found:
-            line = {**record, "rows": args.rows, "jobs": args.jobs}
-            print(json.dumps(line), file=file, flush=True)
-            print(said_of(record), flush=True)
+    for record in parallel(delayed(measure)(job, args.rows) for job in todo):
+        append_line(args.results, {**record, "rows": args.rows, "jobs": args.jobs})
+        print(said_of(record), flush=True)
 
 
 # -------------------------------------------------------------------- report
@@ -545,13 +461,13 @@ def losses(gaps: pd.DataFrame) -> str:
 def marked(values: pd.Series, sign: float) -> list[str]:
     """Return numbers as text: the best in bold, the default's losses with an arrow."""
     best = (sign * values).min()
-    found = {
+    texts = {
         method: f"**{value:.4f}**" if sign * value <= best + TIE else f"{value:.4f}"
         for method, value in values.items()
     }
     if sign * (values.get("default", np.nan) - values.get("single", np.nan)) > TIE:
-        found["default"] += " ↓"
-    return ["" if text == "nan" else text for text in found.values()]
+        texts["default"] += " ↓"
+    return ["" if text == "nan" else text for text in texts.values()]
 
 
 def every_set(frame: pd.DataFrame) -> str:
@@ -722,9 +638,7 @@ def report(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run", help="measure, and append to a file")
     command.set_defaults(do=run)

@@ -1,34 +1,42 @@
-"""Measure where mixtures are at home: regimes, rules, and linear experts in number.
+"""Measure where mixtures are at home: regimes, rules, linear experts, several labels.
 
 - ``regime``: two opposite nonlinear regimes behind a linear border (2 000 rows, noise
-  of sd 0.5), boosted-tree experts, against one such learner. LightGBM-MoE reports an
-  RMSE of 3.79 on such data, one LightGBM 4.84.
+  of sd 0.5), boosted-tree experts, against one such learner. RMSE, in units of y.
+  LightGBM-MoE reports 3.79 on such data, one LightGBM 4.84.
 - ``rules``: the set ``mv``, each row of which follows one of a few fixed rules. Ridge
   experts, and a softmax gate that sees the numbers in bins, against boosted trees.
-- ``linear``: at most 32 ridge experts, two asked a row, against boosted trees, on the
-  regression sets. Eight candidates (8 or 32 experts, columns as they are or with
-  splines and quantile ranks beside them, a softmax or a tied Gaussian gate) compete by
-  ``held_out_``, so the test rows choose nothing.
+- ``linear``: at most 32 ridge experts, two asked per row, against boosted trees, on the
+  regression sets: RMSE in units of the sd of y, and wall time of predict. Eight
+  candidates (8 or 32 experts, columns as they are or with splines and quantile ranks
+  beside them, a softmax or a tied Gaussian gate) compete by ``held_out_``, so the test
+  rows choose nothing.
+- ``multilabel``: two regimes, each with logistic rules for four labels, and mixtures of
+  five learners against the learner alone: log-likelihood of all labels of a new row,
+  in nats, probabilities floored alike.
 
-    SKMOE_DATA=path/to/data python benchmarks/bench_regimes.py [--only linear]
-        [--sets a,b] [--rows 20000] [--seeds 5]
+    SKMOE_DATA=path/to/data python benchmarks/bench_regimes.py
+        [--only linear] [--sets a,b] [--rows 20000] [--seeds 5] [--quick]
 """
 
 from __future__ import annotations
 
-import time
+import warnings
 from functools import partial
 from itertools import product
 
 import numpy as np
-from _timing import interleaved, parser, run_parts
-from bench_quality import known_sets, read_fold, takes
-from real_data import loader
+from _data import is_sparse, known_sets, load, read_fold
+from _records import chosen, parser, run_parts
+from _timing import clocked, interleaved
+from sklearn.base import clone
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.linear_model import Ridge
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import train_test_split
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -37,8 +45,9 @@ from sklearn.preprocessing import (
     QuantileTransformer,
     SplineTransformer,
 )
+from sklearn.tree import DecisionTreeClassifier
 
-from skmoe import MoERegressor
+from skmoe import MoEClassifier, MoERegressor
 from skmoe.gates import GaussianGate, SoftmaxGate
 
 NOISE = 0.5
@@ -68,27 +77,30 @@ def regime(report, args) -> None:
         "two experts, one asked": MoERegressor(boosted, top_k=1, **options),
     }
     errors: dict[str, list[float]] = {name: [] for name in models}
-    for seed in range(args.seeds):
+    n_seeds = 1 if args.quick else args.seeds
+    for seed in range(n_seeds):
         X, y = regimes(seed)
         X, X_test, y, y_test = train_test_split(X, y, test_size=0.2, random_state=seed)
         for name, model in models.items():
-            found = model.fit(X, y).predict(X_test)
-            errors[name].append(root_mean_squared_error(y_test, found))
+            predicted = model.fit(X, y).predict(X_test)
+            errors[name].append(root_mean_squared_error(y_test, predicted))
     rows = [
         [name, f"{np.mean(e):.2f}", f"{np.min(e):.2f}", f"{np.max(e):.2f}"]
         for name, e in errors.items()
     ]
-    report.table(["", f"mean of {args.seeds} seeds", "least", "most"], rows)
+    report.table(["", f"mean of {n_seeds} seeds", "least", "most"], rows)
 
 
 # --------------------------------------------------------------------- rules
 def rules(report, args) -> None:
     report.section("rules: RMSE on a fifth of mv")
-    X, y, _ = loader()("mv")
+    X, y, _ = load("mv")
     names = list(X.select_dtypes("category").columns)
     numbers = X.drop(columns=names).to_numpy(np.float64)
     onehot = OneHotEncoder(sparse_output=False).fit_transform(X[names])
     X = np.hstack([numbers, onehot])
+    if args.quick:
+        X, y = X[:2000], y[:2000]
     X, X_test, y, y_test = train_test_split(X, y, test_size=0.2, random_state=0)
     bins = KBinsDiscretizer(
         BINS, encode="onehot-dense", quantile_method="averaged_inverted_cdf"
@@ -100,7 +112,7 @@ def rules(report, args) -> None:
         "one Ridge": Ridge(1e-3),
     }
     for n_experts in (FEW, 2 * FEW):
-        models[f"{n_experts} Ridge, gate on {BINS} bins a column"] = MoERegressor(
+        models[f"{n_experts} Ridge, gate on {BINS} bins per column"] = MoERegressor(
             Ridge(1e-3),
             n_experts=n_experts,
             gate=make_pipeline(binned, SoftmaxGate(alpha=1e-6)),
@@ -110,11 +122,9 @@ def rules(report, args) -> None:
         )
     rows = []
     for name, model in models.items():
-        started = time.perf_counter()
-        model.fit(X, y)
-        fit = time.perf_counter() - started
+        _, fit = clocked(model.fit, X, y)
         rmse = root_mean_squared_error(y_test, model.predict(X_test))
-        rows.append([name, f"{rmse:.3f}", f"{fit:.1f}"])
+        rows.append([name, f"{rmse:.3f}", f"{fit.wall:.1f}"])
     report.table(["", "RMSE", "fit s"], rows)
 
 
@@ -133,41 +143,36 @@ def widened(X: np.ndarray):
 
 def candidates(X: np.ndarray) -> dict:
     """Return the mixtures that compete."""
-    found = {}
+    mixtures = {}
     befores = {"": FunctionTransformer(), ", splines": widened(X)}
     gates = {"": SoftmaxGate(), ", Gaussian": GaussianGate("tied")}
     for n_experts, before, gate in product((FEW, MANY), befores, gates):
         mixture = MoERegressor(n_experts=n_experts, gate=gates[gate], random_state=0)
-        found[f"{n_experts}{before}{gate}"] = make_pipeline(befores[before], mixture)
-    return found
+        mixtures[f"{n_experts}{before}{gate}"] = make_pipeline(befores[before], mixture)
+    return mixtures
 
 
 def linear(report, args) -> None:
     report.section("linear: mixtures of ridge experts against boosted trees")
-    known = known_sets()
-    sets = (
-        args.sets.split(",")
-        if args.sets
-        else [
-            name
-            for name, meta in known.items()
-            if meta["task"] == "regression" and takes(meta, "hgb", "single")
-        ]
-    )
+    regression = [
+        name
+        for name, meta in known_sets().items()
+        if meta["task"] == "regression" and not is_sparse(meta)
+    ]
+    sets = chosen(args.sets, regression)[: 1 if args.quick else None]
     ratios, speeds = [], []
     rows = []
     for name in sets:
-        fold = read_fold(name, 0, args.rows)
+        fold = read_fold(name, 0, 500 if args.quick else args.rows)
         boosted = HistGradientBoostingRegressor(random_state=0)
         boosted.fit(fold.X_train, fold.y_train)
-        worth = {}
-        for kind, model in candidates(fold.X_train).items():
-            started = time.perf_counter()
-            model.fit(fold.X_train, fold.y_train)
-            fit = time.perf_counter() - started
-            worth[kind] = model[-1].held_out_["mixture"], fit, model
-        kind = max(worth, key=lambda key: worth[key][0])
-        model = worth[kind][2]
+        models = candidates(fold.X_train)
+        fits = [
+            clocked(model.fit, fold.X_train, fold.y_train)[1].wall
+            for model in models.values()
+        ]
+        kind = max(models, key=lambda name: models[name][-1].held_out_["mixture"])
+        model = models[kind]
         errors = [
             root_mean_squared_error(fold.y_test, one.predict(fold.X_test))
             for one in (model, boosted)
@@ -192,7 +197,7 @@ def linear(report, args) -> None:
                 f"{ratios[-1]:.2f}",
                 f"{speeds[-1]:.0f}",
                 f"{whole:.1f}",
-                f"{sum(found[1] for found in worth.values()):.0f}",
+                f"{sum(fits):.0f}",
             ]
         )
         print(rows[-1], flush=True)
@@ -216,15 +221,69 @@ def linear(report, args) -> None:
     )
 
 
-PARTS = {"regime": regime, "rules": rules, "linear": linear}
+# ---------------------------------------------------------------- multilabel
+N_FEATURES, N_LABELS, LEAST = 4, 4, 5e-4
+LEARNERS = {
+    "logistic (None)": None,
+    "ClassifierChain": ClassifierChain(LogisticRegression(), random_state=0),
+    "DecisionTree": DecisionTreeClassifier(max_depth=4, random_state=0),
+    "RandomForest": RandomForestClassifier(20, min_samples_leaf=5, random_state=0),
+    "KNeighbors": KNeighborsClassifier(15),
+}
+
+
+def labelled(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and labels of two regimes, one on each side of x0 = 0."""
+    rng = np.random.default_rng(seed)
+    rules = 3 * np.random.default_rng(1).normal(size=(2, N_FEATURES, N_LABELS))
+    X = rng.normal(size=(n, N_FEATURES))
+    logit = np.einsum("nd,ndl->nl", X, rules[(X[:, 0] > 0).astype(int)])
+    return X, (rng.uniform(size=logit.shape) < 1 / (1 + np.exp(-logit))).astype(int)
+
+
+def label_log_likelihood(proba, labels: np.ndarray) -> float:
+    """Return the mean over rows of log p, summed over labels."""
+    if isinstance(proba, list):
+        proba = np.stack([of_label[:, 1] for of_label in proba], axis=1)
+    proba = np.clip(proba, LEAST, 1 - LEAST)
+    return np.log(np.where(labels == 1, proba, 1 - proba)).sum(axis=1).mean()
+
+
+def multilabel(report, args) -> None:
+    report.section("multilabel: log-likelihood of four labels per new row, in nats")
+    X, Y = labelled(300 if args.quick else 1500, 0)
+    X_new, Y_new = labelled(2000, 9)
+    rows = []
+    for name, learner in LEARNERS.items():
+        alone = MultiOutputClassifier(LogisticRegression())
+        alone = alone if learner is None else clone(learner)
+        model = MoEClassifier(learner, n_experts=4, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            alone.fit(X, Y)
+            _, fit = clocked(model.fit, X, Y)
+        single = label_log_likelihood(alone.predict_proba(X_new), Y_new)
+        mixture = model.score_samples(X_new, Y_new).mean()
+        rows.append([name, f"{single:.3f}", f"{mixture:.3f}", f"{fit.wall:.1f}"])
+    report.table(["learner", "alone", "mixture", "fit s"], rows)
+
+
+PARTS = {
+    "regime": regime,
+    "rules": rules,
+    "linear": linear,
+    "multilabel": multilabel,
+}
 
 
 def main() -> None:
-    made = parser(__doc__, PARTS)
-    made.add_argument("--sets", help="sets of ``linear``, by commas")
-    made.add_argument("--rows", type=int, default=20_000)
-    made.add_argument("--seeds", type=int, default=5)
-    run_parts(made.parse_args(), PARTS)
+    options = parser(__doc__, PARTS)
+    options.add_argument("--sets", help="sets of ``linear``, separated by commas")
+    options.add_argument(
+        "--rows", type=int, default=20_000, help="of a set of ``linear``, at most"
+    )
+    options.add_argument("--seeds", type=int, default=5, help="seeds of ``regime``")
+    run_parts(options.parse_args(), PARTS, on_data=("rules", "linear"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from collections.abc import Callable
 
 import numpy as np
 import sklearn
-from _timing import cells, interleaved, parser, roofline, run_parts, seconds
+from _records import cells, parser, run_parts, seconds
+from _timing import interleaved, roofline
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
@@ -68,17 +69,17 @@ def rates(name: str, times: dict) -> list[str]:
 
 def bench_core(report, args) -> None:
     n = 10_000 if args.quick else 100_000
-    made = Mixture(n)
-    W = np.ascontiguousarray(made.gate.T, dtype=np.float32)
+    mixture = Mixture(n)
+    W = np.ascontiguousarray(mixture.gate.T, dtype=np.float32)
     out = np.empty((n, N_EXPERTS), np.float32)
-    indices, weights = made.route(_numba)
+    indices, weights = mixture.route(_numba)
     tasks = {
-        "X @ W into an array": lambda: np.matmul(made.X, W, out=out),
-        "X @ W": lambda: made.X @ W,
-        "route and mix": lambda: made.linear(_numba),
-        "route": lambda: made.route(_numba),
+        "X @ W into an array": lambda: np.matmul(mixture.X, W, out=out),
+        "X @ W": lambda: mixture.X @ W,
+        "route and mix": lambda: mixture.linear(_numba),
+        "route": lambda: mixture.route(_numba),
         "mix": lambda: _numba.linear_mix(
-            made.X, indices, weights, made.coef, made.intercept
+            mixture.X, indices, weights, mixture.coef, mixture.intercept
         ),
     }
     # Per row: read X once a step; write indices and weights, read them, write y.
@@ -181,15 +182,15 @@ def bench_api(report, args) -> None:
 
 
 # ---------------------------------------------------------------------- torch
-def torch_versions(torch, made: Mixture) -> dict[str, Callable]:
+def torch_versions(torch, mixture: Mixture) -> dict[str, Callable]:
     """Return six ways to write top-k routing and mixing of linear experts."""
 
     def tensor(array):
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
-    X = tensor(made.X)
-    W, b = tensor(made.gate.T), tensor(made.gate_intercept)
-    coef, intercept = tensor(made.coef[:, 0]), tensor(made.intercept[:, 0])
+    X = tensor(mixture.X)
+    W, b = tensor(mixture.gate.T), tensor(mixture.gate_intercept)
+    coef, intercept = tensor(mixture.coef[:, 0]), tensor(mixture.intercept[:, 0])
     both = torch.cat([W, coef.T], dim=1)
     both_intercept = torch.cat([b, intercept])
     n, d = X.shape
@@ -273,16 +274,16 @@ def bench_torch(report, args) -> None:
         report.line("Skipped: PyTorch is not installed (pip install torch).")
         return
     n = 10_000 if args.quick else 100_000
-    made = Mixture(n)
-    answer = made.linear(_numba)[:, 0]
-    versions = torch_versions(torch, made)
+    mixture = Mixture(n)
+    answer = mixture.linear(_numba)[:, 0]
+    versions = torch_versions(torch, mixture)
     with torch.no_grad():
         for version in versions.values():
             np.testing.assert_allclose(version(), answer, rtol=1e-3, atol=1e-4)
         for threads in (2, 1):
             torch.set_num_threads(threads)
             with threadpool_limits(threads, user_api="blas"):
-                tasks = {"skmoe": lambda: made.linear(_numba), **versions}
+                tasks = {"skmoe": lambda: mixture.linear(_numba), **versions}
                 times = interleaved(tasks, args.repeat, at_least=2.0, settle=SETTLE)
             report.keep(f"torch, {threads} threads", times)
             ours = times["skmoe"]
@@ -316,15 +317,15 @@ def softmax_by_expert(X, indices, weights, coef, intercept) -> np.ndarray:
 
 def bench_classifier(report, args) -> None:
     n = 10_000 if args.quick else 100_000
-    made = Mixture(n, q=N_CLASSES)
-    routed = made.route(_numba)
-    single = made.coef.astype(np.float32), made.intercept.astype(np.float32)
+    mixture = Mixture(n, q=N_CLASSES)
+    routed = mixture.route(_numba)
+    single = mixture.coef.astype(np.float32), mixture.intercept.astype(np.float32)
 
     def kernels():
-        return _numba.softmax_mix(made.X, *routed, made.coef, made.intercept)
+        return _numba.softmax_mix(mixture.X, *routed, mixture.coef, mixture.intercept)
 
     def numpy():
-        return softmax_by_expert(made.X, *routed, *single)
+        return softmax_by_expert(mixture.X, *routed, *single)
 
     np.testing.assert_allclose(kernels(), numpy(), rtol=1e-3, atol=1e-5)
     times = interleaved(
@@ -352,22 +353,22 @@ def bench_grid(report, args) -> None:
     lines = []
     for n_experts in (8, 64, 256):
         for n in sizes:
-            made = Mixture(n, d, n_experts, dtype=np.float64)
-            indices, _ = made.route(_numba)
-            coef, intercept = made.coef, made.intercept
+            mixture = Mixture(n, d, n_experts, dtype=np.float64)
+            indices, _ = mixture.route(_numba)
+            coef, intercept = mixture.coef, mixture.intercept
             flat = np.ascontiguousarray(coef[:, 0].T)
 
-            def gathered(made=made, at=indices, coef=coef, intercept=intercept):
-                return _numba.linear_at(made.X, at, coef, intercept)
+            def gathered(mixture=mixture, at=indices, coef=coef, intercept=intercept):
+                return _numba.linear_at(mixture.X, at, coef, intercept)
 
-            def dense(made=made, at=indices, flat=flat, b=intercept[:, 0]):
-                return np.take_along_axis(made.X @ flat + b, at, axis=1)
+            def dense(mixture=mixture, at=indices, flat=flat, b=intercept[:, 0]):
+                return np.take_along_axis(mixture.X @ flat + b, at, axis=1)
 
             np.testing.assert_allclose(gathered()[:, :, 0], dense(), rtol=1e-8)
             times = interleaved(
                 {
-                    "numpy": lambda made=made: made.linear(_reference),
-                    "numba": lambda made=made: made.linear(_numba),
+                    "numpy": lambda mixture=mixture: mixture.linear(_reference),
+                    "numba": lambda mixture=mixture: mixture.linear(_numba),
                     "linear_at": gathered,
                     "all experts": dense,
                 },

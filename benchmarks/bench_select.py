@@ -1,21 +1,23 @@
-"""Measure n_experts="auto": the number that is found, and what it costs.
+"""Measure n_experts="auto": the number that it chooses, and what it costs.
 
 - ``regression``: 20 mixtures of one to eight linear experts behind a softmax gate, 2 to
-  6 features, 2 000 to 4 000 rows; the number found, and the time against a fit that is
-  given this number.
+  6 features, 2 000 to 4 000 rows; the number chosen, and the CPU seconds of the fit
+  against those of a fit that is given this number.
 - ``classification``: the same regimes, each with a logistic rule of its own.
 - ``nothing``: linear data and noise, where the answer is 1.
+
+``--quick`` takes three tables instead of 20.
 
     python benchmarks/bench_select.py [--only regression] [--sets 20]
 """
 
 from __future__ import annotations
 
-import time
 import warnings
 
 import numpy as np
-from _timing import parser, run_parts
+from _records import parser, run_parts
+from _timing import clocked
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.tree import DecisionTreeRegressor
 
@@ -54,13 +56,12 @@ def regimes(seed: int) -> tuple[int, np.ndarray, np.ndarray, np.random.Generator
 
 def timed(model, X, y) -> tuple[float, object]:
     """Return the CPU seconds of a fit, and the fitted model."""
-    start = time.process_time()
-    model.fit(X, y)
-    return time.process_time() - start, model
+    _, timing = clocked(model.fit, X, y, settle=0.0)
+    return timing.cpu, model
 
 
 def compare(report, args, make, target) -> None:
-    """Print what is found of each set: on rows held out, and by BIC."""
+    """Print the number chosen for each set: on rows held out, and by BIC."""
     for cross_fit in ("auto", None):
         rows, off, costs = [], [], []
         for seed in range(args.sets):
@@ -68,13 +69,13 @@ def compare(report, args, make, target) -> None:
             y = target(mean, rng)
             timed(make(2, cross_fit), X[:300], y[:300])  # kernels are compiled
             seconds, model = timed(make("auto", cross_fit), X, y)
-            found = model.n_experts_
-            plain, _ = timed(make(found, cross_fit), X, y)
-            off.append(abs(found - k))
-            if found > 1:
+            number = model.n_experts_
+            plain, _ = timed(make(number, cross_fit), X, y)
+            off.append(abs(number - k))
+            if number > 1:
                 costs.append((seconds, plain))
-            rows.append([seed, *X.shape, k, found, f"{seconds:.2f}", f"{plain:.2f}"])
-        names = ["seed", "rows", "features", "true", "found", "CPU s", "CPU s, given"]
+            rows.append([seed, *X.shape, k, number, f"{seconds:.2f}", f"{plain:.2f}"])
+        names = ["seed", "rows", "features", "true", "chosen", "CPU s", "CPU s, given"]
         report.line(f"cross_fit={cross_fit!r}")
         report.table(names, rows)
         off, costs = np.array(off), np.array(costs)
@@ -117,7 +118,7 @@ def nothing(report, args) -> None:
     for name, slope in (("linear data", 2.0), ("noise", 0.0)):
         for expert in (None, DecisionTreeRegressor(max_depth=5)):
             for cross_fit in ("auto", None):
-                found = []
+                numbers = []
                 for seed in range(args.sets):
                     rng = np.random.default_rng(seed)
                     X = rng.standard_normal((2000, 2 + seed % 5))
@@ -125,10 +126,10 @@ def nothing(report, args) -> None:
                     model = MoERegressor(
                         expert, n_experts="auto", cross_fit=cross_fit, random_state=0
                     )
-                    found.append(timed(model, X, y)[1].n_experts_)
+                    numbers.append(timed(model, X, y)[1].n_experts_)
                 learner = "ridge" if expert is None else "trees"
-                share = f"{np.mean(np.array(found) == 1):.0%}"
-                rows.append([name, learner, str(cross_fit), share, max(found)])
+                share = f"{np.mean(np.array(numbers) == 1):.0%}"
+                rows.append([name, learner, str(cross_fit), share, max(numbers)])
     report.table(["y", "experts", "cross_fit", "answers 1", "most"], rows)
 
 
@@ -136,11 +137,13 @@ PARTS = {"regression": regression, "classification": classification, "nothing": 
 
 
 def main() -> None:
-    made = parser(__doc__, PARTS)
-    made.add_argument("--sets", type=int, default=20)
+    options = parser(__doc__, PARTS)
+    options.add_argument("--sets", type=int, help="tables of each part; 20")
+    args = options.parse_args()
+    args.sets = args.sets or (3 if args.quick else 20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        run_parts(made.parse_args(), PARTS)
+        run_parts(args, PARTS)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,25 @@
 """Time a stream that is learned batch by batch, and compare it with a fit on all rows.
 
-The rows are of a teacher: a softmax gate over linear regimes. Printed are rows per
-second (validation included, the first calls apart, which start the mixture), and
-bounds in nats a row: those that the estimators report, and the mean of
-``score_samples`` on new rows.
+The rows are of a teacher: a softmax gate over linear regimes. The mixture is a
+MoERegressor with linear experts and top_k=2.
 
-- stream: MoERegressor, linear experts, top_k=2.
-- drift: all regimes change sign; R² on new rows after so many rows.
+- stream: rows per second of wall and of CPU time (validation included, the first calls
+  apart, which start the mixture), and bounds in nats per row: those that the estimators
+  report, and the mean of ``score_samples`` on new rows.
+- drift: all regimes change sign after 100 000 rows; R² on new rows after so many rows.
 
-    python benchmarks/bench_stream.py [--rows 1000000] [--batch 1000] [--no-fit]
+    python benchmarks/bench_stream.py [--only stream] [--rows 1000000] [--batch 1000]
+        [--no-fit] [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
 
 import numpy as np
-from _timing import machine, table
+from _records import parser, run_parts
+from _timing import Timing, clocked
 
 from skmoe import MoERegressor
 
@@ -47,83 +48,86 @@ def teacher(n: int, d: int, n_experts: int, seed: int, flip: float = 1.0):
     return X, flip * mean + scale[own] * random.randn(n)
 
 
-def bench_stream(args: argparse.Namespace) -> None:
+def learn(model: MoERegressor, X, y, batch: int) -> None:
+    """Let a model learn rows batch by batch."""
+    for a in range(0, len(y), batch):
+        model.partial_fit(X[a : a + batch], y[a : a + batch])
+
+
+def bench_stream(report, args: argparse.Namespace) -> None:
     """Print the rate of a stream, and bounds beside those of a fit."""
-    print(f"\n## {args.rows} rows in batches of {args.batch}, {args.experts} experts\n")
+    report.section(
+        f"{args.rows} rows in batches of {args.batch}, {args.experts} experts"
+    )
     rows = []
     for seed in range(args.seeds):
         X, y = teacher(args.rows + NEW, args.features, args.experts, seed)
         new, (X, y) = (X[args.rows :], y[args.rows :]), (X[: args.rows], y[: args.rows])
         model = MoERegressor(n_experts=args.experts, random_state=0)
-        started = time.perf_counter()
-        for a in range(0, FIRST, args.batch):
-            model.partial_fit(X[a : a + args.batch], y[a : a + args.batch])
-        first, started = time.perf_counter() - started, time.perf_counter()
-        cpu = time.process_time()
-        for a in range(FIRST, args.rows, args.batch):
-            model.partial_fit(X[a : a + args.batch], y[a : a + args.batch])
-        seconds = time.perf_counter() - started
-        cpu = time.process_time() - cpu
-        rows.append([f"stream, seed {seed}", f"{first:.1f} s"])
-        rows[-1] += rates(args.rows - FIRST, seconds, cpu) + bounds(model, new)
+        _, first = clocked(learn, model, X[:FIRST], y[:FIRST], args.batch)
+        _, rest = clocked(learn, model, X[FIRST:], y[FIRST:], args.batch)
+        rows.append([f"stream, seed {seed}", f"{first.wall:.1f} s"])
+        rows[-1] += rates(args.rows - FIRST, rest) + bounds(model, new)
         if args.fit:
             model.set_params(cross_fit=None)
-            started, cpu = time.perf_counter(), time.process_time()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model.fit(X, y)
-            seconds = time.perf_counter() - started
-            cpu = time.process_time() - cpu
+                _, whole = clocked(model.fit, X, y)
             rows.append([f"fit, seed {seed}", ""])
-            rows[-1] += rates(args.rows, seconds, cpu) + bounds(model, new)
+            rows[-1] += rates(args.rows, whole) + bounds(model, new)
     header = ["run", "first rows", "rows/s", "rows/CPU s", "lower_bound_"]
-    print(table([*header, "routed_bound_", "new rows"], rows), flush=True)
+    report.table([*header, "routed_bound_", "new rows"], rows)
 
 
-def rates(n_rows: int, seconds: float, cpu: float) -> list[str]:
-    """Return rows a second, of the clock and of all threads of the process."""
-    return [f"{n_rows / seconds:,.0f}", f"{n_rows / cpu:,.0f}"]
+def rates(n_rows: int, timing: Timing) -> list[str]:
+    """Return rows per second, of the clock and of all threads of the process."""
+    return [f"{n_rows / timing.wall:,.0f}", f"{n_rows / timing.cpu:,.0f}"]
 
 
 def bounds(model: MoERegressor, new: tuple) -> list[str]:
     """Return bounds as text."""
-    found = model.lower_bound_, model.routed_bound_, np.mean(model.score_samples(*new))
-    return [f"{value:.4f}" for value in found]
+    new_rows = np.mean(model.score_samples(*new))
+    return [f"{b:.4f}" for b in (model.lower_bound_, model.routed_bound_, new_rows)]
 
 
-def bench_drift(args: argparse.Namespace) -> None:
+def bench_drift(report, args: argparse.Namespace) -> None:
     """Print how a stream follows regimes that change sign."""
-    print("\n## Drift: all regimes change sign after 100 000 rows\n")
+    n = 10_000 if args.quick else 100_000
+    report.section(f"Drift: all regimes change sign after {n} rows")
     rows = []
     shape = args.features, args.experts
-    X, y = teacher(100_000, *shape, 0)
     model = MoERegressor(n_experts=args.experts, random_state=0)
-    for a in range(0, len(y), args.batch):
-        model.partial_fit(X[a : a + args.batch], y[a : a + args.batch])
-    X, y = teacher(100_000 + NEW, *shape, 0, -1.0)
-    new, seen = (X[100_000:], y[100_000:]), 0
+    learn(model, *teacher(n, *shape, 0), args.batch)
+    X, y = teacher(n + NEW, *shape, 0, -1.0)
+    new = (X[n:], y[n:])
+    before = 0
     for after in (0, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000):
-        for a in range(seen, after, args.batch):
-            model.partial_fit(X[a : a + args.batch], y[a : a + args.batch])
-        seen = max(seen, after)
+        if after > n:
+            break
+        learn(model, X[before:after], y[before:after], args.batch)
+        before = after
         memory = model._stream.memory
         rows.append([after, f"{model.score(*new):.3f}", f"{memory:,.0f}"])
-    print(table(["rows after the change", "R² on new rows", "memory, rows"], rows))
+    report.table(["rows after the change", "R² on new rows", "memory, rows"], rows)
+
+
+PARTS = {"stream": bench_stream, "drift": bench_drift}
+
+
+def main() -> None:
+    options = parser(__doc__, PARTS)
+    options.add_argument("--rows", type=int, help="of ``stream``; 1 000 000")
+    options.add_argument("--batch", type=int, default=1000, help="rows of a batch")
+    options.add_argument("--experts", type=int, default=8)
+    options.add_argument("--features", type=int, default=10)
+    options.add_argument("--seeds", type=int, default=3, help="of ``stream``")
+    options.add_argument(
+        "--no-fit", dest="fit", action="store_false", help="leave the fits out"
+    )
+    args = options.parse_args()
+    args.rows = args.rows or (20_000 if args.quick else 1_000_000)
+    run_parts(args, PARTS)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--batch", type=int, default=1000)
-    parser.add_argument("--experts", type=int, default=8)
-    parser.add_argument("--features", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--no-fit", dest="fit", action="store_false")
-    parser.add_argument("--no-drift", dest="drift", action="store_false")
-    args = parser.parse_args()
-    bench_stream(args)
-    if args.drift:
-        bench_drift(args)
-    print(f"\n{machine()}")
+    main()

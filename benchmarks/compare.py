@@ -12,7 +12,6 @@ What follows ``--`` goes to the benchmark.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from _timing import machine, seconds, table
+from _records import machine, plain_parser, seconds, table
 
 HERE = Path(__file__).resolve().parent
 
@@ -56,9 +55,7 @@ def figures(script: Path, tree: Path, options: list[str]) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("script", help="name of the benchmark, as bench_latency.py")
     parser.add_argument("--base", required=True, help="revision to compare with")
     parser.add_argument("--head", default="HEAD", help="revision to judge")
@@ -73,17 +70,17 @@ def main() -> int:
     if not script.is_file():
         parser.error(f"no benchmark {args.script} in {HERE}")
 
-    found: dict[str, list[dict]] = {"base": [], "head": []}
+    runs: dict[str, list[dict]] = {"base": [], "head": []}
     with checked_out(args.base) as base, checked_out(args.head) as head:
         trees = {"base": base, "head": head}
         for _ in range(args.rounds):
             for name, tree in trees.items():
-                found[name].append(figures(script, tree, options))
+                runs[name].append(figures(script, tree, options))
 
     lines, lost = [], False
-    for name in found["base"][0].keys() & found["head"][0].keys():
+    for name in runs["base"][0].keys() & runs["head"][0].keys():
         before, after = (
-            float(np.median([one[name] for one in found[side]]))
+            float(np.median([one[name] for one in runs[side]]))
             for side in ("base", "head")
         )
         worse = after - before > max(args.absolute, args.relative * before)
