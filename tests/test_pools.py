@@ -1,909 +1,563 @@
-"""Pools of experts: grouped answers equal clones', weights, densities, registry."""
+"""Every pool: what a pool says, and that it is a value."""
 
-import copy
-import math
+import doctest
+import importlib
+import inspect
+import pickle
+import pkgutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import sparse
-from scipy.stats import norm
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.dummy import DummyRegressor
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+)
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from skmoe._learners import MIN_RESPONSIBILITY
+from skmoe import em, experts
+from skmoe.em import CrossFitPool
 from skmoe.experts import (
+    PROBABILITY_FLOOR,
+    AveragedPool,
+    CachedPool,
+    DerivedPool,
     EstimatorPool,
+    ExpertPool,
+    FrozenPool,
+    GLMPool,
+    JoinedPool,
+    LeaveOneOutPool,
+    LeftOutPool,
     LinearPool,
     LogisticPool,
-    _registry,
+    OneOutputPool,
+    PackedPool,
+    ShrunkPool,
+    VaryingPool,
+    averaged,
+    cached,
+    joined,
+    left_out,
     make_pool,
-    register_pool,
+    shrunk_pool,
 )
-from skmoe.experts._base import PROBABILITY_FLOOR, floored, share
-from skmoe.experts._estimator_pool import resample, summable
-from skmoe.likelihoods import Categorical, Gaussian
+from skmoe.likelihoods import Categorical, Gaussian, Poisson
 from skmoe.routing import Routing
 
-N, D, K = 90, 4, 3
-EXACT = LogisticRegression(tol=1e-10, max_iter=5000)
+N, D, K = 60, 3, 3
+rng = np.random.default_rng(0)
+X = rng.normal(size=(N, D))
+NEW = rng.normal(size=(7, D))
+BOTH = X @ rng.normal(size=(D, 2)) + 3.0 + 0.3 * rng.normal(size=(N, 2))
+ONE, SECOND = BOTH[:, :1], BOTH[:, 1:]
+COUNTS = rng.poisson(np.exp(0.3 * BOTH[:, :1])).astype(float)
+LABELS = np.digitize(BOTH[:, 0], [2.0, 4.0])
+WEIGHT = rng.integers(1, 4, size=N).astype(float)
+FOLDS = np.arange(N) % 3
+
+RIDGES = [Ridge(), Ridge(alpha=3.0), LinearRegression()]
+# Other neighbours count in their pickles how often they were asked.
+NEIGHBOURS = KNeighborsRegressor(3, algorithm="brute")
+NEIGHBOURING = KNeighborsClassifier(9, algorithm="brute")
+TREE = DecisionTreeRegressor(max_depth=3, random_state=0)
+MIXED = [TREE, NEIGHBOURS, Ridge()]
+CLASSIFIERS = [
+    DecisionTreeClassifier(max_depth=2, random_state=0),
+    NEIGHBOURING,
+    LogisticRegression(),
+]
 
 
-def gaussian(q=1, prior=10.0, floor=1e-6):
-    return Gaussian().bound(prior, floor=np.full(q, floor))
+# ------------------------------------------------------------------------ routings
+def soft(seed, n_experts=K):
+    """Return responsibilities times sample weights of every row and expert."""
+    parts = np.random.default_rng(seed).dirichlet(np.ones(n_experts), size=N)
+    return Routing.from_dense(WEIGHT[:, None] * parts)
 
 
-def regression(pool, learner, q=1, **options):
-    return pool([learner] * K, likelihood=gaussian(q), **options)
-
-
-def classification(pool, learner, n_classes=3, **options):
-    options = {"classes": np.arange(n_classes), **options}
-    return pool([learner] * K, likelihood=Categorical(), **options)
-
-
-@pytest.fixture
-def X():
-    return np.random.default_rng(0).normal(size=(N, D))
-
-
-@pytest.fixture
-def Y(X):
-    rng = np.random.default_rng(1)
-    return X @ rng.normal(size=(D, 2)) + 3.0 + rng.normal(size=(N, 2))
-
-
-@pytest.fixture
-def labels(X):
-    rng = np.random.default_rng(2)
-    return np.argmax(X @ rng.normal(size=(D, 3)) + rng.gumbel(size=(N, 3)), axis=1)
-
-
-def shares(kind, seed=3):
-    """Return a routing of sample weights; its parts are > 1e-3 or exactly 0."""
-    rng = np.random.default_rng(seed)
-    weight = rng.random(N) + 0.5
-    if kind == "hard":
-        routing = Routing.from_labels(rng.integers(0, K, size=N), K)
-        return routing.scaled(weight)
-    part = rng.uniform(0.05, 0.95, size=N)
-    part[rng.random(N) < 0.4] = 1.0
-    indices = np.array([rng.permutation(K)[:2] for _ in range(N)])
-    weights = np.column_stack([part, 1.0 - part]) * weight[:, None]
-    if kind == "sparse":
-        indices = np.where(weights == 0, -1, indices)
-        return Routing(indices, weights, K)
-    table = np.zeros((N, K))
-    np.put_along_axis(table, indices, weights, axis=1)
-    return Routing.from_dense(table)
-
-
-@pytest.fixture(params=["hard", "sparse", "dense"])
-def routing(request):
-    return shares(request.param)
-
-
-def everywhere(n=N):
+def everyone(n_experts=K, n=N):
     """Return the routing that asks every expert about every row."""
-    return Routing.from_dense(np.ones((n, K)))
+    return Routing.from_dense(np.ones((n, n_experts)))
 
 
-def answers(pool, X):
-    return pool.predict(X, everywhere(X.shape[0]))
+def some_of(n_experts):
+    """Return a routing of two experts for each row, some of which lack the second."""
+    random = np.random.default_rng(5)
+    indices = np.argsort(random.random((N, n_experts)), axis=1)[:, :2]
+    indices[::5, 1] = -1
+    return Routing(indices, np.where(indices < 0, 0.0, 0.5), n_experts)
 
 
-def without(routing, expert):
-    """Return the dense routing whose share of one expert is empty."""
-    table = routing.to_csr().toarray()
-    table[:, expert] = 0.0
-    return Routing.from_dense(table)
+# ----------------------------------------------------------------------- the pools
+def unfitted(learners, y=ONE):
+    """Return the pool that `make_pool` chooses for such learners."""
+    q = 1 if y.ndim == 1 else y.shape[1]
+    family = Gaussian().bound(10.0, floor=np.full(q, 1e-6))
+    classes = np.arange(3) if y is LABELS else None
+    if y is LABELS:
+        family = Categorical()
+    elif y is COUNTS:
+        family = Poisson().bound(0.0, 0.0)
+    seeds = range(3, 3 + len(learners))
+    options = {"likelihood": family, "classes": classes, "seeds": seeds}
+    return make_pool(learners, n_features=D, **options)
 
 
-POOLS = {
-    "linear": lambda: regression(LinearPool, Ridge()),
-    "logistic": lambda: classification(LogisticPool, LogisticRegression()),
-    "clones of regressors": lambda: regression(
-        EstimatorPool, Ridge(solver="sparse_cg", tol=1e-12)
+def trained(pool, seed, y=ONE):
+    """Return a pool that is fitted, with its noise scales."""
+    routing = soft(seed, pool.n_experts)
+    pool.fit(X, y, routing)
+    return pool.rescale(y, pool.evaluate(X, y, routing), routing)
+
+
+def made(learners, seed, y=ONE):
+    return trained(unfitted(learners, y), seed, y)
+
+
+def frozen(seed):
+    models = [FrozenEstimator(Ridge().fit(X[i::K], ONE[i::K, 0])) for i in range(K)]
+    return made(models, seed)
+
+
+def old_and_new(seed):
+    fixed = made([Ridge()], 0)
+    return joined(fixed, made(MIXED[:2], seed))
+
+
+def shrunk(learners, seed, y=ONE):
+    pool = made(learners, seed, y)
+    return shrunk_pool(pool, made(learners, 0, y), np.arange(K), 0.3)
+
+
+def varying(seed):
+    noise = DummyRegressor(strategy="constant", constant=0.7).fit(X, ONE[:, 0])
+    return VaryingPool(made(RIDGES, seed), [noise, None, noise], np.array([0.5, 1, 2]))
+
+
+def of_page(page, name):
+    """Return a class as the examples of a page of the documentation define it."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    names = {"__name__": __name__}  # where pickle looks for it
+    for example in doctest.DocTestParser().get_examples(text):
+        exec(example.source, names)
+        if name in names:
+            return names[name]
+    raise AssertionError(f"{page} defines no {name}")
+
+
+MeanPool = of_page("extending.md", "MeanPool")
+
+
+class Case(NamedTuple):
+    """A pool that can be made of several routings, by their seeds."""
+
+    kind: type[ExpertPool]
+    make: Callable[[int], ExpertPool]
+    y: np.ndarray = ONE  # what it was fitted on
+
+
+def of_learners(kind, learners, y=ONE, change=lambda pool: pool):
+    return Case(kind, lambda seed: trained(change(unfitted(learners, y)), seed, y), y)
+
+
+CASES = {
+    "ridge": of_learners(LinearPool, RIDGES, BOTH),
+    "logistic": of_learners(LogisticPool, [LogisticRegression()] * K, LABELS),
+    "log-linear": of_learners(GLMPool, [PoissonRegressor()] * K, COUNTS),
+    "regressors": of_learners(EstimatorPool, MIXED, BOTH),
+    "classifiers": of_learners(EstimatorPool, CLASSIFIERS, LABELS),
+    "frozen": Case(FrozenPool, frozen),
+    "leave one out": of_learners(LeaveOneOutPool, RIDGES, BOTH, left_out),
+    "left out, regressors": of_learners(
+        LeftOutPool,
+        [
+            RandomForestRegressor(5),
+            NEIGHBOURS,
+            RandomForestRegressor(4),
+        ],
+        change=left_out,
     ),
-    "clones of classifiers": lambda: classification(EstimatorPool, EXACT),
+    "left out, classifiers": of_learners(
+        LeftOutPool, [NEIGHBOURING] * K, LABELS, left_out
+    ),
+    "cross-fit": of_learners(
+        CrossFitPool, MIXED, change=lambda pool: CrossFitPool(pool, FOLDS)
+    ),
+    "cross-fit classifiers": of_learners(
+        CrossFitPool, CLASSIFIERS, LABELS, lambda pool: CrossFitPool(pool, FOLDS)
+    ),
+    "averaged": Case(
+        AveragedPool,
+        lambda seed: averaged([made(MIXED, seed), made(MIXED, seed + 10)]).with_scale(
+            np.full((K, 1), 0.1 * seed)
+        ),
+    ),
+    "averaged classifiers": Case(
+        AveragedPool,
+        lambda seed: averaged([made(CLASSIFIERS, s, LABELS) for s in (seed, 9)]),
+        LABELS,
+    ),
+    "cached": Case(CachedPool, lambda seed: cached(made(RIDGES, seed), X, ONE, WEIGHT)),
+    "old and new": Case(JoinedPool, old_and_new),
+    "one output": Case(
+        OneOutputPool, lambda seed: OneOutputPool(made(RIDGES, seed, BOTH), 1), SECOND
+    ),
+    "packed": Case(
+        PackedPool, lambda seed: PackedPool(made(RIDGES, seed, BOTH), "int8"), BOTH
+    ),
+    "shrunk": Case(ShrunkPool, lambda seed: shrunk(MIXED, seed)),
+    "shrunk classifiers": Case(
+        ShrunkPool, lambda seed: shrunk(CLASSIFIERS, seed, LABELS), LABELS
+    ),
+    "varying noise": Case(VaryingPool, varying),
+    "docs/extending.md": Case(
+        MeanPool,
+        lambda seed: trained(
+            MeanPool([DummyRegressor()] * K, **unfitted(RIDGES).options), seed
+        ),
+    ),
+}
+
+EXPERTS_STAY = (FrozenPool, OneOutputPool, PackedPool, VaryingPool)
+"""Pools whose experts learn no more, so that no other has new ones."""
+
+
+def kinds_below(kind):
+    for child in kind.__subclasses__():
+        yield child
+        yield from kinds_below(child)
+
+
+def test_every_pool_has_a_case():
+    for package in (experts, em):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    kinds = {
+        kind
+        for kind in kinds_below(ExpertPool)
+        if kind.__module__.startswith("skmoe.") and not inspect.isabstract(kind)
+    }
+    assert kinds | {MeanPool} == {case.kind for case in CASES.values()}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pool(case):
+    """Return a pool that all tests read: it is a value."""
+    return case.make(1)
+
+
+@pytest.fixture(scope="module")
+def other(case):
+    return case.make(2)
+
+
+@pytest.fixture(scope="module")
+def y(case):
+    return case.y
+
+
+@pytest.fixture(scope="module")
+def tables(pool, y):
+    """Return what the pool says of every row and expert."""
+    return said(pool, y)
+
+
+def asked(call, pool, *args):
+    """Return what a pool says, or None of a `CrossFitPool`, which must not be asked."""
+    if isinstance(pool, CrossFitPool):
+        with pytest.raises(TypeError, match="finished"):
+            call(pool, *args)
+        return None
+    return call(pool, *args)
+
+
+def said(pool, y, X=X):
+    """Return all that a pool says of every row and expert, experts on axis 1."""
+    routing = everyone(pool.n_experts)
+    answers = [
+        pool.evaluate(X, y, routing),
+        pool.log_likelihood(X, y, routing),
+        asked(lambda pool: pool.predict(X, routing), pool),
+    ]
+    return [answer for answer in answers if answer is not None]
+
+
+def assert_says(answers, expected, **options):
+    for answer, of_expected in zip(answers, expected, strict=True):
+        assert_allclose(answer, of_expected, **{"rtol": 1e-10, **options})
+
+
+# ---------------------------------------------------------------- what a pool says
+def test_kinds_and_shapes(pool, case, y, tables):
+    assert type(pool) is case.kind
+    values, density, *answers = tables
+    q = 1 if y is LABELS else y.shape[1]
+    assert values.shape == (N, K, q)
+    assert density.shape == (N, K)
+    for answer in answers:
+        assert answer.shape == (N, K, 3 if y is LABELS else q)
+    assert pool.n_experts == len(pool.learners) == len(pool.seeds) == K
+    for mask in (pool.frozen, pool.streams):
+        assert mask.shape == (K,)
+    assert pool.rigid == (pool.slack == 0)
+    assert (pool.scale is None) == (y is LABELS or y is COUNTS)
+
+
+def test_sparse_entries_are_the_dense_ones(pool, y, tables):
+    routing = some_of(K)
+    rows, places = np.nonzero(routing.indices >= 0)
+    columns = routing.indices[rows, places]
+    entries = [
+        pool.evaluate(X, y, routing),
+        pool.log_likelihood(X, y, routing),
+        asked(lambda pool: pool.predict(X, routing), pool),
+    ]
+    for entry, table in zip(entries, tables, strict=False):
+        assert_allclose(entry[rows, places], table[rows, columns], rtol=1e-9)
+    assert (entries[1][routing.indices < 0] == -np.inf).all()
+
+
+def test_experts_predict_what_the_pool_predicts(pool, y):
+    fitted = asked(lambda pool: pool.estimators(), pool)
+    if fitted is None:
+        return
+    table = pool.predict(X, everyone())
+    assert len(fitted) == K
+    for k, expert in enumerate(fitted):
+        if y is LABELS:
+            answer = expert.predict_proba(X)  # not raised to the floor
+            assert_allclose(answer, table[:, k], atol=PROBABILITY_FLOOR)
+            continue
+        answer = expert.predict(X).reshape(N, -1)
+        answer = answer[:, -table.shape[2] :]  # experts of one output have them all
+        assert_allclose(answer, table[:, k], rtol=1e-10)
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_experts(pool):
+    for routing in (soft(7), some_of(K)):
+        mean = asked(lambda pool, routing=routing: pool.mix(X, routing), pool)
+        if mean is not None:
+            answers = pool.predict(X, routing)
+            assert_allclose(mean, routing.combine(answers), rtol=1e-10)
+
+
+def test_what_it_says_survives_a_pickle(pool, y, tables):
+    again = pickle.loads(pickle.dumps(pool))
+    own_table = getattr(again, "X", X)
+    assert_says(said(again, y, own_table), tables, rtol=0.0)
+
+
+# --------------------------------------------------------------- a pool is a value
+TAKE = np.array([True, False, True])
+WIDE = np.full((K, 1), 7.0)
+METHODS = {
+    "absorb": lambda pool, other, y: pool.recall(X, soft(7), 9.0 * np.ones(K)).absorb(
+        X, y, pool.evaluate(X, y, soft(7)), soft(7), np.full(K, 0.5)
+    ),
+    "averaged": lambda pool, other, y: pool.averaged(),
+    "finished": lambda pool, other, y: pool.finished(X, y, soft(1)),
+    "of_rows": lambda pool, other, y: pool.of_rows(FOLDS > 0),
+    "rescale": lambda pool, other, y: pool.rescale(
+        y, pool.evaluate(X, y, soft(7)), soft(7)
+    ),
+    "select": lambda pool, other, y: pool.select(other, TAKE),
+    "shrunk": lambda pool, other, y: pool.shrunk(other, np.arange(K), 0.3),
+    "swap": lambda pool, other, y: pool.swap(other, TAKE),
+    "take": lambda pool, other, y: pool.take(np.array([2, 0])),
+    "unfitted": lambda pool, other, y: pool.unfitted(np.array([2, 0])),
+    "update": lambda pool, other, y: pool.update(X, y, soft(7)),
+    "update_each": lambda pool, other, y: pool.update_each(X, y, [soft(7), soft(8)]),
+    "with_scale": lambda pool, other, y: pool.with_scale(WIDE),
 }
 
 
-@pytest.fixture(params=POOLS.values(), ids=POOLS)
-def pool(request):
-    return request.param()
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_no_method_changes_a_pool(method, pool, other, y, tables):
+    before = joblib.hash([vars(pool), vars(other)])
+    with suppress(TypeError):  # what a pool cannot do, it says: see below
+        method(pool, other, y)
+    assert joblib.hash([vars(pool), vars(other)]) == before
 
 
-@pytest.fixture
-def target(pool, Y, labels):
-    """Return the y that the pool is made for."""
-    return Y[:, :1] if pool.classes is None else labels
+def learns(pool):
+    """Tell whether a pool can be trained on; raise where it does not say so."""
+    kind = type(pool)
+    can = kind.update is not ExpertPool.update or kind.fit is not DerivedPool.fit
+    if can and kind is not PackedPool:
+        return True
+    with pytest.raises(TypeError, match=r"fitted already|learn no more"):
+        pool.update(X, ONE, soft(7))
+    return False
 
 
-# ------------------------------------------------------------------------ share
-def test_share_by_hand():
-    weights = np.array([[1.0, 1.0], [0.001, 0.999], [0.0, 0.0], [3.0, 1.0]])
-    total = weights.sum(axis=1)
-    for routing in (
-        Routing.from_dense(weights),
-        Routing(np.array([[0, 1]] * 4), weights, 2),
-    ):
-        rows, mass, factor = share(routing, 0, total)
-        assert rows.tolist() == [0, 3]  # 0.001 of a row is left out
-        assert mass.tolist() == [1.0, 3.0]
-        assert factor == (2.0 + 4.0) / (1.0 + 3.0)  # weights sum to what rows weigh
-        rows, mass, _ = share(routing, 1, total)
-        assert rows.tolist() == [0, 1, 3]
-    rows, _, factor = share(Routing.from_dense(weights[:, :1] * 0), 0, total)
-    assert rows.size == 0
-    assert factor == 1.0
-
-
-# ------------------------------------------------------- grouped equals clones
-REGRESSORS = [
-    Ridge(),
-    Ridge(alpha=30.0),
-    Ridge(alpha=0.0),
-    Ridge(alpha=2.0, fit_intercept=False),
-    LinearRegression(),
-    LinearRegression(fit_intercept=False),
-]
-
-
-@pytest.mark.parametrize("q", [1, 2])
-@pytest.mark.parametrize("learner", REGRESSORS, ids=str)
-def test_linear_pool_equals_clones(learner, q, X, Y, routing):
-    y = Y[:, :q]
-    clones = regression(EstimatorPool, learner, q).fit(X, y, routing)
-    grouped = regression(LinearPool, learner, q).fit(X, y, routing)
-    assert answers(grouped, X).shape == (N, K, q)
-    assert_allclose(answers(grouped, X), answers(clones, X), rtol=1e-8, atol=1e-9)
-    for ours, theirs in zip(grouped.estimators(), clones.estimators(), strict=True):
-        assert type(ours) is type(theirs)
-        assert_allclose(ours.coef_, theirs.coef_, rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.parametrize("q", [1, 2])
-@pytest.mark.parametrize("learner", REGRESSORS, ids=str)
-def test_linear_experts_have_the_attributes_of_clones(learner, q, X, Y):
-    routing = shares("sparse")
-    clones = regression(EstimatorPool, learner, q).fit(X, Y[:, :q], routing)
-    grouped = regression(LinearPool, learner, q).fit(X, Y[:, :q], routing)
-    for ours, theirs in zip(grouped.estimators(), clones.estimators(), strict=True):
-        for name in ("coef_", "intercept_"):
-            found, expected = getattr(ours, name), getattr(theirs, name)
-            assert np.shape(found) == np.shape(expected)
-            assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
-
-
-def test_linear_pool_takes_mixed_penalties(X, Y, routing):
-    learners = [Ridge(alpha=5.0), LinearRegression(), Ridge(fit_intercept=False)]
-    made = [
-        kind(learners, likelihood=gaussian()).fit(X, Y[:, :1], routing)
-        for kind in (LinearPool, EstimatorPool)
-    ]
-    assert_allclose(answers(made[0], X), answers(made[1], X), rtol=1e-8, atol=1e-9)
-
-
-@pytest.mark.parametrize("fit_intercept", [True, False])
-def test_linear_pool_gives_the_minimum_norm(X, Y, routing, fit_intercept):
-    twins = np.column_stack([X, X[:, 0], np.ones(N)])  # a twin and a constant
-    learner = LinearRegression(fit_intercept=fit_intercept)
-    clones = regression(EstimatorPool, learner).fit(twins, Y[:, :1], routing)
-    grouped = regression(LinearPool, learner).fit(twins, Y[:, :1], routing)
-    assert_allclose(answers(grouped, twins), answers(clones, twins), atol=1e-7)
-    for k in range(K):
-        expected = clones.estimators()[k].coef_
-        assert_allclose(grouped.coef[k, 0], expected, atol=1e-7)
-
-
-def test_linear_pool_fits_more_features_than_rows(Y):
-    wide = np.random.default_rng(5).normal(size=(N, 60))
-    routing = shares("hard")  # about thirty rows an expert
-    learner = LinearRegression()
-    clones = regression(EstimatorPool, learner).fit(wide, Y[:, :1], routing)
-    grouped = regression(LinearPool, learner).fit(wide, Y[:, :1], routing)
-    assert_allclose(answers(grouped, wide), answers(clones, wide), atol=1e-6)
-
-
-def test_linear_pool_keeps_rows_of_tiny_responsibility(X, Y):
-    table = np.random.default_rng(6).random((N, K))
-    table[::2, 0] = 1e-4
-    routing = Routing.from_dense(table / table.sum(axis=1, keepdims=True))
-    y = 100 * Y[:, :1]
-    y[::2] += 1e6
-    grouped = regression(LinearPool, Ridge(alpha=3.0)).fit(X, y, routing)
-    mass = routing.weights[:, 0]
-    kept = mass > MIN_RESPONSIBILITY
-    weights = mass * kept.sum() / mass[kept].sum()
-    expected = Ridge(alpha=3.0).fit(X, y[:, 0], weights).predict(X)
-    assert_allclose(answers(grouped, X)[:, 0, 0], expected, rtol=1e-8)
-
-
-CLASSIFIERS = [EXACT, LogisticRegression(C=0.05, tol=1e-10, max_iter=5000)]
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("learner", CLASSIFIERS, ids=str)
-def test_logistic_pool_equals_clones(learner, n_classes, X, labels, routing):
-    y = np.minimum(labels, n_classes - 1)
-    clones = classification(EstimatorPool, learner, n_classes).fit(X, y, routing)
-    grouped = classification(LogisticPool, learner, n_classes).fit(X, y, routing)
-    found = answers(grouped, X)
-    assert_allclose(found.sum(axis=2), 1.0, rtol=1e-12)
-    # Clones are floored; the tolerance is half of what scikit-learn's solver leaves.
-    assert_allclose(
-        floored(found.reshape(N * K, -1)).reshape(found.shape),
-        answers(clones, X),
-        atol=5e-6,
-    )
-    for ours, theirs in zip(grouped.estimators(), clones.estimators(), strict=True):
-        assert type(ours) is type(theirs)
-        assert_array_equal(ours.classes_, theirs.classes_)
-        assert ours.coef_.shape == theirs.coef_.shape
-        proba = theirs.predict_proba(X)
-        assert_allclose(ours.predict_proba(X), proba, atol=5e-6)
-
-
-def test_logistic_pool_without_penalty(X, labels, routing):
-    y = (labels > 0).astype(int)
-    learner = LogisticRegression(C=np.inf, tol=1e-10, max_iter=5000)
-    clones = classification(EstimatorPool, learner, 2).fit(X, y, routing)
-    grouped = classification(LogisticPool, learner, 2).fit(X, y, routing)
-    for ours, theirs in zip(grouped.estimators(), clones.estimators(), strict=True):
-        assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-5)
-
-
-def test_logistic_pool_equals_clones_whatever_the_units(X, labels, routing):
-    moved = X * [100.0, 0.01, 1.0, 1.0] + [0.0, 0.0, 20.0, 0.0]
-    learner = LogisticRegression(tol=1e-12, max_iter=10000, solver="newton-cholesky")
-    clones = classification(EstimatorPool, learner).fit(moved, labels, routing)
-    grouped = classification(LogisticPool, learner).fit(moved, labels, routing)
-    for ours, theirs in zip(grouped.estimators(), clones.estimators(), strict=True):
-        found, proba = ours.predict_proba(moved), theirs.predict_proba(moved)
-        assert_allclose(found, proba, atol=5e-5)
-
-
-@pytest.mark.parametrize("learner", [EXACT], ids=str)
-def test_a_class_that_a_share_misses(learner, X, labels, routing):
-    """Expert 0 meets classes 0 and 2 only, so its fit is a binary one."""
-    table = routing.to_csr().toarray()
-    table[labels == 1, 0] = 0.0
-    routing = Routing.from_dense(table)
-    clones = classification(EstimatorPool, learner).fit(X, labels, routing)
-    grouped = classification(LogisticPool, learner).fit(X, labels, routing)
-    for made in (clones, grouped):
-        proba = answers(made, X)
-        assert_allclose(proba.sum(axis=2), 1.0, rtol=1e-12)
-        assert_allclose(proba[:, 0, 1], PROBABILITY_FLOOR / 3, rtol=1e-3)
-        expert = made.estimators()[0]
-        assert expert.classes_.tolist() == [0, 2]
-        found = expert.predict_proba(X)
-        assert_allclose(proba[:, 0][:, [0, 2]], found, atol=PROBABILITY_FLOOR)
-    assert_allclose(answers(grouped, X)[:, 0], answers(clones, X)[:, 0], atol=5e-6)
-
-
-@pytest.mark.parametrize("kind", [EstimatorPool, LogisticPool])
-@pytest.mark.parametrize(
-    "classes",
-    [np.array(["a", "b", "c"]), np.array([-1, 5, 9]), np.array([0.0, 1.0, 2.0])],
-    ids=["text", "integers", "floats"],
-)
-def test_a_share_of_a_single_class(kind, classes, X, labels):
-    routing = Routing.from_labels((labels > 0).astype(int), K)
-    made = classification(kind, EXACT, classes=classes).fit(X, labels, routing)
-    proba = answers(made, X)[:, 0]
-    floor = PROBABILITY_FLOOR / 3
-    assert_allclose(proba, [[1 - 2 * floor, floor, floor]] * N, rtol=1e-3)
-    assert_allclose(proba.sum(axis=1), 1.0, rtol=1e-12)
-    expert = made.estimators()[0]
-    assert isinstance(expert, DummyClassifier)
-    assert set(expert.predict(X)) == {classes[0]}
-    assert made.estimators()[1].classes_.tolist() == classes[1:].tolist()
-
-
-def test_clones_are_floored(X, labels, routing):
-    made = classification(EstimatorPool, DecisionTreeClassifier(random_state=0))
-    made.fit(X, labels, routing)
-    proba = answers(made, X)
-    floor = PROBABILITY_FLOOR / 3
-    assert floor * (1 - 1e-3) < proba.min() < floor
-    assert_allclose(proba.sum(axis=2), 1.0, rtol=1e-12)
-    density = made.log_likelihood(X, labels, everywhere())
-    assert density.min() > np.log(floor) - 1e-3
-    raw = np.array([[1.0, 0.0], [0.6, 0.4]])
-    half = PROBABILITY_FLOOR / 2
-    assert_allclose(floored(raw), [[1 / (1 + half), half / (1 + half)], [0.6, 0.4]])
-
-
-# ------------------------------------------------------------------- every pool
-def test_repeated_fits_and_updates(pool, target, X, routing):
-    assert pool.fit(X, target, routing) is pool
-    before, state = answers(pool, X), copy.copy(vars(pool))
-    other = pool.update(X, target, shares("dense", seed=8))
-    assert other is not pool
-    assert type(other) is type(pool)
-    assert np.max(np.abs(answers(other, X) - before)) > 1e-3
-    assert_array_equal(answers(pool, X), before)
-    assert vars(pool).keys() == state.keys()
-    assert all(vars(pool)[name] is state[name] for name in state)
-
-
-def test_experts_predict_what_the_pool_predicts(pool, target, X, routing):
-    proba_or_mean = answers(pool.fit(X, target, routing), X)
-    experts = pool.estimators()
-    assert len(experts) == K
-    for k, expert in enumerate(experts):
-        assert expert.n_features_in_ == D
-        if pool.classes is None:
-            found = expert.predict(X)[:, None]
-            assert_allclose(found, proba_or_mean[:, k], rtol=1e-10)
-        else:
-            found = expert.predict_proba(X)
-            found = floored(found) if isinstance(pool, EstimatorPool) else found
-            assert_allclose(found, proba_or_mean[:, k], rtol=1e-8)
-
-
-def test_sparse_entries_are_the_dense_ones(pool, target, X, routing):
-    pool.fit(X, target, routing)
-    table, asked = answers(pool, X), shares("sparse", seed=11)
-    found = pool.predict(X, asked)
-    values = pool.evaluate(X, target, everywhere())
-    entries = pool.evaluate(X, target, asked)
-    assert found.shape == (N, 2, table.shape[2])
-    for (i, j), k in np.ndenumerate(asked.indices):
-        expected = table[i, k] if k >= 0 else 0.0
-        assert_allclose(found[i, j], expected, rtol=1e-10)
-        if k >= 0:
-            assert_allclose(entries[i, j], values[i, k], rtol=1e-9, atol=1e-12)
-
-
-def test_evaluate_is_the_prediction_or_the_label_s_log_probability(
-    pool, target, X, routing
-):
-    pool.fit(X, target, routing)
-    values, answer = pool.evaluate(X, target, everywhere()), answers(pool, X)
-    if pool.classes is None:
-        assert_array_equal(values, answer)
+def test_update_is_a_new_pool(pool, y, tables):
+    if not learns(pool):
         return
-    assert values.shape == (N, K, 1)
-    expected = np.log(answer[np.arange(N), :, target])
-    assert_allclose(values[:, :, 0], expected, rtol=1e-9)
-    density = pool.log_likelihood(X, target, everywhere())
-    assert_array_equal(density, values[:, :, 0])
+    after = pool.update(X, y, soft(7))
+    assert type(after) is type(pool)
+    change = np.abs(after.evaluate(X, y, everyone()) - tables[0])
+    assert (change.max() > 1e-3) != isinstance(pool, EXPERTS_STAY)
 
 
-def options_of(pool):
-    names = ("likelihood", "classes", "seeds", "n_jobs")
-    options = {name: getattr(pool, name) for name in names}
-    return {"estimators": pool.learners, **options}
-
-
-def test_empty_share_learns_all_rows_then_keeps(pool, target, X, routing):
-    lonely = without(routing, 1)
-    everyone = np.zeros((N, K))
-    everyone[:, 1] = lonely.weights.sum(axis=1)  # all rows, with their own weights
-    expected = type(pool)(**options_of(pool))
-    expected.fit(X, target, Routing.from_dense(everyone))
-    found = answers(pool.fit(X, target, lonely), X)
-    assert_allclose(found[:, 1], answers(expected, X)[:, 1], rtol=1e-6, atol=1e-7)
-    other = pool.update(X, target, without(shares("dense", seed=8), 1))
-    changed = answers(other, X)
-    assert_array_equal(changed[:, 1], found[:, 1])
-    assert np.max(np.abs(changed[:, 0] - found[:, 0])) > 1e-3
-
-
-def test_swap_and_select(pool, target, X, routing):
-    pool.fit(X, target, routing)
-    other = type(pool)(**options_of(pool)).fit(X, target, shares("dense", seed=8))
-    if pool.classes is None:
-        for made in (pool, other):
-            made.scale = np.random.default_rng(id(made) % 97).random((K, 1)) + 0.1
-    take = np.array([True, False, True])
-    chosen = pool.select(other, take)
-    for k in range(K):
-        source = other if take[k] else pool
-        assert_array_equal(answers(chosen, X)[:, k], answers(source, X)[:, k])
-        if pool.classes is None:
-            assert chosen.scale[k] == source.scale[k]
-            assert pool.swap(other, take).scale[k] == pool.scale[k]
-    assert pool.select(other, ~take & take) is pool
-    assert pool.select(other, take | True) is other
-
-
-def test_integer_weights_are_repeated_rows(pool, target, X):
-    counts = np.random.default_rng(4).integers(0, 3, size=N)
-    hard = Routing.from_labels(np.random.default_rng(5).integers(0, K, size=N), K)
-    weighted = answers(pool.fit(X, target, hard.scaled(counts.astype(float))), X)
-    again = np.repeat(np.arange(N), counts)
-    repeated = type(pool)(**options_of(pool))
-    repeated.fit(X[again], target[again], hard.take(again))
-    assert_allclose(weighted, answers(repeated, X), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("form", [sparse.csr_array, sparse.csr_matrix])
-def test_csr_equals_dense(pool, target, X, routing, form):
-    X = X * (np.abs(X) > 0.5)
-    expected = answers(pool.fit(X, target, routing), X)
-    other = type(pool)(**options_of(pool)).fit(form(X), target, routing)
-    assert_allclose(answers(other, form(X)), expected, rtol=1e-6, atol=1e-6)
-    values = other.evaluate(form(X), target, routing)
-    expected = pool.evaluate(X, target, routing)
-    assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
-    moved = other.update(form(X), target, shares("sparse", seed=8))
-    expected = answers(pool.update(X, target, shares("sparse", seed=8)), X)
-    assert_allclose(answers(moved, form(X)), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_float32_features(pool, target, X, routing):
-    single = X.astype(np.float32)
-    found = answers(pool.fit(single, target, routing), single)
-    expected = answers(type(pool)(**options_of(pool)).fit(X, target, routing), X)
-    assert_allclose(found, expected, rtol=1e-2, atol=1e-2)
-    if isinstance(pool, LinearPool | LogisticPool):
-        assert found.dtype == np.float32
-
-
-def test_update_of_a_grouped_pool_reaches_the_fit(X, labels, Y):
-    start, goal = shares("dense", seed=8), shares("dense")
-    exact = regression(LinearPool, Ridge()).fit(X, Y, goal)
-    moved = regression(LinearPool, Ridge()).fit(X, Y, start).update(X, Y, goal)
-    assert_allclose(answers(moved, X), answers(exact, X), rtol=1e-12)
-    exact = classification(LogisticPool, EXACT).fit(X, labels, goal)
-    moved = classification(LogisticPool, EXACT).fit(X, labels, start)
-    for _ in range(20):
-        moved = moved.update(X, labels, goal)
-    assert_allclose(answers(moved, X), answers(exact, X), atol=1e-5)
-
-
-def test_logistic_update_does_not_lower_its_objective(X, labels):
-    pool = classification(LogisticPool, LogisticRegression(C=0.7))
-    pool.fit(X, labels, shares("dense", seed=20))
-
-    def objective(pool, routing):
-        row_mass, values = routing.weights.sum(axis=1), []
-        density = pool.evaluate(X, labels, everywhere())[:, :, 0]
-        for k in range(K):
-            rows, mass, factor = share(routing, k, row_mass)
-            penalty = 0.5 * np.sum(pool.coef[k] ** 2)
-            values.append(0.7 * factor * mass @ density[rows, k] - penalty)
-        return np.array(values)
-
-    for seed in range(21, 27):
-        routing = shares("dense" if seed % 2 else "sparse", seed=seed)
-        other = pool.update(X, labels, routing)
-        assert (objective(other, routing) >= objective(pool, routing) - 1e-9).all()
-        pool = other
-
-
-# ------------------------------------------------------- weights and resampling
-def test_resample_of_unit_weights_is_no_resampling():
-    assert resample(np.ones(5), 0) is None
-    assert resample(np.ones(5) + 1e-12, 0) is None
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_resample_repeats_integer_weights(seed):
-    weights = np.array([2.0, 0.0, 1.0, 3.0, 0.0, 5.0])
-    expected = np.repeat(np.arange(6), weights.astype(int))
-    assert_array_equal(resample(weights, seed), expected)
-
-
-def test_resample_draws_floor_or_ceil_and_is_unbiased():
-    rng = np.random.default_rng(0)
-    weights = rng.gamma(1.0, size=12)
-    weights[3] = 0.0
-    weights *= 12 / weights.sum()
-    counts = np.array(
-        [np.bincount(resample(weights, seed), minlength=12) for seed in range(3000)]
+def test_an_expert_without_rows_keeps_what_it_has(pool, y, tables):
+    if not learns(pool) or isinstance(pool, (AveragedPool, ShrunkPool)):
+        return  # these change with another model of the expert
+    without = np.array([True, False, True])
+    after = pool.update(X, y, soft(7).only(without))
+    assert_says(
+        [answer[:, 1] for answer in said(after, y)],
+        [table[:, 1] for table in tables],
+        rtol=0.0,
     )
-    assert (counts.sum(axis=1) == 12).all()
-    assert (counts >= np.floor(weights)).all()
-    assert (counts <= np.ceil(weights)).all()
-    assert_allclose(counts.mean(axis=0), weights, atol=0.04)  # four standard errors
-    assert_array_equal(resample(weights, 7), resample(weights, 7))
 
 
-@pytest.mark.parametrize("unit", [1e-9, 0.05, 1e6])
-def test_resample_reads_weights_of_another_unit_by_their_mean(unit):
-    for seed in range(20):
-        assert len(resample(unit * np.array([2.0, 1.0]), seed)) == 2
+# ----------------------------------------------------------------- some of experts
+@pytest.mark.parametrize("which", [[2, 0], [0, 1, 2, 1], [1]])
+def test_take_leaves_out_and_repeats(pool, y, tables, which):
+    which = np.array(which)
+    if type(pool).take is DerivedPool.take:
+        with pytest.raises(TypeError, match=f"{type(pool).__name__} cannot take some"):
+            pool.take(which)
+        return
+    some = pool.take(which)
+    assert some.learners == [pool.learners[k] for k in which]
+    assert some.n_experts == len(some.seeds) == len(which)
+    assert (some.scale is None) == (pool.scale is None)
+    assert_says(said(some, y), [table[:, which] for table in tables])
+    again = some.take(np.zeros(2, dtype=int))
+    assert_says(said(again, y), [table[:, which[[0, 0]]] for table in tables])
 
 
-@pytest.mark.parametrize("learner", [KNeighborsRegressor(3), KNeighborsClassifier(3)])
-@pytest.mark.parametrize("counted", [False, True], ids=["equal parts", "counts"])
-def test_learners_without_sample_weight(learner, counted, X, Y, labels):
-    counts = np.ones(N, dtype=int)
-    if counted:
-        counts = np.random.default_rng(4).integers(1, 3, size=N)
-        routing = Routing.from_labels(np.arange(N) % K, K).scaled(1.0 * counts)
-    else:  # two experts own half of a row each
-        first = np.arange(N) % K
-        indices = np.column_stack([first, (first + 1) % K])
-        routing = Routing(indices, np.full((N, 2), 0.5), K)
-    regressor = isinstance(learner, RegressorMixin)
-    make, y = (regression, Y[:, :1]) if regressor else (classification, labels)
-    found = answers(make(EstimatorPool, learner).fit(X, y, routing), X)
-    table = routing.to_csr().toarray()
-    for k in range(K):
-        rows = np.repeat(np.arange(N), counts * (table[:, k] > 0))
-        expert = clone(learner).fit(X[rows], y[rows])
-        expected = expert.predict(X) if regressor else floored(expert.predict_proba(X))
-        assert_allclose(found[:, k], expected)
+def test_swap_and_select(pool, other, y, tables):
+    new = pool if isinstance(pool, EXPERTS_STAY) else other
+    swapped = pool.swap(other, TAKE).evaluate(X, y, everyone())
+    chosen = pool.select(other, TAKE)
+    values, of_new = said(chosen, y)[::2], said(new, y)[::2]  # densities have scales
+    for answer, old, of_other in zip(values, tables[::2], of_new, strict=True):
+        expected = np.where(TAKE[:, None], of_other, old)
+        assert_allclose(answer, expected, rtol=1e-12)
+    assert_array_equal(swapped, values[0])
+    if pool.scale is not None:
+        scale = np.where(TAKE[:, None], other.scale, pool.scale)
+        assert_array_equal(chosen.scale, scale)
+    assert pool.select(other, ~TAKE & TAKE) is pool
+    assert pool.select(other, TAKE | True) is other
 
 
-def test_a_class_lost_in_resampling_is_not_fatal():
-    """Discriminant analysis takes no weights and refuses a single class."""
-    X = np.random.default_rng(0).normal(size=(20, 2))
-    labels = np.array([0] * 17 + [1] * 3)
-    weights = np.where(labels == 1, 0.004, 1.0)
-    routing = Routing.from_dense(np.column_stack([weights, 1 - weights, 1 - weights]))
-    lda = LinearDiscriminantAnalysis()
-    made = classification(EstimatorPool, lda, 2, seeds=[1, 2, 3])
-    proba = answers(made.fit(X, labels, routing), X)
-    assert np.isfinite(proba).all()
-    assert (proba[:, 0, 0] > 0.9).all()
+def test_unfitted_pools_are_as_new(pool, y):
+    which = np.array([2, 0])
+    new = pool.unfitted(which)
+    assert new.scale is None
+    assert new.learners == [pool.learners[k] for k in which]
+    assert new.seeds == [pool.seeds[k] for k in which]
+    assert new.n_experts == 2
+    if type(pool).fit is DerivedPool.fit:
+        with pytest.raises(TypeError, match="fitted already"):
+            new.fit(X, y, soft(1, 2))
+        return
+    again = pool.unfitted(which)
+    assert new.fit(X, y, soft(1, 2)) is new
+    assert again.fit(X, y, soft(2, 2)) is again
+    change = np.abs(new.evaluate(X, y, everyone(2)) - again.evaluate(X, y, everyone(2)))
+    assert (change.max() > 1e-3) != isinstance(pool, EXPERTS_STAY)
 
 
-class Recorder(RegressorMixin, BaseEstimator):
-    """Remembers what it was fitted on."""
-
-    def fit(self, X, y, sample_weight=None):
-        self.seen_ = X, y, sample_weight
-        self.n_features_in_ = X.shape[1]
-        return self
-
-    def predict(self, X):
-        return np.zeros(X.shape[0])
-
-
-def test_clones_see_their_rows_and_mean_one_weights(X, Y, routing):
-    made = regression(EstimatorPool, Recorder()).fit(X, Y[:, :1], routing)
-    table = routing.to_csr().toarray()
-    for k, expert in enumerate(made.estimators()):
-        rows = np.flatnonzero(table[:, k] > 0)
-        x, y, weights = expert.seen_
-        assert_array_equal(x, X[rows])
-        assert_array_equal(y, Y[rows, 0])
-        expected = table[rows, k] * table[rows].sum() / table[rows, k].sum()
-        assert_allclose(weights, expected, rtol=1e-12)
+# ---------------------------------------------------------------------- the scales
+def test_scales_are_given_to_another_pool(pool, y, tables):
+    if y is LABELS or y is COUNTS:
+        return
+    q = pool.scale.shape[1]
+    scale = np.arange(1.0, 1.0 + K * q).reshape(K, q)
+    wide = pool.with_scale(scale)
+    assert type(wide) is type(pool)
+    assert_array_equal(wide.scale, scale)
+    assert_array_equal(wide.evaluate(X, y, everyone()), tables[0])
+    assert wide.log_likelihood(X, y, everyone()).max() < tables[1].max()
+    assert wide.with_scale(None).scale is None
 
 
-@pytest.mark.parametrize("factor", [1e-12, 1.0, 1e9])
-def test_sums_of_weights_are_exact(factor):
-    weights = factor * np.random.default_rng(0).uniform(1e-3, 3.0, size=999)
-    found = summable(weights)
-    assert_allclose(found, weights, rtol=1e-9)
-    assert sum(found) == sum(found[::-1]) == math.fsum(found)
-    single = weights.astype(np.float32)
-    assert_array_equal(summable(single), single)
-    assert summable(single).dtype == np.float32
+def test_rescaled_pools_fit_their_values(pool, y, tables):
+    routing = soft(7)
+    values = pool.evaluate(X, y, routing)
+    after = pool.rescale(y, values, routing)
+    if pool.scale is None:
+        assert after is pool
+        return
+    assert type(after) is type(pool)
+    assert_array_equal(after.evaluate(X, y, everyone()), tables[0])
+    expected = pool.likelihood.scales(y, values, routing)
+    if isinstance(pool, JoinedPool):  # the first experts stay as they are
+        young = pool.young.rescale(y, values, pool.parts(routing)[1])
+        expected = np.concatenate([pool.fixed.scale, young.scale])
+    assert_allclose(after.scale, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "pipeline",
-    [
-        make_pipeline(StandardScaler(), Recorder()),
-        make_pipeline(StandardScaler(), make_pipeline(StandardScaler(), Recorder())),
-    ],
-    ids=["flat", "nested"],
-)
-def test_pipelines_pass_weights_to_their_last_step(pipeline, X, Y, routing):
-    made = regression(EstimatorPool, pipeline).fit(X, Y[:, :1], routing)
-    plain = regression(EstimatorPool, Recorder()).fit(X, Y[:, :1], routing)
-    for pipe, expert in zip(made.estimators(), plain.estimators(), strict=True):
-        while isinstance(pipe, Pipeline):
-            pipe = pipe[-1]
-        assert_array_equal(pipe.seen_[2], expert.seen_[2])
-        assert_allclose(pipe.seen_[0].mean(axis=0), 0.0, atol=1e-12)  # unweighted
+# ------------------------------------------------------------------- once EM ended
+def test_finished_pools_know_no_rows(pool, y):
+    final = pool.finished(X, y, soft(1))
+    if pool.scale is None:
+        assert final.scale is None
+    else:
+        assert_array_equal(final.scale, pool.scale)
+    answers = final.predict(X, everyone())
+    if isinstance(pool, CrossFitPool):
+        plain = pool.pool.unfitted(np.arange(K)).fit(X, y, soft(1))
+        assert_allclose(answers, plain.predict(X, everyone()), rtol=1e-12)
+    else:
+        assert_allclose(answers, pool.predict(X, everyone()), rtol=1e-12)
+    assert np.isfinite(final.predict(NEW, everyone(n=7))).all()
+    if y is not LABELS:
+        assert_allclose(final.evaluate(X, y, everyone()), answers, rtol=1e-12)
 
 
-def test_a_pipeline_is_the_pipeline_fitted_by_hand(X, Y):
-    table = shares("dense").weights
-    pipeline = make_pipeline(StandardScaler(), Ridge())
-    made = regression(EstimatorPool, pipeline)
-    found = answers(made.fit(X, Y[:, :1], Routing.from_dense(table)), X)
-    for k in range(K):
-        rows = table[:, k] > 0
-        weights = table[rows, k] * table[rows].sum() / table[rows, k].sum()
-        expert = make_pipeline(StandardScaler(), Ridge())
-        expert.fit(X[rows], Y[rows, 0], ridge__sample_weight=weights)
-        assert_allclose(found[:, k, 0], expert.predict(X), rtol=1e-10)
+def test_only_folds_have_models_to_average(pool):
+    mean = pool.averaged()
+    if not isinstance(pool, CrossFitPool):
+        assert mean is None
+        return
+    expected = np.mean([each.predict(X, everyone()) for each in pool.pools], axis=0)
+    assert_allclose(mean.predict(X, everyone()), expected, rtol=1e-10)
+    assert mean.scale is pool.scale
 
 
-def test_data_frames_stay_data_frames(X, Y, routing):
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(X, columns=list("abcd"))
-    made = regression(EstimatorPool, Ridge()).fit(frame, Y[:, :1], routing)
-    assert made.estimators()[0].feature_names_in_.tolist() == list("abcd")
-    found = made.predict(frame, shares("sparse"))
-    plain = regression(EstimatorPool, Ridge()).fit(X, Y[:, :1], routing)
-    assert_allclose(found, plain.predict(X, shares("sparse")), rtol=1e-10)
-
-
-# ---------------------------------------------------------------- seeds and jobs
-@pytest.mark.parametrize(
-    "learner",
-    [RandomForestRegressor(n_estimators=5), RandomForestClassifier(n_estimators=5)],
-    ids=["regressor", "classifier"],
-)
-def test_same_bits_for_any_number_of_jobs(learner, X, Y, labels):
-    regressor = isinstance(learner, RegressorMixin)
-    make, y = (regression, Y[:, :1]) if regressor else (classification, labels)
-    found = []
-    for n_jobs, seeds in ((1, [1, 2, 3]), (2, [1, 2, 3]), (1, [1, 2, 4])):
-        made = make(EstimatorPool, learner, n_jobs=n_jobs, seeds=seeds)
-        found.append(answers(made.fit(X, y, shares("dense")), X))
-        assert [e.random_state for e in made.estimators()] == seeds
-    assert_array_equal(found[0], found[1])
-    assert_array_equal(found[0][:, :2], found[2][:, :2])
-    assert (found[0][:, 2] != found[2][:, 2]).any()
-
-
-def test_a_seed_of_the_users_own_is_kept(X, Y, routing):
-    tree = DecisionTreeRegressor(random_state=42)
-    unset = make_pipeline(StandardScaler(), DecisionTreeRegressor())
-    learners = [tree, unset, tree]
-    made = EstimatorPool(learners, likelihood=gaussian(), seeds=[7, 8, 9])
-    experts = made.fit(X, Y[:, :1], routing).estimators()
-    assert experts[0].random_state == experts[2].random_state == 42
-    assert experts[1][-1].random_state == 8
-    assert unset[-1].random_state is None  # the user's object is not touched
-
-
-# -------------------------------------------------------------------- likelihood
-@pytest.mark.parametrize("q", [1, 2])
-def test_gaussian_density_is_scipys(q, X, Y):
-    y, routing = Y[:, :q], shares("sparse")
-    made = regression(LinearPool, Ridge(), q).fit(X, y, routing)
-    made.scale = np.random.default_rng(0).random((K, q)) + 0.2
-    found = made.log_likelihood(X, y, routing)
-    means = answers(made, X)
-    for (i, j), k in np.ndenumerate(routing.indices):
-        expected = -np.inf
-        if k >= 0:
-            expected = norm.logpdf(y[i], means[i, k], made.scale[k]).sum()
-        assert found[i, j] == pytest.approx(expected, rel=1e-12)
-    dense = made.log_likelihood(X, y, everywhere())
-    expected = norm.logpdf(y[:, None, :], means, made.scale).sum(axis=2)
-    assert_allclose(dense, expected, rtol=1e-12)
-    values = made.evaluate(X, y, routing)
-    assert_array_equal(made.log_density(y, values, routing), found)
-
-
-@pytest.mark.parametrize("kind", ["dense", "sparse"])
-@pytest.mark.parametrize("prior", [0.0, 10.0])
-def test_scales_are_the_stated_formula(kind, prior, X, Y):
-    routing = shares(kind)
-    values = np.random.default_rng(0).normal(size=(N, routing.shape[1], 2))
-    found = gaussian(2, prior).scales(Y, values, routing)
-    nk, squares = np.zeros(K), np.zeros((K, 2))
-    for (i, j), k in np.ndenumerate(routing.indices):
-        if k >= 0:
-            nk[k] += routing.weights[i, j]
-            squares[k] += routing.weights[i, j] * (Y[i] - values[i, j]) ** 2
-    pooled = squares.sum(axis=0) / nk.sum()
-    variance = (squares + prior * pooled) / (nk + prior)[:, None]
-    assert found.shape == (K, 2)
-    assert_allclose(found, np.sqrt(variance), rtol=1e-12)
-
-
-def test_scales_floor_prior_and_empty_experts():
-    y = np.array([[1.0], [-1.0], [0.0], [0.0]])
-    routing = Routing.from_labels(np.array([0, 0, 1, 1]), K)
-    zeros = np.zeros((4, 1, 1))
-    # pooled variance 1/2: expert 0 has 1, expert 1 has 0, expert 2 has no rows
-    plain = gaussian(prior=0.0, floor=0.04).scales(y, zeros, routing)
-    assert_allclose(plain[:, 0] ** 2, [1.0, 0.04, 0.5])
-    shrunk = gaussian(prior=2.0, floor=0.04).scales(y, zeros, routing)
-    assert_allclose(shrunk[:, 0] ** 2, [3 / 4, 1 / 4, 1 / 2])
-
-
-def test_rescale_maximises_the_likelihood(X, Y):
-    routing = shares("dense")
-    made = LinearPool([Ridge()] * K, likelihood=gaussian(2, prior=0.0))
-    made.fit(X, Y, routing)
-    values = made.evaluate(X, Y, routing)
-    assert made.scale is None
-    best = made.rescale(Y, values, routing)
-    assert made.scale is None
-    assert_array_equal(answers(best, X), answers(made, X))
-
-    def total(pool):
-        return np.sum(routing.weights * pool.log_density(Y, values, routing))
-
-    for position in np.ndindex(K, 2):
-        for factor in (0.98, 1.02):
-            moved = copy.copy(best)
-            moved.scale = best.scale.copy()
-            moved.scale[position] *= factor
-            assert total(moved) < total(best)
-
-
-def test_rescale_leaves_classifiers_alone(X, labels, routing):
-    made = classification(LogisticPool, EXACT).fit(X, labels, routing)
-    values = made.evaluate(X, labels, routing)
-    assert made.rescale(labels, values, routing) is made
-
-
-# ------------------------------------------------------------------------ errors
-class Failing(RegressorMixin, BaseEstimator):
-    def fit(self, X, y):
-        raise KeyError("boom")
-
-
-class Silent(ClassifierMixin, Recorder):
-    """Predicts NaN."""
-
-    def fit(self, X, y, sample_weight=None):
-        self.classes_ = np.unique(y)
-        return self
-
-    def predict(self, X):
-        return np.full(X.shape[0], np.nan)
-
-    def predict_proba(self, X):
-        return np.full((X.shape[0], len(self.classes_)), np.nan)
-
-
-def test_an_expert_that_raises_is_named(X, Y):
-    learners = [Ridge(), Ridge(), Failing()]
-    made = EstimatorPool(learners, likelihood=gaussian())
-    routing = Routing.from_labels(np.repeat([0, 1, 2], [40, 43, 7]), K)
-    message = r"Expert 2 \(Failing\(\)\) failed to fit on its 7 rows: KeyError: 'boom'"
-    with pytest.raises(RuntimeError, match=message) as caught:
-        made.fit(X, Y[:, :1], routing)
-    assert isinstance(caught.value.__cause__, KeyError)
-
-
-def test_an_expert_that_predicts_nan_is_named(X, Y, labels):
-    routing = shares("hard")
-    made = EstimatorPool([Ridge(), Silent(), Ridge()], likelihood=gaussian())
-    made.fit(X, Y[:, :1], routing)
-    message = r"Expert 1 \(Silent\(\)\) predicted NaN or infinity"
-    with pytest.raises(ValueError, match=message):
-        made.predict(X, routing)
-    with pytest.raises(ValueError, match=message):
-        made.evaluate(X, Y[:, :1], routing)
-    made = EstimatorPool(
-        [EXACT, Silent(), EXACT], likelihood=Categorical(), classes=np.arange(3)
-    ).fit(X, labels, routing)
-    with pytest.raises(ValueError, match=message):
-        made.evaluate(X, labels, routing)
-
-
-@pytest.mark.parametrize("kind", [LinearPool, EstimatorPool])
-def test_a_bad_parameter_of_an_expert_is_named(kind, X, Y, routing):
-    with pytest.raises(ValueError, match="'alpha' parameter of Ridge must be"):
-        regression(kind, Ridge(alpha=-1.0)).fit(X, Y[:, :1], routing)
-
-
-# ---------------------------------------------------------------------- counting
-def test_parameters_by_hand(X, Y, labels, routing):
-    made = regression(LinearPool, Ridge(), 2).fit(X, Y, routing)
-    assert made.n_parameters == K * 2 * (D + 1)
-    made = made.rescale(Y, made.evaluate(X, Y, routing), routing)
-    assert made.n_parameters == K * 2 * (D + 1) + K * 2
-    made = regression(LinearPool, Ridge(fit_intercept=False), 2).fit(X, Y, routing)
-    assert made.n_parameters == K * 2 * D
-    made = classification(LogisticPool, EXACT).fit(X, labels, routing)
-    assert made.n_parameters == K * (3 - 1) * (D + 1)
-    made = regression(EstimatorPool, DecisionTreeRegressor(max_leaf_nodes=5))
-    assert made.fit(X, Y[:, :1], routing).n_parameters == K * 5
-    made = regression(EstimatorPool, KNeighborsRegressor())
-    with pytest.raises(TypeError, match="KNeighborsRegressor; aic and bic need"):
-        _ = made.fit(X, Y[:, :1], routing).n_parameters
-
-
-@pytest.mark.parametrize(
-    ("grouped", "learner"),
-    [
-        (LinearPool, Ridge()),
-        (LinearPool, Ridge(fit_intercept=False)),
-        (LogisticPool, LogisticRegression()),
-    ],
-    ids=str,
-)
-def test_grouped_pools_count_what_clones_count(grouped, learner, X, Y, labels):
-    routing = shares("sparse")
-    make, y = (
-        (regression, Y[:, :1]) if grouped is LinearPool else (classification, labels)
+def test_pools_of_some_rows(pool, y):
+    rows = np.arange(N) % 4 != 1
+    few = pool.of_rows(rows)
+    if not isinstance(pool, CrossFitPool):
+        assert few is pool
+        return
+    part = soft(1).take(np.flatnonzero(rows))
+    few.fit(X[rows], y[rows], part)
+    alone = CrossFitPool(pool.pool, FOLDS[rows]).fit(X[rows], y[rows], part)
+    assert_array_equal(
+        few.evaluate(X[rows], y[rows], part), alone.evaluate(X[rows], y[rows], part)
     )
-    ours = make(grouped, learner).fit(X, y, routing)
-    theirs = make(EstimatorPool, learner).fit(X, y, routing)
-    assert ours.n_parameters == theirs.n_parameters
 
 
-# ---------------------------------------------------------------------- registry
-class OtherRidge(Ridge):
-    """A subclass may do anything, so it is never treated as a plain Ridge."""
-
-
-CHOICES = [
-    ([Ridge(), Ridge(alpha=3)], LinearPool),
-    ([Ridge(), LinearRegression(fit_intercept=False)], LinearPool),
-    ([Ridge(positive=True)], EstimatorPool),
-    ([LinearRegression(positive=True)], EstimatorPool),
-    ([Ridge(alpha=[1.0, 2.0])], EstimatorPool),
-    ([OtherRidge()], EstimatorPool),
-    ([Ridge(), KNeighborsRegressor()], EstimatorPool),
-    ([make_pipeline(StandardScaler(), Ridge())], EstimatorPool),
-    ([LogisticRegression(), LogisticRegression(C=np.inf)], LogisticPool),
-    ([LogisticRegression(solver="newton-cholesky")], LogisticPool),
-    ([LogisticRegression(solver="saga")], EstimatorPool),
-    ([LogisticRegression(solver="liblinear")], EstimatorPool),
-    ([LogisticRegression(l1_ratio=0.5, solver="saga")], EstimatorPool),
-    ([LogisticRegression(class_weight="balanced")], EstimatorPool),
-    ([LogisticRegression(fit_intercept=False)], EstimatorPool),
-    ([LogisticRegression(), DecisionTreeClassifier()], EstimatorPool),
-]
-
-
-@pytest.mark.parametrize(("learners", "expected"), CHOICES, ids=str)
-def test_make_pool_chooses(learners, expected):
-    options = {"likelihood": gaussian(), "seeds": [5] * len(learners), "n_jobs": 3}
-    made = make_pool(learners, n_features=4, **options)
-    assert type(made) is expected
-    assert made.learners == learners
-    assert (made.n_experts, made.seeds, made.n_jobs) == (len(learners), made.seeds, 3)
-    assert made.seeds == [5] * len(learners)
-
-
-def test_make_pool_leaves_wide_data_to_clones():
-    made = make_pool([Ridge()], n_features=10**6, likelihood=gaussian())
-    assert type(made) is EstimatorPool
-
-
-def test_a_registered_pool_comes_first(monkeypatch):
-    monkeypatch.setattr(_registry, "_POOLS", list(_registry._POOLS))
-
-    @register_pool
-    class Mine(LinearPool):
-        @classmethod
-        def supports(cls, estimator, n_features):
-            return type(estimator) is Ridge and estimator.alpha == 7
-
-    assert register_pool(Mine) is Mine  # twice is once
-    assert _registry._POOLS.count(Mine) == 1
-    options = {"n_features": 2, "likelihood": gaussian()}
-    assert type(make_pool([Ridge(alpha=7)], **options)) is Mine
-    assert type(make_pool([Ridge(alpha=7), Ridge()], **options)) is LinearPool
-
-
-class Shy(RegressorMixin, BaseEstimator):
-    """Answers for one row at a time."""
-
-    def fit(self, X, y, sample_weight=None):
-        return self
-
-    def predict(self, X):
-        if X.shape[0] > 1:
-            raise ValueError("too many rows")
-        return np.zeros(1)
-
-
-def test_an_expert_that_cannot_predict_is_named(X, Y):
-    made = EstimatorPool([Shy()] * 2, likelihood=Gaussian().bound(0.0, np.zeros(1)))
-    made.fit(X, Y[:, :1], Routing.from_labels(np.repeat([0, 1], [40, N - 40]), 2))
-    with pytest.raises(ValueError, match="too many rows") as caught:
-        made.predict(X, Routing.from_dense(np.full((N, 2), 0.5)))
-    assert "Raised by expert 0, Shy" in caught.value.__notes__[0]
-
-
-def test_an_expert_that_could_not_predict_learns_all_rows(X, Y):
-    """Two neighbours cannot be found among one row."""
-    learner = KNeighborsRegressor(2)
-    routing = Routing.from_labels(np.array([0] * (N - 1) + [1]), 2)
-    made = EstimatorPool([learner] * 2, likelihood=Gaussian().bound(0.0, np.zeros(1)))
-    made.fit(X, Y[:, :1], routing)
-    assert list(made.fallbacks) == [1]
-    assert "n_neighbors" in made.fallbacks[1]
-    alone = learner.fit(X, Y[:, 0])
-    assert_allclose(made.estimators()[1].predict(X), alone.predict(X))
+def test_a_batch_teaches_those_that_stream(pool, y, tables):
+    routing = soft(7)
+    recalled = pool.recall(X, routing, np.full(K, 50.0))
+    values = pool.evaluate(X, y, routing)
+    after = recalled.absorb(X, y, values, routing, np.full(K, 0.5))
+    assert type(after) is type(pool)
+    stay = ~pool.streams
+    for answer, before in zip(said(after, y)[::2], tables[::2], strict=True):
+        assert_array_equal(answer[:, stay], before[:, stay])
+    assert (after.scale is None) == (pool.scale is None)

@@ -27,10 +27,8 @@ from skmoe.estimators import _plans
 from skmoe.experts import (
     MOST,
     CachedPool,
-    OneOutputPool,
     ShrunkPool,
     cached,
-    joined,
     make_pool,
 )
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
@@ -321,32 +319,6 @@ def test_a_cache_judges_the_rows_of_its_own_table_alone():
     known = cached(pool, X, Y[:, None], WEIGHT)
     with pytest.raises(AssertionError, match="its own table"):
         known.evaluate(X.copy(), Y[:, None], Routing.from_dense(soft()))
-
-
-def test_pools_that_hold_others_do_not_leave_them_behind():
-    pool = pool_of([Ridge()] * K).fit(X, Y[:, None], Routing.from_dense(soft()))
-    some = np.array([1, 0])
-    folds = np.arange(len(X)) % 2
-    for made in (
-        cached(pool, X, Y[:, None], WEIGHT),
-        OneOutputPool(pool, 0),
-        CrossFitPool(pool, folds),
-    ):
-        with pytest.raises(TypeError, match="cannot take some"):
-            made.take(some)
-
-
-def test_scales_are_given_to_a_copy_and_unfitted_pools_have_none():
-    pool = pool_of([Ridge()] * K).fit(X, Y[:, None], Routing.from_dense(soft()))
-    scale = np.arange(1.0, K + 1.0)[:, None]
-    some = np.array([2, 0])
-    both = joined(pool.take(some), pool.take(np.array([1])))
-    assert pool.scale is None
-    assert_array_equal(pool.with_scale(scale).take(some).scale, scale[some])
-    assert_array_equal(both.with_scale(scale).scale, scale)
-    made = pool.with_scale(scale).unfitted(some)
-    assert made.scale is None
-    assert made.n_experts == len(made.learners) == len(made.seeds) == 2
 
 
 def test_very_many_experts_are_not_cached():

@@ -197,7 +197,9 @@ class ExpertPool(ABC):
 
         An expert whose share is empty keeps what it has learned.
         """
-        return copy.copy(self).fit(X, y, routing)
+        other = copy.copy(self).fit(X, y, routing)
+        lessons = self.taught(routing)
+        return other.swap(self, shares(lessons, routing.row_sums) == 0)
 
     def update_each(self, X: Array, y: Array, routings: Sequence[Routing]) -> Self:
         """Return a new pool, trained where each output has a routing of its own.

@@ -24,7 +24,7 @@ from ..routing import Routing
 from ..solvers import SINGULAR, equilibrated, singular_root, without_constants
 from ._base import ExpertPool
 from ._linear_pool import LinearPool
-from ._own_rows import OwnRows, forgetful, swapped, together
+from ._own_rows import OwnRows, forgetful, swapped, taken, together
 
 LONE = 1.0 - 1e-6
 """Leverage from which a row counts as the only one that decides some direction of the
@@ -91,6 +91,12 @@ class LeaveOneOutPool(LinearPool):
         chosen = super().swap(other, take)
         chosen.left = swapped(self.left, other.left, take)
         return chosen
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        other.left = taken(self.left, experts)
+        return other
 
     def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, shrinkage: float

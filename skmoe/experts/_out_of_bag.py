@@ -27,7 +27,7 @@ from ..backends import Array, like, namespace, one_blas_thread, to_host
 from ..routing import Routing
 from ._base import ExpertPool, floored, host_rows, take_rows
 from ._estimator_pool import EstimatorPool
-from ._own_rows import OwnRows, alike, forgetful, swapped
+from ._own_rows import OwnRows, alike, forgetful, swapped, taken
 
 BLIND = tuple(
     f"sklearn.{name}"
@@ -127,6 +127,12 @@ class LeftOutPool(EstimatorPool):
         chosen = super().swap(other, take)
         chosen.left = swapped(self.left, other.left, take)
         return chosen
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super().take(experts)
+        other.left = taken(self.left, experts)
+        return other
 
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return the pool that predicts; it has forgotten the rows."""

@@ -65,6 +65,10 @@ def swapped(
     return {k: new[k] if is_new else old[k] for k, is_new in enumerate(take)}
 
 
+def taken(left: dict[int, OwnRows], experts: np.ndarray) -> dict[int, OwnRows]:
+    return {k: left[expert] for k, expert in enumerate(experts.tolist())}
+
+
 def forgetful(pool: ExpertPool, kind: type[ExpertPool]) -> ExpertPool:
     """Return the pool as one of its parent class, without the rows of the experts."""
     plain = kind(pool.learners, **pool.options)
