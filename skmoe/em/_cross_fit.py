@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..backends import Array, like, namespace
-from ..experts import DerivedPool, ExpertPool, averaged, shrunk_pool, take_rows
+from ..experts import DerivedPool, ExpertPool, averaged, shares, shrunk_pool, take_rows
 from ..routing import Routing
 
 
@@ -67,6 +67,37 @@ class CrossFitPool(DerivedPool):
         return CrossFitPool(
             self.pool.unfitted(experts), self.folds, learned=self.learned
         )
+
+    @property
+    def trained(self) -> ExpertPool:
+        """The pool that each fold trains."""
+        return self.pool
+
+    def last_judge(self) -> ExpertPool | None:
+        """Return the pool of the final folds, if there are such."""
+        if self.final_folds is None:
+            return None
+        return CrossFitPool(self.pool, self.final_folds)
+
+    def fallbacks_of(self, resp: Routing) -> dict[int, dict[int, str]]:
+        """Return why experts stand on other rows, and those whose rows share a fold."""
+        reasons: dict[int, dict[int, str]] = {}
+        for fold, pool in enumerate(self.pools):
+            of_fold = pool.fallbacks_of(resp)
+            for why in of_fold.values():
+                why.update(self._lonely(fold, resp))
+            reasons |= of_fold
+        return reasons
+
+    def _lonely(self, fold: int, resp: Routing) -> dict[int, str]:
+        """Return the experts that have no rows outside a fold, and say so."""
+        if self.part_rows:
+            return {}
+        outside = shares(self._without(resp, fold))
+        return {
+            k: f"Expert {k} ({self.learners[k]!r}) has no rows outside fold {fold}."
+            for k in np.flatnonzero(outside == 0).tolist()
+        }
 
     def of_rows(self, rows: np.ndarray) -> ExpertPool:
         """Return the unfitted pool for some of the rows, in the folds they are in."""

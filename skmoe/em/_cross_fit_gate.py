@@ -114,6 +114,4 @@ class CrossFitGate(BaseGate):
 
 def for_new_rows(problem: Problem, gate: BaseGate, resp: Routing) -> BaseGate:
     """Return the gate that answers for rows that EM did not see."""
-    if isinstance(gate, CrossFitGate):
-        return gate.finished(*targets(problem, resp))
-    return gate
+    return gate.finished(*targets(problem, resp))

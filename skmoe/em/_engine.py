@@ -283,7 +283,8 @@ def _expect_rows(
     for more, other in parts[1:]:
         indices = namespace(indices).concat([indices, more], axis=1)
         terms = terms.join(other)
-    joint = shifted(log_joint(problem, terms), indices, offsets)
+    densities = Routing(indices, log_joint(problem, terms), problem.n_experts)
+    joint = shifted(densities, offsets)
     width = min(problem.width, indices.shape[1])
     best, weights, norm = select(joint).truncate(joint, width)
     if width < indices.shape[1]:

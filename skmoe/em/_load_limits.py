@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backends import Array, filled, like, namespace, select, to_host
+from ..backends import Array, like, namespace, select, to_host
 from ..routing import Routing
 from ._problem import Problem
 
@@ -44,14 +44,12 @@ def limited(problem: Problem) -> bool:
     return problem.balance > 0 or np.isfinite(problem.capacity)
 
 
-def shifted(log_joint: Array, indices: Array, offsets: np.ndarray | None) -> Array:
+def shifted(log_joint: Routing, offsets: np.ndarray | None) -> Array:
     """Return log joint densities with the offsets of their experts."""
     if offsets is None:
-        return log_joint
-    xp = namespace(log_joint)
-    flat = xp.reshape(filled(indices), (-1,))
-    b = xp.take(like(offsets, log_joint, log_joint.dtype), flat)
-    return log_joint + xp.reshape(b, indices.shape)
+        return log_joint.weights
+    table = like(offsets, log_joint.weights, log_joint.weights.dtype)
+    return log_joint.weights + log_joint.lookup(table)
 
 
 def balanced(
@@ -75,7 +73,7 @@ def balanced(
     fair = float(to_host(xp.sum(weight))) / problem.n_experts
     low, high = problem.balance * fair, problem.capacity * fair
     for _ in range(STEPS):
-        weights, _ = ops.normalise(shifted(log_joint, support.indices, b))
+        weights, _ = ops.normalise(shifted(support, b))
         load = support.sum_by_expert(weights * weight[:, None])
         # The offsets that would bring each load, alone, to the floor and the ceiling.
         with np.errstate(divide="ignore"):
@@ -85,7 +83,7 @@ def balanced(
         if np.max(np.abs(new - b)) < CLOSE:
             break
         b = new
-    moved = shifted(log_joint, support.indices, b)
+    moved = shifted(support, b)
     weights, norm = ops.normalise(moved)
     moved = xp.where(weights > 0, moved, 0.0)
     plain = xp.where(weights > 0, log_joint, 0.0)

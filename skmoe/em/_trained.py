@@ -7,9 +7,8 @@ from typing import Self
 
 import numpy as np
 
-from ..experts import ExpertPool, shares, shrunk_pool
+from ..experts import ExpertPool, shrunk_pool
 from ..routing import Routing
-from ._cross_fit import CrossFitPool
 from ._cross_fit_gate import for_new_rows
 from ._problem import EMResult, Model, Problem, State, learning_mass
 
@@ -104,12 +103,12 @@ def finished(
 
 def last_judge(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
     """Return the pool that judges last: of more folds where "auto" chose folds."""
-    if not isinstance(pool, CrossFitPool) or pool.final_folds is None:
+    judge = pool.last_judge()
+    if judge is None:
         return pool
     mass = resp.scaled(problem.sample_weight)
     learned = learning_mass(problem, pool, mass)
-    more = CrossFitPool(pool.pool, pool.final_folds).fit(problem.X, problem.y, learned)
-    return rescaled(problem, more, resp)
+    return rescaled(problem, judge.fit(problem.X, problem.y, learned), resp)
 
 
 def rescaled(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
@@ -135,14 +134,7 @@ def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:
         no more than a row, all in all, are left out: nothing could judge them.
     """
     owners = np.flatnonzero(result.resp.sum_by_expert(result.resp.weights) > 1)
-    judges = getattr(result.pool, "pools", [result.pool])
-    both = (*judges, *getattr(final, "pools", [final]))
-    pools = {id(getattr(one, "fitted", one)): one for one in both}  # copies count once
-    reasons = [dict(getattr(one, "fallbacks", {})) for one in pools.values()]
-    if isinstance(result.pool, CrossFitPool) and not result.pool.part_rows:
-        for fold, why in enumerate(reasons[: len(judges)]):
-            outside = shares(result.pool._without(result.resp, fold))
-            for k in np.flatnonzero(outside == 0):
-                learner = result.pool.learners[k]
-                why[k] = f"Expert {k} ({learner!r}) has no rows outside fold {fold}."
-    return [why.get(k) for why in reasons for k in owners]
+    reasons = result.pool.fallbacks_of(result.resp)
+    for model, why in final.fallbacks_of(result.resp).items():
+        reasons.setdefault(model, why)  # the judge may be the pool that predicts
+    return [why.get(k) for why in reasons.values() for k in owners.tolist()]

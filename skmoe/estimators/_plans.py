@@ -17,7 +17,6 @@ from ..em import (
     NO_CORRECTION,
     PORTFOLIO,
     Choice,
-    CrossFitPool,
     Mixture,
     Plan,
     Start,
@@ -28,7 +27,7 @@ from ..em import (
     resume,
     select_number,
 )
-from ..experts import AveragedPool, ExpertPool, make_pool
+from ..experts import ExpertPool, make_pool
 from ..routing import Routing
 from . import _gate_and_experts as parts
 from ._callbacks import Watched
@@ -333,9 +332,8 @@ def _warm_state(model, problem, gate, plan: Plan) -> State:
 
 def _warm_pool(model, pool: ExpertPool) -> ExpertPool:
     old = model._own_pool
-    pool = pool.pool if isinstance(pool, CrossFitPool) else pool
-    fitted = old.pools[0] if isinstance(old, AveragedPool) else old
-    same = type(fitted) is type(pool) and old.n_experts == pool.n_experts
+    pool = pool.trained
+    same = type(old.trained) is type(pool) and old.n_experts == pool.n_experts
     if not same or not np.array_equal(old.classes, pool.classes):
         raise ValueError(
             "warm_start=True needs the same n_experts, kind of expert and classes "

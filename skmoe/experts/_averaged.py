@@ -53,6 +53,18 @@ class AveragedPool(DerivedPool):
         super().__init__(first)
         self.pools = list(pools)
 
+    @property
+    def trained(self) -> ExpertPool:
+        """The first of the pools."""
+        return self.pools[0]
+
+    def fallbacks_of(self, resp: Routing) -> dict[int, dict[int, str]]:
+        """Return why experts of each pool stand on rows that they do not own."""
+        reasons: dict[int, dict[int, str]] = {}
+        for pool in self.pools:
+            reasons |= pool.fallbacks_of(resp)
+        return reasons
+
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
         """Return mean predictions, or the log of the label's mean probability."""
         if self.classes is None:

@@ -177,6 +177,30 @@ class ExpertPool(ABC):
         """
         return self
 
+    @property
+    def trained(self) -> ExpertPool:
+        """The pool that is trained: this one, or the first that this one holds."""
+        return self
+
+    def last_judge(self) -> ExpertPool | None:
+        """Return an unfitted pool that judges better once EM has ended, if any."""
+        return None
+
+    def fallbacks_of(self, resp: Routing) -> dict[int, dict[int, str]]:
+        """Return why experts stand on rows that they do not own.
+
+        Parameters
+        ----------
+        resp : Routing
+            Responsibilities of the rows that the pool was fitted on.
+
+        Returns
+        -------
+        dict
+            For each fitted model, by its identity, the reasons of such experts.
+        """
+        return {id(self): {}}
+
     def averaged(self) -> ExpertPool | None:
         """Return the mean of the models of folds, which predicts; None without."""
         return None

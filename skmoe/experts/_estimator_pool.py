@@ -246,6 +246,10 @@ class EstimatorPool(ExpertPool):
             )
         return answer if self.classes is None else floored(answer)
 
+    def fallbacks_of(self, resp: Routing) -> dict[int, dict[int, str]]:
+        """Return why experts stand on rows that they do not own; copies count once."""
+        return {id(self.fitted): dict(self.fallbacks)}
+
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the learners of ``other`` where ``take`` is True."""
         chosen = copy.copy(self)

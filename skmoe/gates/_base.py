@@ -213,6 +213,23 @@ class BaseGate(BaseEstimator, ABC):
         """
         return self
 
+    def finished(self, X: Array, routing: Routing) -> BaseGate:
+        """Return the gate that answers for new rows once EM has ended.
+
+        Parameters
+        ----------
+        X : array or CSR matrix of shape (n_samples, n_features)
+            The rows that the gate was trained on.
+        routing : Routing
+            Responsibilities times sample weights.
+
+        Returns
+        -------
+        BaseGate
+            Self, unless the gate answers only for the rows that it was fitted on.
+        """
+        return self
+
     @property
     def id_column(self) -> Any:
         """Name or position of a column of ids of any kind; None if there is none."""
