@@ -2,8 +2,8 @@
 
 Checks both out into temporary worktrees and runs the benchmark that stands beside
 this file on each in turn, base head base head ..., in fresh processes. Prints the
-medians and exits with 1 if any figure is slower than the base by more than both a
-share and a time.
+medians of wall time, and exits with 1 if any figure is slower than the base by more
+than both a share and a time.
 
     python benchmarks/compare.py bench_latency.py --base main --head HEAD -- --quick
 

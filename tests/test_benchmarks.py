@@ -49,12 +49,16 @@ def test_nothing_else_imports_benchmarks():
         assert not imported(path) & {"benchmarks", *NAMES, *private}, path
 
 
-def test_commands_name_scripts_and_options_that_exist():
+def test_commands_name_what_exists():
     assert len(COMMANDS) > 40
     for page, script, arguments in COMMANDS:
-        assert script in NAMES, page
-        options = set(OPTION.findall(arguments))
-        assert options <= options_of(script), f"{page}: {script}.py{arguments}"
+        command = f"{page}: {script}.py{arguments}"
+        assert script in NAMES, command
+        own = arguments.partition(" -- ")[0]  # the rest goes to another script
+        assert set(OPTION.findall(own)) <= options_of(script), command
+        text = (ROOT / "benchmarks" / f"{script}.py").read_text()
+        for parts in re.findall(r"--only ([\w,]+)", own):
+            assert all(f'"{part}"' in text for part in parts.split(",")), command
 
 
 def test_pages_name_scripts_that_exist():
