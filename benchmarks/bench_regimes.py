@@ -152,6 +152,38 @@ def candidates(X: np.ndarray) -> dict:
     return mixtures
 
 
+def against_boosting(
+    name: str, rows: int, repeat: int
+) -> tuple[list[str], float, float]:
+    """Return the cells of a set, the ratio of RMSEs, and how many times as fast."""
+    fold = read_fold(name, 0, rows)
+    boosted = HistGradientBoostingRegressor(random_state=0)
+    boosted.fit(fold.X_train, fold.y_train)
+    models = candidates(fold.X_train)
+    fits = [
+        clocked(model.fit, fold.X_train, fold.y_train)[1].wall
+        for model in models.values()
+    ]
+    kind = max(models, key=lambda kind: models[kind][-1].held_out_["mixture"])
+    model = models[kind]
+    errors = [
+        root_mean_squared_error(fold.y_test, one.predict(fold.X_test))
+        for one in (model, boosted)
+    ]
+    prepared = model[:-1].transform(fold.X_test)
+    tasks = {
+        "mixture": partial(model[-1].predict, prepared),
+        "pipeline": partial(model.predict, fold.X_test),
+        "boosted": partial(boosted.predict, fold.X_test),
+    }
+    times = interleaved(tasks, repeat)
+    ratio = errors[0] / errors[1]
+    speed = times["boosted"].wall / times["mixture"].wall
+    cells = [name, kind, *(f"{error:.4f}" for error in errors), f"{ratio:.2f}"]
+    cells += [f"{speed:.0f}", f"{times['boosted'].wall / times['pipeline'].wall:.1f}"]
+    return [*cells, f"{sum(fits):.0f}"], ratio, speed
+
+
 def linear(report, args) -> None:
     report.section("linear: mixtures of ridge experts against boosted trees")
     regression = [
@@ -160,60 +192,17 @@ def linear(report, args) -> None:
         if meta["task"] == "regression" and not is_sparse(meta)
     ]
     sets = chosen(args.sets, regression)[: 1 if args.quick else None]
-    ratios, speeds = [], []
-    rows = []
+    rows, ratios, speeds = [], [], []
     for name in sets:
-        fold = read_fold(name, 0, 500 if args.quick else args.rows)
-        boosted = HistGradientBoostingRegressor(random_state=0)
-        boosted.fit(fold.X_train, fold.y_train)
-        models = candidates(fold.X_train)
-        fits = [
-            clocked(model.fit, fold.X_train, fold.y_train)[1].wall
-            for model in models.values()
-        ]
-        kind = max(models, key=lambda name: models[name][-1].held_out_["mixture"])
-        model = models[kind]
-        errors = [
-            root_mean_squared_error(fold.y_test, one.predict(fold.X_test))
-            for one in (model, boosted)
-        ]
-        ratios.append(errors[0] / errors[1])
-        prepared = model[:-1].transform(fold.X_test)
-        timed = interleaved(
-            {
-                "mixture": partial(model[-1].predict, prepared),
-                "pipeline": partial(model.predict, fold.X_test),
-                "boosted": partial(boosted.predict, fold.X_test),
-            },
-            args.repeat,
-        )
-        speeds.append(timed["boosted"].wall / timed["mixture"].wall)
-        whole = timed["boosted"].wall / timed["pipeline"].wall
-        rows.append(
-            [
-                name,
-                kind,
-                *(f"{error:.4f}" for error in errors),
-                f"{ratios[-1]:.2f}",
-                f"{speeds[-1]:.0f}",
-                f"{whole:.1f}",
-                f"{sum(fits):.0f}",
-            ]
-        )
-        print(rows[-1], flush=True)
-    report.table(
-        [
-            "set",
-            "experts",
-            "RMSE, mixture",
-            "RMSE, boosted",
-            "ratio",
-            "predict: times as fast",
-            "with its pipeline",
-            "fit s, all eight",
-        ],
-        rows,
-    )
+        n_rows = 500 if args.quick else args.rows
+        cells, ratio, speed = against_boosting(name, n_rows, args.repeat)
+        rows.append(cells)
+        ratios.append(ratio)
+        speeds.append(speed)
+        print(cells, flush=True)
+    header = ["set", "experts", "RMSE, mixture", "RMSE, boosted", "ratio"]
+    header += ["predict: times as fast", "with its pipeline", "fit s, all eight"]
+    report.table(header, rows)
     report.line(
         f"Median RMSE ratio {np.median(ratios):.3f}; at most 1 on "
         f"{np.sum(np.array(ratios) <= 1)} of {len(ratios)} sets; median predict speed "

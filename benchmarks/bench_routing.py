@@ -52,9 +52,6 @@ class Mixture:
     def linear(self, ops):
         return ops.linear_mix(self.X, *self.route(ops), self.coef, self.intercept)
 
-    def softmax(self, ops):
-        return ops.softmax_mix(self.X, *self.route(ops), self.coef, self.intercept)
-
 
 # ----------------------------------------------------------------------- core
 PRODUCTS = ("X @ W into an array", "X @ W")
