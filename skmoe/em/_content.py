@@ -1,4 +1,4 @@
-"""What rows hold, as numbers on the host: starts and folds look at nothing else."""
+"""The content of rows as numbers on the host. Starts and folds depend on it alone."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ RIDGE = 1e-6
 """Penalty of the linear fit of y, in units of each column's own sum of squares."""
 
 NEXT_TO_NOTHING = 1e-4
-"""Of y's deviation: what a linear fit that goes through all rows leaves."""
+"""A residual below this share of y's standard deviation is rounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """What the rows of a problem hold; each part is worked out once, when it is needed.
+    """The content of a problem's rows; each part is computed once, when first needed.
 
     Attributes
     ----------
     X_gate : (n_samples, n_features) array or CSR
-        What the gate sees, on any device.
+        The gate's features, on any device.
     y, sample_weight : arrays
-        As those of a problem.
+        Those of the problem.
     """
 
     X_gate: Array
@@ -46,14 +46,14 @@ class Content:
 
     @cached_property
     def X(self) -> Any:
-        """What the gate sees, with column means in the place of NaN."""
+        """The gate's features, with column means in the place of NaN."""
         sparse_X = sparse.issparse(self.X_gate)  # on the host already
         X = self.X_gate if sparse_X else to_host(self.X_gate)
         return complete(X, to_host(self.sample_weight))
 
     @cached_property
     def residual(self) -> np.ndarray:
-        """What y is beyond its linear fit, standardised, (n_samples, n_outputs)."""
+        """The standardised residual of y's linear fit, (n_samples, n_outputs)."""
         return residual(self.X, to_host(self.y), to_host(self.sample_weight))
 
 
@@ -78,10 +78,10 @@ def numeric(X: Any) -> Any:
 
 
 def residual(X: Any, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return what y is beyond its linear fit on X, standardised, (n, q).
+    """Return the standardised residual of y's linear fit on X, (n, q).
 
-    Where the fit leaves next to nothing, as with more columns than rows, that is
-    rounding, and stays as small as it is.
+    Where the residual is mere rounding, as with more columns than rows, it is not
+    enlarged.
     """
     if y.ndim == 1:  # class positions
         y = np.eye(int(y.max()) + 1)[y]
@@ -108,13 +108,13 @@ def standard(X: Any, weight: np.ndarray) -> Any:
 
 
 def ranks(score: np.ndarray) -> np.ndarray:
-    """Return the rank of each row's score; scores equal but for rounding share one."""
+    """Return the rank of each row's score; scores that differ by rounding share one."""
     unit = float(np.max(np.abs(score), initial=0.0)) or 1.0
     return np.unique(np.round(score / unit, 10), return_inverse=True)[1]
 
 
 def numbers(X: Any) -> Any:
-    """Return what experts see, maybe a data frame, as numbers that tell rows apart."""
+    """Return the experts' features, maybe a data frame, as numbers."""
     if sparse.issparse(X):
         return X
     return np.stack([_number(column) for column in np.asarray(X).T], axis=1)

@@ -1,10 +1,10 @@
 """Out-of-fold likelihoods: an expert is judged on rows that it was not fitted on.
 
 A flexible learner memorises the rows it owns. Its in-sample likelihood is inflated
-exactly there, so it keeps them, and the partition turns to noise. With F folds, each
-expert has F models, each blind to one fold, and a row is judged by those that are
-blind to it. The idea is cross-fitting [1]_, inside the E-step. When EM has ended,
-`finished` makes one pool that predicts of the fold models.
+exactly there, so it keeps them, and the partition turns to noise. With F folds each
+expert therefore has F models, each blind to one fold, and a row is judged by the models
+that are blind to it. This is cross-fitting [1]_ inside the E-step. When EM has ended,
+`finished` makes one pool that predicts.
 
 References
 ----------
@@ -33,15 +33,15 @@ class CrossFitPool(DerivedPool):
     pool : ExpertPool
         The pool to fit once for each fold; it stays unfitted itself.
     folds : (n_samples,) array of int
-        Fold of each training row, from 0 without gaps: its model judges the row.
+        Fold of each training row, from 0 without gaps. The fold's model judges the row.
     final_folds : (n_samples,) array of int or None
-        Folds to be fitted once more when EM has ended; None keeps those of EM.
+        Folds for one more fit when EM has ended; None keeps those of EM.
     part_rows : bool
-        Whether the folds part any rows that differ, so that only experts of a row or
-        two can lie in one.
+        Whether folds separate all rows that differ. If so, only an expert of one or two
+        rows can lie in one fold.
     learned : (n_folds, n_samples) array of bool or None
-        Which rows each model learns from; None is all but those of its fold. Rows that
-        are judged by a model that learned from them do not count for noise scales.
+        Which rows each model learns from; None is all rows outside its fold. A row
+        whose judge has learned from it does not count for noise scales.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CrossFitPool(DerivedPool):
         self.blind = ~(self.learned & in_fold).any(axis=0)
 
     def unfitted(self, experts: np.ndarray) -> ExpertPool:
-        """Return a pool of the learners of some experts, to be fitted in the folds."""
+        """Return the unfitted pool of some experts' learners, in the same folds."""
         return CrossFitPool(
             self.pool.unfitted(experts), self.folds, learned=self.learned
         )
@@ -100,7 +100,7 @@ class CrossFitPool(DerivedPool):
         }
 
     def of_rows(self, rows: np.ndarray) -> ExpertPool:
-        """Return the unfitted pool for some of the rows, in the folds they are in."""
+        """Return the unfitted pool for some of the rows, which keep their folds."""
         folds, learned = judges(self.folds[rows], self.learned[:, rows])
         if len(learned) == 1:
             return self.pool
@@ -110,7 +110,7 @@ class CrossFitPool(DerivedPool):
         return CrossFitPool(self.pool, folds, final, self.part_rows, learned)
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Fit one pool a fold, on the rows that it learns from."""
+        """Fit one pool per fold, on the rows that it learns from."""
         self.pools = [
             copy.copy(self.pool).fit(X, y, self._without(routing, f))
             for f in range(len(self.rows))
@@ -118,7 +118,7 @@ class CrossFitPool(DerivedPool):
         return self
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return a new pool, each fold's pool updated on the rows it learns from."""
+        """Return a pool whose fold pools are updated on the rows they learn from."""
         other = copy.copy(self)
         other.pools = [
             pool.update(X, y, self._without(routing, f))
@@ -142,7 +142,7 @@ class CrossFitPool(DerivedPool):
         return xp.take(xp.concat(parts, axis=0), back, axis=0)
 
     def rescale(self, y: Array, values: Array, routing: Routing) -> Self:
-        """Return a pool whose noise scales are those of rows out of fold."""
+        """Return a pool with noise scales from rows judged out of fold."""
         if self.blind.all():
             return super().rescale(y, values, routing)
         counted = like(self.blind.astype(np.float64), routing.weights)
@@ -175,8 +175,8 @@ class CrossFitPool(DerivedPool):
         return chosen
 
     def estimators(self) -> list[Any]:
-        """Raise: there are F models an expert; see `finished`."""
-        raise TypeError("CrossFitPool has a model a fold; use finished().")
+        """Raise: each expert has F models; see `finished`."""
+        raise TypeError("CrossFitPool has one model per fold; use finished().")
 
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return one pool refitted on all rows, with the out-of-fold scales."""
@@ -190,9 +190,9 @@ class CrossFitPool(DerivedPool):
 def judges(folds: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return folds that have models, and which rows each model learns from.
 
-    Rows whose fold learns from no rows, or from the row itself, and those of no fold,
-    -1, are judged in sample, by a last model of all rows. Folds that are left without
-    rows to judge have no model.
+    A last model, of all rows, judges in sample: rows of no fold (-1), and rows whose
+    fold learns from no rows or from the row itself. A fold that then judges no rows has
+    no model.
     """
     n_folds, n_rows = learned.shape
     learned = np.concatenate([learned, np.ones((1, n_rows), dtype=bool)])

@@ -1,8 +1,8 @@
 """Gates that memorise their rows, asked out of fold.
 
 The leaf of a deep tree, or the neighbourhood of a row, holds the row's own
-responsibilities: such a gate confirms whatever partition it is given. Inside EM it
-therefore answers for each row with a copy that was blind to the row's fold.
+responsibilities, so such a gate confirms whatever partition it is given. Inside EM it
+therefore answers for each row by a copy that was blind to the row's fold.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class CrossFitGate(BaseGate):
         self.folds = folds
 
     def of_rows(self, rows: np.ndarray) -> BaseGate:
-        """Return the unfitted gate for some of the rows, in the folds they are in."""
+        """Return the unfitted gate for some of the rows, which keep their folds."""
         folds = np.unique(self.folds[rows], return_inverse=True)[1]
         return CrossFitGate(self.gate, folds) if folds.max(initial=0) else self.gate
 
     def variants(self) -> list[BaseGate]:
-        """Return the variants of the gate, each to be asked out of fold."""
+        """Return the variants of the gate, each of which is asked out of fold."""
         return [CrossFitGate(one, self.folds) for one in self.gate.variants()]
 
     def fit(self, X: Array, routing: Routing) -> Self:
-        """Fit one gate a fold, on the rows of the other folds."""
+        """Fit one gate per fold, on the rows of the other folds."""
         self.gates_ = []
         for rows in self._folds(inside=False):
             rows = like(rows, routing.indices)
@@ -59,9 +59,9 @@ class CrossFitGate(BaseGate):
         return [np.flatnonzero((self.folds == f) == inside) for f in range(n_folds)]
 
     def _asked(self, X: Array, ask: Any) -> list[Array]:
-        """Ask each fold's gate about its rows; return the answers, row by row.
+        """Ask each fold's gate about its rows; return the answers in the order of X.
 
-        ``ask(gate, X, rows)`` returns arrays of a row each.
+        ``ask(gate, X, rows)`` returns arrays with one row per row of X.
         """
         folds = self._folds(inside=True)
         parts = []
@@ -86,7 +86,7 @@ class CrossFitGate(BaseGate):
         return self._asked(X, ask)[0]
 
     def vote(self, X: Array, members: Routing) -> Array:
-        """Return what rows say of their group, out of fold."""
+        """Return the mean log p(k | x) of each group's rows, out of fold."""
         log_proba = self.log_proba(X)
         sums = members.weighted_sums(log_proba)
         return namespace(log_proba).astype(sums[:, :-1] / sums[:, -1:], log_proba.dtype)

@@ -1,21 +1,22 @@
 r"""Expectation-maximisation for gated experts.
 
-The bound (mean per row, s_i sample weights, S_i the support of row i)
+With s_i the sample weights and S_i the support of row i, the experts that it keeps, the
+bound (mean per row)
 
     L = (1/Σs) Σ_i s_i log Σ_{k ∈ S_i} g_k(x_i) p_k(y_i | x_i)
 
-is the log-likelihood when S_i holds every expert, and a lower bound of it when it
-does not. One pass:
+is the log-likelihood if S_i holds every expert, and else a lower bound of it. One pass
+takes three steps:
 
-1. **M-step, gate.** A gate improved on the responsibilities replaces the old one
+1. **M-step, gate.** A gate improved on the responsibilities replaces the old one,
    unless its own term Σ s r log g falls.
-2. **M-step, experts.** Each expert's learner, then each expert's noise scale,
-   replaces the old one unless its own term Σ s r log p falls by more than the pool's
+2. **M-step, experts.** Each expert's new learner, then each expert's new noise scale,
+   replaces the old one, unless its own term Σ s r log p falls by more than the pool's
    slack. With slack 0 no term falls, whatever the learner does.
-3. **E-step.** Candidates of a row are its last support, its gate's best experts and
-   one explored expert. Of these the best by log g + log p form the new support;
-   since the last support is among them, L does not fall here either [1]_. Dense EM
-   keeps all experts and skips the choice.
+3. **E-step.** Candidates of a row are its last support, the gate's best experts and
+   one explored expert. The candidates with the highest log g + log p form the new
+   support. The last support is among the candidates, so L does not fall here either
+   [1]_. Dense EM keeps all experts and skips the choice.
 
 References
 ----------
@@ -43,21 +44,22 @@ from ._load_limits import balanced, limited, shifted
 from ._problem import EMResult, PassInfo, Problem, State, Terms, learning_mass
 
 PATIENCE = 2
-"""Passes without progress before a pool that may fall is called converged."""
+"""A pool with slack has converged after this many passes without progress."""
 
 NOISE = 5e-3
-"""A gain of the bound, mean per row, that a refit of such a pool brings by chance."""
+"""Gain of the bound, per row, that a refit of such a pool brings by chance."""
 
 ANNEALING = (0.3, 0.475, 0.65, 0.825, 1.0)
-"""Powers of the likelihood in the first passes of a start [2]_: experts should not
+"""Powers of the likelihood in the first passes of a start [2]_, so that experts do not
 settle before they have seen the rows that they are best at."""
 
 BLOCK_ROWS = 1 << 17
-"""Rows whose candidates are held side by side in the E-step."""
+"""Number of rows in a block of the E-step."""
 
 
 Watch = Callable[[], Callable[[PassInfo, State], bool]]
-"""Opens a pass; what it returns hears the outcome, and ends the run with True."""
+"""Called before each pass; what it returns is called with the outcome, and ends the run
+by returning True."""
 
 
 def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
@@ -97,7 +99,7 @@ def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
     bound = state.bound
     n_pass = state.n_pass + 1
     offsets = state.offsets
-    del state  # for a caller that keeps it no longer: the E-step needs the memory
+    del state  # frees it where the caller does not keep it: the E-step needs the memory
     if extra is not None:
         candidates.append((extra, evaluate(problem, pool, extra)))
     new = expect(problem, gate, pool, candidates, n_pass, offsets)
@@ -109,9 +111,9 @@ def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
 def improve(
     problem: Problem, state: State
 ) -> tuple[BaseGate, ExpertPool, Terms, Routing | None, tuple[bool, int]]:
-    """Return the next model, what it says at the support, and new candidates.
+    """Return the next model, its terms at the support, and new candidates.
 
-    The last item tells whether the gate is new, and how many experts are.
+    The last item tells whether the gate is new, and how many experts are new.
     """
     mass = state.resp.scaled(problem.sample_weight)
     gate, log_gate, extra, is_new = update_gate(problem, state)
@@ -122,9 +124,9 @@ def improve(
 def update_gate(
     problem: Problem, state: State
 ) -> tuple[BaseGate, Array, Routing | None, bool]:
-    """Return the gate for these responsibilities, and what it says.
+    """Return the gate for these responsibilities, and its answers.
 
-    That is: its log probabilities at the support, and the new candidates of each row
+    The answers are its log probabilities at the support, and each row's new candidates
     with theirs (none in dense EM). The last item tells whether the gate is new.
     """
     gate = improved_gate(problem, state.gate, state.resp)
@@ -139,9 +141,9 @@ def update_gate(
 def update_pool(
     problem: Problem, state: State, mass: Routing
 ) -> tuple[ExpertPool, Array, Array, int]:
-    """Return the pool for these responsibilities, its values and log likelihoods.
+    """Return the pool for these responsibilities, its values and log-likelihoods.
 
-    The last item is the number of experts whose new learner was accepted.
+    The last item is the number of experts whose new learners were accepted.
     """
     y = problem.y
     resp = state.resp
@@ -172,7 +174,7 @@ def _accepted(pool: ExpertPool, mass: Routing, new: Array, old: Array) -> np.nda
     gain = mass.sum_by_expert(changes)
     if pool.rigid:
         return gain >= 0
-    # The weight of a row counts rows, so it stands once in the square.
+    # A row's weight counts rows, so it is not squared.
     xp = namespace(new)
     row_mass = mass.row_sums[:, None]
     square = changes * changes / xp.where(row_mass > 0, row_mass, 1.0)
@@ -192,9 +194,10 @@ def survey(
 ) -> tuple[Array, Routing | None]:
     """Return the gate's log probabilities at the support and at new candidates.
 
-    New candidates of a row are the gate's best and one explored expert: the partner,
-    drawn anew each pass, of the row's best expert. It depends on the row's content,
-    not on its place in the table. The weights of the routing are log probabilities.
+    New candidates of a row are the gate's best experts and one explored expert: the
+    partner of the row's best expert. Partners are drawn anew each pass, and do not
+    depend on a row's place in the table. The weights of the routing are log
+    probabilities.
     """
     resp = state.resp
     n_experts = problem.n_experts
@@ -225,7 +228,7 @@ def _fixed(problem: Problem, pool: ExpertPool) -> Array:
 
 
 def evaluate(problem: Problem, pool: ExpertPool, routing: Routing) -> Terms:
-    """Return the terms of entries whose weights are the gate's log probabilities."""
+    """Return the terms of a routing whose weights are the gate's log probabilities."""
     values = pool.evaluate(problem.X, problem.y, routing)
     log_lik = pool.log_density(problem.y, values, routing)
     return Terms(routing.weights, values, log_lik)
@@ -241,8 +244,8 @@ def expect(
 ) -> State:
     """Return the state of a model: best candidates, responsibilities, bound.
 
-    Candidates of a row are the entries of all the routings. In blocks of rows: only
-    what is kept outlives its block.
+    Candidates of a row are its entries in all the routings. They are joined and cut in
+    blocks of rows, to save memory.
     """
     n_rows = problem.sample_weight.shape[0]
     size = n_rows if problem.panel is not None else BLOCK_ROWS
@@ -265,7 +268,7 @@ def expect(
 
 
 def log_joint(problem: Problem, terms: Terms) -> Array:
-    """Return log p(k | x) + log p(y | x, k), of a panel that of the whole group."""
+    """Return log p(k | x) + log p(y | x, k), in a panel summed over each group."""
     return terms.log_gate + problem.beta * problem.draws.sums(terms.log_lik)
 
 
@@ -275,7 +278,7 @@ def _expect_rows(
     rows: slice,
     offsets: np.ndarray | None,
 ) -> tuple[Terms, Array, Array, Array]:
-    """Return the terms, experts and responsibilities kept, and the row's bound."""
+    """Return the terms, experts and responsibilities to keep, and each row's bound."""
     parts = [
         (routing.indices[rows, :], terms.rows(rows)) for routing, terms in candidates
     ]
@@ -307,8 +310,8 @@ def _stack(
 def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) -> State:
     """Return the first state: gate and pool fitted to initial responsibilities.
 
-    Grouped pools spend a few annealed passes first, on a support twice as wide. For
-    learners that are fitted one by one that would cost more than it is worth.
+    Grouped pools first run a few annealed passes on a support twice as wide. That would
+    cost too much with learners that are fitted one by one.
     """
     if problem.panel is not None:
         start = problem.panel.agreed(start, problem.width)
@@ -333,16 +336,16 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
 
 
 def _alive(problem: Problem, state: State) -> State:
-    """Return a state in which each expert has rows, and only such as it may have."""
+    """Return a state in which each expert has rows, and only rows that it may have."""
     state = revived(problem, state)
     return replace(state, resp=possible(problem, state.pool, state.resp))
 
 
 def revived(problem: Problem, state: State) -> State:
-    """Give an expert that owns less than a row those that are explained worst.
+    """Give the rows that are explained worst to an expert that owns less than a row.
 
-    They are half of a fair share, by weight, and become the expert's alone. Of several
-    dead experts the first is served; the next pass serves the next.
+    They are half of a fair share, by weight, and become the expert's alone. One call
+    serves the first of several dead experts; the next pass serves the next.
     """
     mass = state.resp.scaled(problem.sample_weight)
     dead = np.flatnonzero(mass.sum_by_expert(mass.weights) < 1.0)
@@ -361,7 +364,7 @@ def revived(problem: Problem, state: State) -> State:
 
 
 def possible(problem: Problem, pool: ExpertPool, resp: Routing) -> Routing:
-    """Give the rows that only a fixed expert can have to it alone."""
+    """Give the rows that only a fixed expert may have to that expert alone."""
     beyond = pool.likelihood.beyond(problem.y)
     fixed = np.flatnonzero(pool.likelihood.fixed(pool.n_experts))
     if beyond is None or not fixed.size:

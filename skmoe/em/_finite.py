@@ -1,4 +1,4 @@
-"""What a mixture has learned is kept only if it is finite."""
+"""A check that all numbers of a mixture are finite."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..gates import BaseGate
 
 
 def check_finite(*parts: Any) -> None:
-    """Raise ValueError unless all numbers that parts of a mixture hold are finite.
+    """Raise ValueError unless all numbers in parts of a mixture are finite.
 
     Parameters
     ----------
     *parts : gates, pools, data classes, arrays and numbers
-        Estimators that a pool holds are not looked into.
+        The numbers inside a pool's estimators are not checked.
     """
     for numbers in _numbers(parts):
         if not np.isfinite(numbers).all():
             raise ValueError(
-                "X or y hold values so large, or so far from those before, that what "
-                "is learned from them would not be finite. Nothing was changed: leave "
-                "these rows out, or bring them to the unit of the others."
+                "X or y hold values so large, or so far from those before, that the "
+                "mixture would not be finite. Nothing was changed: leave these rows "
+                "out, or bring them to the unit of the others."
             )
 
 

@@ -1,4 +1,4 @@
-"""Folds that depend on what rows hold, never on their place in the table."""
+"""Folds that depend on the content of rows, never on their place in the table."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from ._content import numbers, numeric, ranks, standard
 from ._problem import Problem
 
 FINAL_FOLDS = 5
-"""Folds of the last noise scales where the number is ours to choose: their models
-have seen 4/5 of the rows, and so err nearly as the model of all rows will."""
+"""Number of folds for the last noise scales, unless the user sets it. Their models have
+seen 4/5 of the rows, so they err nearly as much as the model of all rows will."""
 
 TINY = float(np.finfo(np.float64).tiny)
 
 
 def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
-    """Assign each row to a fold by what it holds.
+    """Assign each row to a fold by its content.
 
     Rows are ranked along a random direction of [x, residual of y] and dealt out in
-    turn, class by class. Equal rows share a fold, so none is judged by its own copy;
-    the folds of a permuted table are the permuted folds. Groups are dealt out whole, by
+    turn, class by class. Equal rows share a fold, so no row's copy judges it, and the
+    folds of a permuted table are the permuted folds. Groups are dealt out whole, by
     their mean rank.
 
     Parameters
     ----------
     problem : Problem
     n_folds : int
-        There are fewer folds where there is less to deal out.
+        Number of folds; there are fewer if there are fewer rows or groups to deal out.
     seed : int
         Seed of the direction.
 
@@ -50,7 +50,7 @@ def content_folds(problem: Problem, n_folds: int, seed: int) -> np.ndarray:
         return np.unique(folds, return_inverse=True)[1]
     place = ranks(score)
     if problem.X is not problem.X_gate and place.max() + 1 < len(place):
-        # The gate may take rows for equal that experts tell apart.
+        # Rows that are equal to the gate may differ to the experts.
         X = standard(numbers(problem.on_host().X), weight)
         other = ranks(X @ random.standard_normal(X.shape[1]))
         place = place * (other.max() + 1) + other
@@ -68,13 +68,13 @@ def _deal_groups(
     weight: np.ndarray,
     n_folds: int,
 ) -> np.ndarray:
-    """Deal out groups, the largest first, to the fold with least of what each holds."""
+    """Deal out groups, largest first, to the fold with fewest rows of their kind."""
     group = np.unique(groups, return_inverse=True)[1]
     mass = np.bincount(group, weight)
     mean = np.bincount(group, weight * score) / np.maximum(mass, TINY)
     share = np.zeros((len(mass), labels.max() + 1))
     np.add.at(share, (group, labels), weight)
-    # Rounded, so that sums in another order decide alike.
+    # We round, so that the order of the sums does not matter.
     share = np.round(share / np.maximum(share.sum(axis=0), TINY), 10)
     load = np.zeros((n_folds, share.shape[1]))
     fold_of = np.zeros(len(mass), dtype=np.intp)

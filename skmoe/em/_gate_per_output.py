@@ -1,10 +1,10 @@
 """A gate for each output, over experts that all outputs share [1]_.
 
-Output j has its own gate, noise scales and responsibilities; experts, which predict all
-outputs, are fitted to the mean of these (ridge experts, whose outputs do not depend on
-each other, output by output). Training starts from a mixture whose
-outputs share one gate. Then gates and experts take turns: EM of each output with the
-experts as they are, and a refit of the experts, as long as the bounds gain.
+Each output has its own gate, noise scales and responsibilities. Experts predict all
+outputs and are fitted to the mean responsibilities; ridge experts are fitted output by
+output, since their outputs do not depend on each other. Training starts from a mixture
+whose outputs share one gate. Then gates and experts take turns, as long as the bounds
+gain: EM of each output while the experts stay, then a refit of the experts.
 
 References
 ----------
@@ -31,7 +31,7 @@ from ._train import Mixture
 from ._trained import Trained, last_judge
 
 ROUNDS = 20
-"""Turns of gates and experts, at most."""
+"""Most turns of gates and experts."""
 
 
 def gates_per_output(
@@ -42,11 +42,11 @@ def gates_per_output(
     Parameters
     ----------
     mixture : Mixture
-        Its outputs share one gate.
+        A mixture whose outputs share one gate.
     rule : RoutingRule
         Which experts predict asks.
     average : bool
-        Whether cross-fitted experts become the means of their fold models.
+        Whether cross-fitted experts predict by the mean of their fold models.
     """
     problem = mixture.problem
     pool = mixture.run.pool
@@ -91,7 +91,7 @@ def _of_output(problem: Problem, j: int) -> Problem:
 def _states(
     problem: Problem, gates: Sequence[BaseGate], pool: ExpertPool
 ) -> list[State]:
-    """Return where EM of each output ends while the experts stay."""
+    """Return the last state of each output's EM, in which the experts stay."""
     judge = problem.remember(pool)
     states = []
     for j, gate in enumerate(gates):

@@ -1,4 +1,4 @@
-"""What EM asks of a gate: of each row, or of each group of a panel."""
+"""The questions of EM to a gate, about each row, or each group of a panel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def improved_gate(problem: Problem, gate: BaseGate, resp: Routing) -> BaseGate:
 
 
 def targets(problem: Problem, resp: Routing) -> tuple[Array, Routing]:
-    """Return what a gate learns from: rows by their weight, a group counting once."""
+    """Return X and the targets of a gate; the rows of a group count as one."""
     return problem.X_gate, resp.scaled(problem.draw_weight)
 
 
@@ -42,7 +42,7 @@ def log_proba(problem: Problem, gate: BaseGate) -> Array:
 def survey(
     problem: Problem, gate: BaseGate, indices: Array, top_k: int
 ) -> tuple[Array, Array, Array]:
-    """Return log p(k | x) at some entries, the best experts, and theirs."""
+    """Return log p(k | x) at some entries, the best experts, and their log p(k | x)."""
     draws = problem.draws
     gate, X = draws.asked(gate, problem.X_gate)
     of_draws = draws.of_draws(Routing(indices, indices, gate.n_experts_)).indices

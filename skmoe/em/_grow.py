@@ -1,10 +1,10 @@
-"""A fitted mixture with more experts, or with fewer; the rest is not trained again.
+"""A fitted mixture with more experts, or with fewer; the others are not trained again.
 
-Growing splits the experts whose rows are explained worst. New ones take over the worst
-explained rows of their parents, and a few passes of EM train them and the gate; the old
-ones stay as they are. Shrinking takes away, one by one, the expert whose rows others
-explain best, twins first, as long as the rows as predict routes them are explained no
-worse.
+Growing splits the experts whose rows are explained worst. The new experts take over the
+worst explained rows of their parents, and a few passes of EM train them and the gate;
+the old experts stay as they are. Shrinking takes away one expert after another, each
+time the one whose rows the others explain best, twins first, until the rows as predict
+routes them would lose more than a tolerance.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from ._problem import Problem, State, learning_mass
 from ._trained import rescaled
 
 PASSES = 10
-"""Passes of EM of new experts, at most."""
+"""Most passes of EM that train new experts."""
 
 GATE_UPDATES = 3
-"""Updates of the gate for a new number of experts."""
+"""Number of updates of the gate for a new number of experts."""
 
 
 def grow(
@@ -41,17 +41,17 @@ def grow(
 ) -> tuple[BaseGate, ExpertPool]:
     """Return the mixture with as many experts as the problem has.
 
-    A new expert is a copy of the one that it was split from where it finds no rows, or
-    too few for its learner: the gate shares the probability out between the two, and
-    where predict asks all experts the mixture answers as before.
+    A new expert without rows, or with too few for its learner, is a copy of its parent.
+    The gate splits their probability, so if predict asks all experts, the mixture
+    answers as before.
 
     Parameters
     ----------
     problem : Problem
     gate, pool : BaseGate, ExpertPool
-        The fitted mixture, of fewer experts.
+        The fitted mixture, with fewer experts.
     judged : callable
-        Makes of an unfitted pool one that judges the training rows.
+        Wraps an unfitted pool into one that judges the training rows.
     """
     n_old = pool.n_experts
     state = resume(replace(problem, n_experts=n_old), gate, pool)
@@ -78,7 +78,7 @@ def _trained(
     labels: np.ndarray,
     judged: Callable[[ExpertPool], ExpertPool],
 ) -> tuple[BaseGate, ExpertPool]:
-    """Return the mixture with new experts that start with the rows of their labels."""
+    """Return the mixture with new experts that start from the rows of their labels."""
     old = np.arange(pool.n_experts)
     gate = gate.take(np.append(old, parents))
     resp = Routing.from_labels(like(labels, problem.sample_weight), problem.n_experts)
@@ -104,13 +104,12 @@ def _trained(
 
 
 def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]:
-    """Return the experts to split, and the expert that each row is to start with.
+    """Return the experts to split, and the expert that each row starts with.
 
-    New experts without rows are the last.
-
-    Each time the expert is split whose rows lack most log-likelihood against the best
-    row, its parts counting alike. A small tree of that score on x cuts its rows into
-    regions, which the gate can tell apart; the parent keeps the one explained best.
+    Each split takes the expert whose rows lack most log-likelihood, compared with the
+    best row; an expert in m parts counts 1/m² of its lack. A small tree of that score
+    on x cuts the expert's rows into regions, which the gate can tell apart. The parent
+    keeps the region explained best. New experts without rows come last.
     """
     joint = log_joint(problem, state.terms)
     score = to_host(select(joint).logsumexp(joint))
@@ -135,7 +134,7 @@ def handed_down(problem: Problem, state: State) -> tuple[np.ndarray, np.ndarray]
         rows = np.flatnonzero(owner == parent)
         children = new[np.asarray(split) == parent]
         if len(rows) <= len(children):
-            continue  # too few rows to share: the gate alone splits their probability
+            continue  # too few rows to share: only the gate splits the probability
         size = {"max_leaf_nodes": len(children) + 1, "min_weight_fraction_leaf": 0.05}
         tree = DecisionTreeRegressor(**size, random_state=0)
         tree.fit(view[rows], score[rows], sample_weight=weight[rows])
@@ -158,7 +157,7 @@ def shrink(
     rule: RoutingRule,
     tol: float,
 ) -> tuple[BaseGate, ExpertPool, np.ndarray]:
-    """Return the mixture without the experts that it can do without.
+    """Return the mixture without the experts that it does not need.
 
     Parameters
     ----------
@@ -168,14 +167,14 @@ def shrink(
     rule : RoutingRule
         Which experts predict asks.
     tol : float
-        Log-likelihood that may be lost, mean per row, all in all.
+        Most log-likelihood per row that may be lost in all.
 
     Returns
     -------
     gate, pool
         The smaller mixture.
     kept : (n_kept,) array of int
-        Which experts it has.
+        The experts that it keeps.
     """
     survivors = np.arange(pool.n_experts)
     least = routed(problem, gate, pool, rule).bound - tol
@@ -199,7 +198,7 @@ def shrink(
 
 
 def loss_without(problem: Problem, state: State) -> np.ndarray:
-    """Return what is lost if the rows of each expert go to the best of the others."""
+    """Return the loss if the rows of each expert go to the best of the others."""
     resp = state.resp
     log_lik = state.terms.log_lik
     xp = namespace(log_lik)

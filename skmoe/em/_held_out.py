@@ -1,10 +1,10 @@
-"""What the training rows cannot say: how smooth the gate, how far experts may go.
+"""The choice of gate and shrinkage, which training rows cannot make.
 
 Out-of-fold terms keep an expert from owning the rows it memorised, but the partition
-itself has seen every y, so bounds of the training rows flatter a mixture. Two choices
-are therefore made on rows that no part of EM saw: the gate among its variants, and the
-shrinkage s of experts towards their learner fitted on all rows. At s = 1
-the mixture is that one learner with noise that varies, so a mixture that brings nothing
+itself has seen every y, so bounds of the training rows flatter a mixture. We therefore
+make two choices on held-out rows, which no part of EM saw: the gate among its variants,
+and the shrinkage s of experts towards their learner fitted on all rows. At s = 1 the
+mixture is that one learner with noise that varies, so a mixture that brings nothing
 gives way to it.
 """
 
@@ -33,50 +33,50 @@ WAYS = (
     *((s, False) for s in SHRINKAGES),
     *((s, True) for s in SHRINKAGES[:-1]),
 )
-"""Ways to shrink experts: how far, and whether to the best learner instead of their
-own. Where all have the same learner, or a shared one stands beside them, their own is
-the only one."""
+"""Ways to shrink experts: how far, and whether to the best learner, not their own. If
+all have the same learner, or a shared one, only the ways to their own are tried."""
 
 AS_THEY_ARE = 0.0, False
-"""Experts that are not shrunk: the only way for models that exist already."""
+"""The way that does not shrink experts: the only one for frozen models."""
 
 PARTS = 4
-"""One row in so many is held out."""
+"""One row in this many is held out."""
 
 SPLITS = ((1_000, 4), (4_000, 2))
-"""Below so many rows, so many parts are held out in turn; else one."""
+"""(limit, number): with fewer rows than a limit, its number of parts are held out in
+turn. Above all limits one part is."""
 
 SPLITS_FLEXIBLE = ((1_000, 2),)
 """The same for learners that are fitted one by one, which cost more."""
 
 ENOUGH_ROWS = 50_000
-"""Of more rows a sample serves to choose by."""
+"""If there are more rows than this, the choice is made on a sample of them."""
 
 ENOUGH_AN_EXPERT = 50
-"""The sample has at least so many rows per expert."""
+"""The sample has at least this many rows per expert."""
 
 FEW_ROWS = 4
-"""With fewer rows an expert than this nothing is held out."""
+"""With fewer rows per expert than this nothing is held out."""
 
 GATE_UPDATES = 3
-"""Updates of a gate when its smoothness changes."""
+"""Number of updates of a gate when its smoothness changes."""
 
 ROUNDING = 1e-9
 
 SHARE_OF_GAIN = 0.1
-"""What a choice may give up for its density, of the best gain in point predictions."""
+"""Share of the best gain in point predictions that a choice may give up."""
 
 SHARE_OF_LOSS = 0.01
-"""The same of the loss, where that is more."""
+"""Share of the pooled fit's loss that it may give up, if that is more."""
 
 NEAR = 0.01
-"""Nats a row by which rows held out have to object to groups that share an expert."""
+"""Most nats per held-out row to give up so that rows of a group share an expert."""
 
 SETTLE_PASSES = 8
-"""Last passes of experts and gate."""
+"""Number of last passes of experts and gate."""
 
 GATE_PASSES = 1
-"""Last passes of the gate once experts were shrunk."""
+"""Number of last passes of the gate after experts were shrunk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class Split:
     ----------
     train, test : Problem
     rows : (n_samples,) array of bool
-        Which rows are those to learn from. Of very many rows some are in neither part.
+        Which rows are in ``train``. Of very many rows some are in neither part.
     """
 
     train: Problem
@@ -97,18 +97,18 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A mixture, and what rows held out say of it.
+    """A mixture, and how well it does on held-out rows.
 
     Attributes
     ----------
     model : Model
     bound : float
-        Mean log-likelihood per row of the mixture, as predict routes it.
+        Mean log-likelihood per row of the mixture, as predict routes the rows.
     loss : float
-        How wrong its point predictions are; see `loss`.
+        Loss of its point predictions; see `loss`.
     blind : float
-        Log-likelihood of the same experts under a gate that ignores x; NaN where they
-        are very many.
+        Log-likelihood per row of the same experts under a gate that ignores x; NaN if
+        there are very many experts.
     """
 
     model: Model
@@ -119,18 +119,18 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What the rows held out say of one split.
+    """The mixtures that were tried on one split, and how well they do.
 
     Attributes
     ----------
     trials : list of dict
-        For each gate the mixtures that were tried, by the way experts are shrunk.
+        For each gate the trials, by the way in which experts are shrunk.
     single : float
-        Log-likelihood of the best learner alone, with one noise scale.
+        Log-likelihood per row of the best learner alone, with one noise scale.
     models : list of Model
-        For each gate the mixture of experts that are not shrunk.
+        For each gate the mixture whose experts are not shrunk.
     run : EMResult
-        The run of EM that they come from.
+        The run of EM that the trials start from.
     tied : bool
         Whether rows of a group share one expert.
     """
@@ -156,22 +156,22 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and why.
+    """The chosen gate and shrinkage, and the reasons.
 
     Attributes
     ----------
     gate : int
-        Which variant.
+        Which variant of the gate.
     shrinkage : float
         Weight of the pooled fits against the experts.
     to_best : bool
-        Whether that is the fit of the best learner, else each expert's own.
+        Whether experts are shrunk to the best learner, not to their own.
     mixture, blind, pooled, single : float
-        Held-out log-likelihood a row of the mixture chosen, of the same with a gate
-        that ignores x, of the best mixture whose experts are the pooled fit, and of
-        one learner with one noise scale.
+        Held-out log-likelihood per row of the chosen mixture, of the same experts under
+        a gate that ignores x, of the best mixture whose experts are the pooled fit, and
+        of one learner with one noise scale.
     temperature, bias : float and (n_classes,) array
-        Of the class probabilities; see `_temperature`.
+        Temperature and biases of the class probabilities; see `_temperature`.
     """
 
     gate: int = 0
@@ -186,7 +186,7 @@ class Choice:
 
 
 def count_splits(problem: Problem, *, rigid: bool = True) -> int:
-    """Return how many splits the choices are made on, at most; 0 if rows are few."""
+    """Return the most splits that a choice is made on; 0 if rows are few."""
     n_rows = problem.sample_weight.shape[0]
     if n_rows < FEW_ROWS * problem.n_experts:
         return 0
@@ -201,7 +201,7 @@ def splits(problem: Problem, *, rigid: bool) -> list[Split]:
         return []
     n_rows = problem.sample_weight.shape[0]
     enough = max(ENOUGH_ROWS, ENOUGH_AN_EXPERT * problem.n_experts)
-    n_folds = PARTS * -(-n_rows // enough)  # of which the first few serve
+    n_folds = PARTS * -(-n_rows // enough)  # only the first few serve
     part = content_folds(problem, n_folds, problem.seed + 1)
     n_parts = min(int(part.max()) + 1, PARTS)
     if n_parts == 1:
@@ -223,13 +223,13 @@ def hold_out(
     gates: Sequence[BaseGate],
     rule: RoutingRule,
 ) -> HeldOut:
-    """Try each gate, and each way to shrink experts, on the rows held out.
+    """Try each gate, and each way to shrink experts, on the held-out rows.
 
     Parameters
     ----------
     split : Split
     result : EMResult
-        The best run on the rows to learn from.
+        The best run of EM on ``split.train``.
     gates : sequence of BaseGate
         Variants of the gate.
     rule : RoutingRule
@@ -245,7 +245,7 @@ def hold_out(
     if pooled.several and train.shared is None:
         targets[True] = pooled.only(pooled.best(train))
     quick = experts
-    if not rigid:  # the experts stay: ask them once
+    if not rigid:  # the experts stay, so we ask them once
         quick = experts.remembered(train, test)
         targets = {best: fit.remembered(train, test) for best, fit in targets.items()}
     judge = quick.judge
@@ -269,9 +269,9 @@ def _trials(
     targets: dict[bool, Pooled],
     rule: RoutingRule,
 ) -> dict[tuple[float, bool], Trial]:
-    """Return what the rows held out say of one gate, by the way experts are shrunk.
+    """Return the trials of one gate, by the way in which experts are shrunk.
 
-    ``targets`` has the pooled fits, by whether they are the best learner's alone.
+    ``targets`` has the pooled fits, by whether they are only the best learner's.
     """
     ways = [way for way in WAYS if way[1] in targets]
     if experts.judge.frozen.all():
@@ -297,7 +297,7 @@ def _settled(
     variant: BaseGate,
     rule: RoutingRule,
 ) -> State:
-    """Return where the last passes end from a run of EM with another kind of gate."""
+    """Return the state after the last passes, from a run of EM with another gate."""
     gate = copy.copy(result.gate).set_params(**variant.get_params())
     for _ in range(GATE_UPDATES):
         gate = improved_gate(problem, gate, result.resp)
@@ -306,9 +306,9 @@ def _settled(
 
 
 def _blind(problem: Problem, pool: ExpertPool, state: State) -> float:
-    """Return the log-likelihood of a mixture whose gate ignores x.
+    """Return the log-likelihood per row of a mixture whose gate ignores x.
 
-    Its weights are the experts' shares of the rows that the state was trained on.
+    That gate gives the experts' shares of the rows that the state was trained on.
     """
     if pool.n_experts > MOST:
         return np.nan
@@ -317,12 +317,12 @@ def _blind(problem: Problem, pool: ExpertPool, state: State) -> float:
 
 
 def loss(problem: Problem, state: State) -> float:
-    """Return how wrong the point prediction of a routed state is.
+    """Return the loss of the point predictions of a routed state.
 
-    Regression: mean squared error; mean absolute error for families whose centre is not
-    the mean; outputs in units of their own deviation, so that none speaks louder than
-    another. Classification: share of the rows whose label has
-    less than half of the probability, which for two classes is the error rate.
+    In regression it is the mean squared error, or the mean absolute error for families
+    whose centre is not the mean. Outputs are in units of their own standard deviation,
+    so that all count alike. In classification it is the share of rows whose label has
+    less than half of the probability; for two classes that is the error rate.
     """
     terms = state.terms
     weight = problem.sample_weight
@@ -353,7 +353,7 @@ def _deviations(problem: Problem) -> Array:
 
 
 def _single(split: Split, pooled: Pooled) -> float:
-    """Return the held-out log-likelihood of the best learner alone."""
+    """Return the held-out log-likelihood per row of the best learner alone."""
     train, test = split.train, split.test
     everyone = learnable_rows(train, pooled.fits.judge)
     xp = namespace(everyone.weights)
@@ -372,17 +372,17 @@ def choose(
 ) -> tuple[int, Choice]:
     """Return the plan, gate and shrinkage with the best held-out log-likelihood.
 
-    Of those whose point predictions are next to the best: no more than `SHARE_OF_GAIN`
-    of what the best gains over the pooled fit is given up, or `SHARE_OF_LOSS` of the
-    pooled fit's loss, whichever is more. On a target of few values, and with outliers,
-    sharp densities may pay although means get worse; where no mean gains, as between
-    two branches of y that no x tells apart, the density decides. Plans in which groups
-    share an expert, as the user says they do, go first where they are `NEAR` the best.
+    Only candidates that predict nearly as well as the best compete. Nearly means: they
+    give up at most `SHARE_OF_GAIN` of the best one's gain over the pooled fit, or
+    `SHARE_OF_LOSS` of the pooled fit's loss, whichever is more. Otherwise, if y has few
+    values or outliers, a sharp density would win at the price of the mean. Plans in
+    which groups share an expert, as the user says they do, win if they are `NEAR` the
+    best.
 
     Parameters
     ----------
     tried : sequence of sequences of HeldOut
-        For each plan what each split says.
+        The trials of each plan on each split.
     split : sequence of Split
 
     Returns

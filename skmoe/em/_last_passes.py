@@ -1,24 +1,24 @@
 r"""The last passes: EM on the experts that predict will ask.
 
-EM lets a row choose its experts with y in hand. Predict has x alone: it asks the
+EM lets a row choose its experts with y in hand. Predict has only x: it asks the
 ``top_k`` that the gate prefers, with the gate's probabilities renormalised. Where the
-gate is unsure the two differ, and what counts is
+gate is unsure the two differ, and a prediction is worth
 
     R = (1/Σs) Σ_i s_i log Σ_{k ∈ top(x_i)} g̃_k(x_i) p_k(y_i | x_i)
 
-So the last passes take the gate's choice as the support: experts and noise scales are
-those of the rows as predict routes them. The gate learns from twice as many experts as
-predict asks, those that EM keeps, or none that it does not prefer already could show
-its worth. The support moves with the gate, so R may fall; the pass with the best R is
-kept.
+So the last passes take the gate's choice as the support: experts and noise scales learn
+from the rows as predict routes them. The gate is trained on twice as many experts as
+predict uses. Otherwise an expert that it does not yet prefer could never prove its
+worth. The support moves with the gate, so R may fall; we keep the pass with the best R.
 
-Where predict asks one expert, R is the mean of its log-likelihood, and no expert is to
-be preferred because noise favoured it. Responsibilities of tempered likelihoods,
-``r ∝ g p^β`` with a small β, see to that: a gate that they leave as it is gives rows to
-the expert of the best mean p^β, which for β near 0 is that of the best mean log p.
+Where predict asks one expert, R is the mean log-likelihood of that expert, so the gate
+should not prefer an expert because noise favoured it in one row. We therefore use
+responsibilities of tempered likelihoods, ``r ∝ g p^β`` with a small β. A gate that they
+no longer change gives rows to the expert with the best mean p^β. For β near 0 that is
+the expert with the best mean log p.
 
-Then experts may be shrunk to the pooled fit, their learner fitted on all rows. How
-much is not for the training rows to say: see `_held_out`.
+Then experts may be shrunk to the pooled fit, their learner fitted on all rows. Held-out
+rows choose how much: see `_held_out`.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from ._problem import EMResult, Model, Problem, State
 from ._trained import Trained
 
 PATIENCE = 2
-"""Passes without progress before the best is taken."""
+"""Number of passes without progress after which the last passes end."""
 
 MOST_OF_IT = 0.95
-"""Little of a row is lost if the experts asked have so much of its probability."""
+"""Little of a row is lost if its experts have this share of the probability."""
 
 TEMPERED = 0.25
-"""β where predict asks one expert."""
+"""The β where predict asks one expert."""
 
 LAST_PASSES = 20
-"""Passes on the gate's own support, at most, once EM has ended."""
+"""Most passes on the gate's own support once EM has ended."""
 
 
 def routed(
@@ -78,13 +78,13 @@ def settle(
     ----------
     problem : Problem
     gate, pool : BaseGate, ExpertPool
-        Where EM ended.
+        The model that EM ended with.
     rule : RoutingRule
         Which experts predict asks.
     n_pass : int
-        Passes, at most.
+        Most passes.
     learn : bool
-        Whether experts are trained too; else only the gate and the noise scales.
+        Whether experts are trained too, not only the gate and the noise scales.
     """
     state = best = routed(problem, gate, pool, rule)
     stalled = 0
@@ -110,9 +110,9 @@ def settle_gate(
     rule: RoutingRule,
     n_pass: int,
 ) -> tuple[State, Model]:
-    """Run last passes from a state for experts that stay, but for their noise scales.
+    """Run last passes from a state, for the gate and the experts' noise scales alone.
 
-    Returns the state in which they end, and its model for new rows.
+    Returns the last state, and its model for new rows.
     """
     experts = experts.rescaled(problem, start.resp)
     state = settle(problem, start.gate, experts.judge, rule, n_pass, learn=False)
@@ -120,7 +120,7 @@ def settle_gate(
 
 
 def _gate_targets(problem: Problem, state: State, rule: RoutingRule) -> Routing:
-    """Return the responsibilities that the gate is to learn."""
+    """Return the responsibilities that the gate learns."""
     if rule.asks_all(problem.n_experts):
         return state.resp
     beta = TEMPERED if rule.top_k == 1 and not rule.ask_last else 1.0
@@ -138,9 +138,9 @@ def coverage(
     mass : float
         Mean probability of the experts that predict asks.
     rows : float
-        Share of the rows of which they have `MOST_OF_IT`.
+        Share of the rows whose experts have `MOST_OF_IT`.
     n_experts : float
-        Mean number of experts asked a row.
+        Mean number of experts per row.
     """
     routing = route(problem, gate, rule)
     weight = problem.sample_weight
@@ -157,7 +157,7 @@ def coverage(
 def count_moved(problem: Problem, gate: BaseGate, rule: RoutingRule) -> int:
     """Return how many rows do not get all the experts that they ask for.
 
-    Their experts have no room under the rule's capacity.
+    Some of their experts are full, by the rule's capacity.
     """
     unlimited = route(problem, gate, replace(rule, capacity_factor=None)).to_csr() != 0
     limited = route(problem, gate, rule).to_csr() != 0

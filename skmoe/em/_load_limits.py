@@ -1,17 +1,17 @@
 r"""Limits on the load of experts, in the E-step.
 
-EM's responsibilities maximise a free energy F(r) whose value there is the
-log-likelihood. With limits they maximise it over those r whose loads
-L_k = Σ_i s_i r_ik lie between a floor and a ceiling. By duality
+EM's responsibilities maximise a free energy F(r), whose maximum is the log-likelihood.
+With limits they maximise it over those r whose loads L_k = Σ_i s_i r_ik lie between a
+floor and a ceiling. By duality
 
     r_ik ∝ g_k(x_i) p_k(y_i | x_i) e^{b_k},
 
-with an offset b_k ≥ 0 where the floor binds, ≤ 0 where the ceiling binds, and 0 else;
-Sinkhorn steps find it. F(r) is still a lower bound of the log-likelihood, and passes
-still raise it: every block of EM improves the same function. Neither gate nor experts
-know the offsets. With floor and ceiling equal every expert takes its quota: the
-assignment of expert choice [2]_ or of balanced clustering [1]_, softened by the entropy
-of r.
+with an offset b_k that is ≥ 0 where the floor binds, ≤ 0 where the ceiling binds, and
+else 0; Sinkhorn steps find it. F(r) is still a lower bound of the log-likelihood, and
+passes still raise it: every step of EM improves the same function. Neither gate nor
+experts know the offsets. If floor and ceiling are equal, every expert takes its quota:
+this is the assignment of expert choice [2]_ or of balanced clustering [1]_, softened by
+the entropy of r.
 
 References
 ----------
@@ -30,10 +30,10 @@ from ..routing import Routing
 from ._problem import Problem
 
 STEPS = 30
-"""Sinkhorn steps of a pass, at most; they start from the offsets of the last one."""
+"""Most Sinkhorn steps per pass; they start from the offsets of the last pass."""
 
 CLOSE = 5e-3
-"""Loads may miss a limit by this share of it."""
+"""Share of a limit by which loads may miss it."""
 
 LARGEST = 30.0
 """Largest offset: an expert whose support is too small cannot reach the floor."""
@@ -45,7 +45,7 @@ def limited(problem: Problem) -> bool:
 
 
 def shifted(log_joint: Routing, offsets: np.ndarray | None) -> Array:
-    """Return log joint densities with the offsets of their experts."""
+    """Return log joint densities plus the offsets of their experts."""
     if offsets is None:
         return log_joint.weights
     table = like(offsets, log_joint.weights, log_joint.weights.dtype)
@@ -75,7 +75,7 @@ def balanced(
     for _ in range(STEPS):
         weights, _ = ops.normalise(shifted(support, b))
         load = support.sum_by_expert(weights * weight[:, None])
-        # The offsets that would bring each load, alone, to the floor and the ceiling.
+        # The offsets that would bring each load by itself to the floor and the ceiling.
         with np.errstate(divide="ignore"):
             spare = b - np.log(np.maximum(load, np.finfo(np.float64).tiny))
             new = np.clip(0.0, spare + np.log(low), spare + np.log(high))

@@ -1,9 +1,9 @@
-r"""Noise that varies with x: what a mixture's residuals say of their own size.
+r"""Noise that varies with x: a small learner of each expert predicts its noise scale.
 
-After training, a small learner of each expert is fitted to the logarithms of its
-squared residuals, out of fold where experts are cross-fitted, with responsibilities as
-weights [1]_. Its answers are out of fold too when they are judged: an expert keeps its
-one scale unless the varying one explains its rows better.
+After training it is fitted to the logarithms of the expert's squared residuals, out of
+fold where experts are cross-fitted, with responsibilities as weights [1]_. Its answers
+are judged out of fold too: an expert keeps its one scale unless the varying scale
+explains its rows better.
 
 References
 ----------
@@ -29,11 +29,11 @@ from ._train import Mixture
 FOLDS = 5
 
 SMALLEST = 1e-3
-"""Residuals count as no smaller than this share of the expert's scale: the logarithm of
-nothing would outweigh all else."""
+"""Smallest residual, as a share of the expert's scale: the logarithm of a residual near
+zero would outweigh all others."""
 
 FEWEST = 20
-"""With fewer rows an expert keeps its one scale."""
+"""An expert with fewer rows than this keeps its one scale."""
 
 
 def varying(mixture: Mixture, learner: BaseEstimator, seed: int) -> ExpertPool:
@@ -42,7 +42,7 @@ def varying(mixture: Mixture, learner: BaseEstimator, seed: int) -> ExpertPool:
     Parameters
     ----------
     mixture : Mixture
-        For regression of one output.
+        A regression of one output.
     learner : estimator
         An unfitted regressor, cloned for each expert.
     seed : int
@@ -91,7 +91,7 @@ def _fitted(
     weight: np.ndarray,
     fold: np.ndarray,
 ) -> tuple[Any, float] | None:
-    """Return the learner of an expert's noise, and its factor; None if it is no use."""
+    """Return the learner of an expert's noise, and its factor, or None if no use."""
     assert pool.scale is not None
     assert isinstance(pool.likelihood, Likelihood)
     scale = float(pool.scale[k, 0])
@@ -112,7 +112,7 @@ def _fitted(
         if out.all():
             return None
         size[out] = spread(fit(~out), take_rows(x, np.flatnonzero(out)))
-    # Squared residuals over what was said of them have mean one, floors apart.
+    # Squared residuals divided by their predictions have mean one, floors apart.
     factor = float(np.sqrt(weight @ (error / size) ** 2 / weight.sum()))
     width = np.clip(factor * size, scale / WIDEST, scale * WIDEST)
     zero = np.zeros(len(rows))

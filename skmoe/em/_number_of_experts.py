@@ -1,20 +1,20 @@
-r"""How many experts: a path of mixtures from many experts to one.
+r"""The choice of the number of experts, along a path of mixtures from many to one.
 
-A mixture grows from one expert by splitting those whose rows are explained worst, to
-twice as many at a time, while that pays. From the largest one the expert that the
-others replace best is taken away, twins first, and a few passes of EM heal the rest, so
-all numbers down to one are seen. Coming down from too many experts is what avoids the
+A mixture grows from one expert while that pays: each step doubles the number, by
+splitting the experts whose rows are explained worst. Then the mixture comes down from
+the largest number to one: each step takes away the expert that the others replace best,
+twins first, and runs a few passes of EM. Coming down from too many experts avoids the
 poor optima that EM finds from too few [1]_.
 
-Each mixture is judged on rows that it has not learned from. The number is the least one
-whose log-likelihood a row is within one standard error of the best, the error of the
-difference row by row: twins gain nothing, so there are none, and the answer is 1 where
-there is nothing to find. Where nothing may be held out, the Bayesian information
-criterion decides [2]_; the integrated completed likelihood [3]_ is told beside it.
+Each mixture is judged on held-out rows. We choose the smallest number whose
+log-likelihood per row is within one standard error (of the row-by-row difference) of
+the best. Twins gain nothing, so the choice has none, and it is 1 where there is no
+pattern to find. If no rows may be held out, the Bayesian information criterion decides
+[2]_; the integrated completed likelihood [3]_ is reported too.
 
-Learners that are fitted one by one do not walk the path: linear experts do, and find
-the regimes; then the learners take over the rows of each mixture, from one expert
-upwards, until more bring nothing.
+Learners that are fitted one by one do not walk the path. Linear experts walk it and
+find the regimes; then the learners take over the rows of each mixture, from one expert
+upwards, until more experts gain nothing.
 
 References
 ----------
@@ -50,25 +50,25 @@ from ._starts import smoothed
 from ._train import Plan, linear_pool, linear_view
 
 MOST_EXPERTS = 64
-"""The path goes no further than this number."""
+"""Largest number of experts on the path."""
 
 LEAST_ROWS = 10
-"""Nor does it go to fewer rows per expert."""
+"""Fewest rows per expert on the path."""
 
 FIRST_PEAK = 4
-"""Experts that are tried even where two bring nothing: two may not see a pattern."""
+"""Number of experts to try even if two gain nothing: two may miss a pattern."""
 
 UP = 20
-"""Passes of EM, at most, after experts were split."""
+"""Most passes of EM after experts were split."""
 
 DOWN = 6
-"""Passes of EM, at most, after experts were taken away."""
+"""Most passes of EM after experts were taken away."""
 
 STRIDE = 8
-"""Of so many experts one is taken away at a time; of more, one in so many."""
+"""One expert is taken away at a time; with more experts than this, one in this many."""
 
 PATIENCE = 2
-"""Numbers of experts without progress before learners are not asked for more."""
+"""Learners stop at this many numbers of experts without progress."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +78,12 @@ class Rung:
     Attributes
     ----------
     bound, bic, icl : float
-        Mean log-likelihood of the rows learned from, and criteria (lower is better);
-        NaN where parameters cannot be counted.
+        Log-likelihood per training row, and the criteria (lower is better), which are
+        NaN if parameters cannot be counted.
     resp : Routing
-        Responsibilities of those rows.
+        Responsibilities of the training rows.
     scores, weights : (n_draws,) array
-        Log-likelihood of each row held out, or each group, and its weight.
+        Log-likelihood and weight of each held-out row, or group.
     """
 
     bound: float
@@ -95,7 +95,7 @@ class Rung:
 
     @property
     def worth(self) -> float:
-        """What numbers of experts are compared by on the way; higher is better."""
+        """The score by which the path compares mixtures; higher is better."""
         if len(self.scores):
             return float(np.average(self.scores, weights=self.weights))
         return -self.bic
@@ -103,14 +103,14 @@ class Rung:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The number of experts, and the path that led to it.
+    """The chosen number of experts, and the path that led to it.
 
     Attributes
     ----------
     n_experts : int
     path : dict of str to array
-        Of each number that was tried "n_experts", "held_out", "standard_error" (of its
-        lack against the best), "bic", "icl", "chosen".
+        One entry per number that was tried: "n_experts", "held_out", "standard_error"
+        (of the difference to the best), "bic", "icl", "chosen".
     """
 
     n_experts: int
@@ -118,7 +118,7 @@ class Selection:
 
 
 def most_experts(n_rows: int) -> int:
-    """Return the largest number of experts that so many rows are tried with."""
+    """Return the largest number of experts to try with this many rows."""
     return max(1, min(MOST_EXPERTS, n_rows // LEAST_ROWS))
 
 
@@ -128,12 +128,12 @@ def select_number(problem: Problem, plan: Plan, *, hold_out: bool) -> Selection:
     Parameters
     ----------
     problem : Problem
-        Of the largest number.
+        The problem with the largest number of experts.
     plan : Plan
         Its gates and experts; smaller mixtures have the last of its learners.
     hold_out : bool
-        Whether rows are held out to choose by; else the information criterion does,
-        where parameters can be counted.
+        Whether held-out rows choose. Else the information criterion does, where
+        parameters can be counted.
     """
     parts: Sequence[Split] = _parts(problem, plan) if hold_out else []
     if not parts:
@@ -153,7 +153,7 @@ def select_number(problem: Problem, plan: Plan, *, hold_out: bool) -> Selection:
 
 
 def _parts(problem: Problem, plan: Plan) -> list[Split]:
-    one = replace(problem, n_experts=1)  # however many there may be: all rows serve
+    one = replace(problem, n_experts=1)  # rows need not suffice for the largest number
     return splits(one, rigid=plan.pool.rigid)
 
 
@@ -186,7 +186,7 @@ def _chosen(paths: list[dict[int, Rung]]) -> Selection:
 
 
 def _standard_error(values: np.ndarray, weights: np.ndarray) -> float:
-    """Return the standard error of a mean of rows; weight 2 is the row twice."""
+    """Return the standard error of a weighted mean; weight 2 is the row twice."""
     total = weights.sum()
     spread = values - np.average(values, weights=weights)
     return float(np.sqrt(weights @ spread**2) / total)
@@ -257,7 +257,7 @@ def _walk(
 
 
 def _split(learn: Problem, gate: BaseGate, pool: ExpertPool, state: State) -> State:
-    """Return a mixture of twice as many experts, or as many as there may be."""
+    """Return a mixture of twice as many experts, up to the largest number."""
     problem = _sized(learn, min(2 * state.pool.n_experts, pool.n_experts))
     _, labels = handed_down(problem, state)
     start = smoothed(labels, problem).like(problem.sample_weight)
@@ -276,7 +276,7 @@ def _thinned(learn: Problem, gate: BaseGate, state: State) -> State:
 
 
 def _without_one(problem: Problem, state: State) -> tuple[Routing, np.ndarray]:
-    """Return the others' responsibilities without one expert, and who they are."""
+    """Return responsibilities without one expert, and the numbers of the others."""
     expert = int(np.argmin(loss_without(problem, state)))
     rest = np.delete(np.arange(problem.n_experts), expert)
     resp = state.resp
@@ -287,7 +287,7 @@ def _without_one(problem: Problem, state: State) -> tuple[Routing, np.ndarray]:
         joint = xp.take(joint, like(rest, resp.indices), axis=1)
         return Routing.from_dense(ops.normalise(joint)[0]), rest
     gone = resp.indices == expert
-    # Rows of that expert alone go to the heaviest of the others.
+    # Rows that only this expert has go to the heaviest of the others.
     mass = resp.scaled(problem.sample_weight)
     heir = int(np.argmax(mass.sum_by_expert(mass.weights)[rest]))
     least = xp.full_like(joint, float(np.finfo(np.float32).min))
@@ -298,7 +298,7 @@ def _without_one(problem: Problem, state: State) -> tuple[Routing, np.ndarray]:
 
 
 def _passes(problem: Problem, state: State, n_pass: int) -> State:
-    """Return the state after some passes of EM; no watcher hears of them."""
+    """Return the state after some passes of EM, of which no watcher hears."""
     for _ in range(min(n_pass, problem.max_iter)):
         state, info = step(problem, state)
         if info.gain < problem.tol:
@@ -318,7 +318,7 @@ def _last(pool: ExpertPool, number: int) -> ExpertPool:
 
 # ----------------------------------------------------------------------- judging
 def _judged(learn: Problem, test: Problem | None, state: State) -> Rung:
-    """Judge a mixture by the rows that it learned from, and by those held out."""
+    """Judge a mixture by its training rows, and by held-out rows."""
     mass = learning_mass(learn, state.pool, state.resp.scaled(learn.sample_weight))
     gate = for_new_rows(learn, state.gate, state.resp)
     pool = state.pool.finished(learn.X, learn.y, mass)
@@ -338,7 +338,7 @@ def _judged(learn: Problem, test: Problem | None, state: State) -> Rung:
 
 
 def _entropy(problem: Problem, resp: Routing) -> float:
-    """Return how unsure rows are of their expert, summed, in nats."""
+    """Return the entropy of the responsibilities, summed over rows, in nats."""
     xp = namespace(resp.weights)
     weights = resp.weights
     sure = xp.where(weights > 0, weights, xp.ones_like(weights))
@@ -349,7 +349,7 @@ def _entropy(problem: Problem, resp: Routing) -> float:
 def _scores(
     problem: Problem, gate: BaseGate, pool: ExpertPool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log-likelihood of each row or group held out, and its weight."""
+    """Return the log-likelihood of each held-out row or group, and its weight."""
     state = routed(problem, gate, pool, RoutingRule(problem.width))
     joint = log_joint(problem, state.terms)
     scores = to_host(select(joint).logsumexp(joint)).astype(np.float64)

@@ -1,22 +1,22 @@
 r"""Panel data: all rows of a group come from one expert.
 
-A person observed over years, a shop, a patient: a group g is one draw of the expert,
-and its rows are independent given that draw,
+A group g (a person observed over years, a shop, a patient) draws its expert once, and
+its rows are independent given that draw:
 
     p(y_g | X_g) = Σ_k q_gk Π_{i ∈ g} p_k(y_i | x_i)^{s_i},
     log q_gk = Σ_{i ∈ g} s_i log g_k(x_i) / Σ_{i ∈ g} s_i.
 
 The gate learns from rows, each with the responsibilities of its group, and a group
-counts once, however many rows it has. So it learns what one row says of its group: a
-column that is constant in groups counts whole, one that varies from row to row as far
-as it tells groups apart, and noise not at all. In the E-step the rows of a group vote
-by their mean; q sums to at most one, so what EM raises is a bound. Of features that are
-constant in a group it is the log-likelihood of the concomitant-variable mixture of
-flexmix [1]_. The responsibilities of a group's rows are equal,
+counts once, however many rows it has. So the gate learns how much one row tells about
+its group. A column that is constant in groups counts fully; one that varies from row to
+row counts as far as it tells groups apart; noise does not count. In the E-step the rows
+of a group vote by their mean. q sums to at most one, so EM raises a lower bound; if
+features are constant in groups, it is the log-likelihood of the concomitant-variable
+mixture of flexmix [1]_. All rows of a group have the same responsibilities,
 
     r_gk ∝ exp( log q_gk + Σ_{i ∈ g} s_i log p_k(y_i | x_i) ).
 
-Of a new group several rows say more than one: see `Voice`.
+Several rows of a new group say more than one: see `Voice`.
 
 References
 ----------
@@ -43,11 +43,11 @@ from ..routing import Routing
 TINY = np.finfo(np.float64).tiny
 
 ROUNDING = 1e-12
-"""Variances of the gate's answers below this, relative to their squares, are none."""
+"""Variances of the gate's answers below this share of their squares count as zero."""
 
 
 class Reader(BaseGate):
-    """A gate that finds its answers in X: what has been said of each group."""
+    """A gate whose X holds its answers: log p(k | group) of each group."""
 
     def __init__(self, n_experts_: int) -> None:
         self.n_experts_ = n_experts_
@@ -62,26 +62,26 @@ class Reader(BaseGate):
 
 
 class Alone:
-    """Draws of the expert where each row is one, by the contract of `Panel`."""
+    """The contract of `Panel` where each row draws its own expert."""
 
     def asked(self, gate: BaseGate, X: Array) -> tuple[BaseGate, Array]:
-        """Return the gate to ask, and what it is to be asked about: a row a draw."""
+        """Return the gate to ask, and its X: one row per draw."""
         return gate, X
 
     def sums(self, values: Array) -> Array:
-        """Return Σ s v over the draw of each row, of (n_rows, m) values."""
+        """Return Σ s v over the draw of each row, for (n_rows, m) values."""
         return values
 
     def spread(self, values: Any) -> Any:
-        """Return what is said of each draw, an array or CSR, for each row."""
+        """Return values of draws, an array or CSR, row by row."""
         return values
 
     def spread_routing(self, routing: Routing) -> Routing:
-        """Return the routing of rows that go where their draw goes."""
+        """Return a routing of draws, row by row."""
         return routing
 
     def of_draws(self, routing: Routing) -> Routing:
-        """Return the routing of draws whose rows all go one way."""
+        """Return a routing of rows, draw by draw; rows of a draw must agree."""
         return routing
 
     def route(self, rule: RoutingRule, gate: BaseGate, X: Array) -> Routing:
@@ -91,7 +91,7 @@ class Alone:
 
 @dataclass(frozen=True, eq=False)
 class Panel(Alone):
-    """Which rows belong together.
+    """The groups of the rows; a group draws one expert.
 
     Attributes
     ----------
@@ -100,11 +100,11 @@ class Panel(Alone):
     first : (n_groups,) array of int
         A row of each group.
     members : Routing
-        Sends each row to its group, with its sample weight.
+        The group of each row, with the row's sample weight.
     weight : (n_rows,) array
-        Weight of all rows of a row's group.
+        Total weight of each row's group.
     voice : Voice or None
-        How much more several rows say than one; None is no more.
+        How much more several rows say than one; None if they say no more.
     """
 
     group: Array
@@ -117,7 +117,7 @@ class Panel(Alone):
     def of(
         cls, sample_weight: Array, groups: np.ndarray, voice: Voice | None = None
     ) -> Panel:
-        """Read groups, (n_rows,) of any labels."""
+        """Return the panel of groups, (n_rows,) labels of any kind."""
         _, first, group = np.unique(groups, return_index=True, return_inverse=True)
         group = like(group, sample_weight)
         n_groups = len(first)
@@ -129,45 +129,45 @@ class Panel(Alone):
 
     @cached_property
     def size(self) -> Array:
-        """Weight of all rows of each group."""
+        """Total weight of each group."""
         return namespace(self.weight).take(self.weight, self.first)
 
     def asked(self, gate: BaseGate, X: Array) -> tuple[BaseGate, Array]:
-        """Return the gate to ask, and what it is to be asked about: a row a group."""
+        """Return the gate to ask, and its X: one row per group."""
         votes = gate.vote(X, self.members)
         if self.voice is not None:
             votes = self.voice.raised(votes, self.size)
         return Reader(gate.n_experts_), votes
 
     def sums(self, values: Array) -> Array:
-        """Return Σ s v over the group of each row, of (n_rows, m) values."""
+        """Return Σ s v over the group of each row, for (n_rows, m) values."""
         xp = namespace(values)
         sums = self.members.weighted_sums(values)[:, :-1]
         return xp.astype(self.spread(sums), values.dtype)
 
     def spread(self, values: Any) -> Any:
-        """Return what is said of each group, (n_groups, ...), for each row."""
+        """Return values of groups, (n_groups, ...), row by row."""
         if sparse.issparse(values):
             return values[to_host(self.group)]
         return namespace(values).take(values, self.group, axis=0)
 
     def spread_routing(self, routing: Routing) -> Routing:
-        """Return the routing of rows that go where their group goes."""
+        """Return a routing of groups, row by row."""
         return routing.take(self.group)
 
     def of_draws(self, routing: Routing) -> Routing:
-        """Return the routing of groups whose rows all go one way."""
+        """Return a routing of rows, group by group; rows of a group must agree."""
         return routing.take(self.first)
 
     def agreed(self, routing: Routing, width: int) -> Routing:
-        """Return a routing in which rows of a group go the way of their mean.
+        """Return the routing in which each row has the mean weights of its group.
 
         Parameters
         ----------
         routing : Routing
-            On the host.
+            A routing of rows, on the host.
         width : int
-            Entries kept a row.
+            Number of entries to keep per row.
         """
         weight = np.asarray(self.members.weights)[:, 0]
         share = sparse.csr_array(
@@ -185,13 +185,13 @@ class Panel(Alone):
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    r"""How much more several rows of a group say of its expert than one does.
+    r"""How much more several rows of a group say about its expert than one row does.
 
-    Rows that repeat each other, as those of constant features do, say no more than one;
-    rows that are independent given the expert are as many pieces of evidence. Where ι
-    is the correlation of what the gate says of two rows of a group, among groups of one
-    expert, m rows are worth m / (1 + (m - 1) ι) independent ones, the design effect of
-    cluster sampling [2]_. So Bayes' rule is
+    Rows that repeat each other, for example those with constant features, say no more
+    than one row. Rows that are independent given the expert each add evidence. Let ι be
+    the correlation of the gate's answers for two rows of a group, among groups of one
+    expert. Then m rows are worth m / (1 + (m - 1) ι) independent ones, by the design
+    effect of cluster sampling [2]_, and Bayes' rule is
 
         log p(k | X_g) = log π_k + m / (1 + (m - 1) ι) (log q_gk - log π_k) + const.
 
@@ -208,16 +208,16 @@ class Voice:
 
     @classmethod
     def of(cls, panel: Panel, gate: BaseGate, X: Array, resp: Routing) -> Voice:
-        """Measure what a fitted gate says of the rows of each expert's groups.
+        """Measure the correlation of a fitted gate's answers inside groups.
 
-        Of very many experts that would take a table too large; groups then say no more
-        than a row.
+        With very many experts the table of answers would be too large; groups then say
+        no more than one row.
 
         Parameters
         ----------
         panel : Panel
         gate : BaseGate
-            It answers for single rows.
+            The fitted gate, which answers for single rows.
         X : (n_rows, n_features) array or CSR
         resp : Routing
             Responsibilities of the rows.
@@ -249,7 +249,7 @@ class Voice:
         return cls(float(alike), np.log(np.maximum(proba, TINY)))
 
     def raised(self, votes: Array, size: Array) -> Array:
-        """Return log p(k | X_g), (n_groups, n_experts), of groups of so many rows."""
+        """Return log p(k | X_g), (n_groups, n_experts), of groups of these sizes."""
         xp = namespace(votes)
         share = like(self.log_share, votes, votes.dtype)
         worth = size / (1.0 + (size - 1.0) * self.correlation)
@@ -258,5 +258,5 @@ class Voice:
 
 
 def _square(off: np.ndarray, weight: np.ndarray, proba: np.ndarray) -> float:
-    """Return the sum of squared deviations, (n, n_experts), of likely experts most."""
+    """Return the sum of squared deviations, weighted by rows and by experts."""
     return float(weight @ (off * off) @ proba)

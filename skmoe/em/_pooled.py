@@ -14,20 +14,20 @@ from ._problem import Problem
 from ._trained import Trained, rescaled
 
 REWEIGHTINGS = 10
-"""Fits of a learner alone with robust weights; each halves, at least, what outliers
-still pull."""
+"""Number of fits of a learner with robust weights; each at least halves the pull of
+outliers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """Each distinct learner, fitted on all rows: what experts are shrunk to.
+    """Each distinct learner, fitted on all rows; experts are shrunk to these fits.
 
     Attributes
     ----------
     fits : Trained
-        One expert for each distinct learner; the predictor holds only those in use.
+        One expert per distinct learner; the predictor holds only those in use.
     learner_of : (n_experts,) array of int
-        Which of them belongs to each expert.
+        The learner of each expert.
     """
 
     fits: Trained
@@ -35,7 +35,7 @@ class Pooled:
 
     @classmethod
     def of(cls, problem: Problem, pool: ExpertPool) -> Pooled:
-        """Fit the learners of a pool, judged as the pool judges its own."""
+        """Fit the learners of a pool, judged in the way of the pool."""
         judge, learner_of = pooled_judge(problem, pool)
         if problem.shared is not None and judge is problem.shared.judge:
             return cls(problem.shared, learner_of)
@@ -48,11 +48,11 @@ class Pooled:
         return self.fits.judge.n_experts > 1
 
     def best(self, problem: Problem) -> int:
-        """Return which learner alone, with one noise scale, suits the rows best."""
+        """Return the learner that fits the rows best alone, with one noise scale."""
         return best_learner(problem, self.fits.judge)
 
     def only(self, learner: int) -> Pooled:
-        """Return one of the learners as that of all experts."""
+        """Return the pooled fits with one learner for all experts."""
         predictor = self.fits.predictor.take(np.array([learner]))
         learner_of = np.full_like(self.learner_of, learner)
         return Pooled(Trained(self.fits.judge, predictor), learner_of)
@@ -62,14 +62,14 @@ class Pooled:
         return experts.shrunk(self.fits, self.learner_of, shrinkage)
 
     def remembered(self, known: Problem, new: Problem) -> Pooled:
-        """Return learners that have said already what they say of the rows."""
+        """Return the pooled fits with their answers for the rows cached."""
         return Pooled(self.fits.remembered(known, new), self.learner_of)
 
 
 def pooled_judge(problem: Problem, pool: ExpertPool) -> tuple[ExpertPool, np.ndarray]:
-    """Return each distinct learner fitted on all rows, and which one each expert has.
+    """Return each distinct learner fitted on all rows, and the learner of each expert.
 
-    Classifiers beside a shared expert have that one.
+    With a shared expert it is the only learner of all classifiers.
     """
     if problem.shared is not None and pool.classes is not None:
         return problem.shared.judge, np.zeros(pool.n_experts, dtype=np.intp)
@@ -84,7 +84,7 @@ def pooled_judge(problem: Problem, pool: ExpertPool) -> tuple[ExpertPool, np.nda
 
 
 def best_learner(problem: Problem, judge: ExpertPool) -> int:
-    """Return which learner alone, with one noise scale, suits the rows best."""
+    """Return the learner that fits the rows best alone, with one noise scale."""
     mass = learnable_rows(problem, judge)
     judge = rescaled(problem, judge, mass)
     log_lik = judge.log_likelihood(problem.X, problem.y, mass)
@@ -94,7 +94,7 @@ def best_learner(problem: Problem, judge: ExpertPool) -> int:
 
 
 def all_rows(problem: Problem, n_experts: int) -> Routing:
-    """Return the routing that gives each expert all rows, alike.
+    """Return the routing that gives all rows to each expert, in equal parts.
 
     As in EM, the weights of a row sum to its sample weight; `share` undoes the rest.
     """
@@ -103,7 +103,7 @@ def all_rows(problem: Problem, n_experts: int) -> Routing:
 
 
 def learnable_rows(problem: Problem, pool: ExpertPool) -> Routing:
-    """Return the routing that gives each learner all rows that it may have, alike."""
+    """Return the routing that gives each learner all rows that it may have, equally."""
     everyone = all_rows(problem, pool.n_experts)
     beyond = pool.likelihood.beyond(problem.y)
     if beyond is None:
@@ -112,7 +112,7 @@ def learnable_rows(problem: Problem, pool: ExpertPool) -> Routing:
 
 
 def reweighted(problem: Problem, pool: ExpertPool, mass: Routing) -> ExpertPool:
-    """Return a fitted pool with robust weights of rows that agree with its fit."""
+    """Return the pool refitted with robust weights, until these agree with its fit."""
     for _ in range(REWEIGHTINGS):
         values = pool.evaluate(problem.X, problem.y, mass)
         pool = pool.rescale(problem.y, values, mass)

@@ -1,4 +1,4 @@
-"""What EM is given, what it holds, and what it hands back."""
+"""The input of EM, its state between passes, and its result."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class Problem:
     Parameters
     ----------
     X_gate, X : (n_samples, ...) containers
-        What the gate and the experts see; the same object if they see the same.
+        Features of the gate and of the experts; one object if they are the same.
     y : (n_samples, q) float array or (n_samples,) array of class positions
     sample_weight : (n_samples,) array
     n_experts : int
     width : int
-        Entries a row that responsibilities are kept for; ``n_experts`` is dense EM.
+        Number of experts per row with responsibilities; ``n_experts`` is dense EM.
     max_iter : int
     tol : float
-        EM stops when a pass raises the bound by less than this, mean per row.
+        EM stops when a pass raises the bound by less than this, per row.
     seed : int
         Seed of the expert pairs that sparse passes explore.
     beta : float
         Power of the likelihood in the responsibilities; below 1 a start is annealed.
     shared : Shared or None
-        The shared expert whose residuals y is, or to which classifiers are shrunk.
+        The shared expert: y is its residuals, or classifiers are shrunk to it.
     groups : (n_samples,) array or None
-        Rows of a group are held out together.
+        Group of each row; rows of a group are held out together.
     tied : bool
         Whether rows of a group share one expert; see `_panel`.
     balance : float
@@ -49,7 +49,7 @@ class Problem:
     capacity : float
         Largest load of an expert in the E-step, in the same units.
     content : Content or None
-        What the rows hold. None makes it; copies with the same rows share it.
+        Content of the rows. None creates it; copies with the same rows share it.
     """
 
     X_gate: Array
@@ -76,7 +76,7 @@ class Problem:
 
     @cached_property
     def panel(self) -> Panel | None:
-        """The groups, read; None if each row stands for itself."""
+        """The groups; None if each row draws its own expert."""
         if self.groups is None or not self.tied:
             return None
         return Panel.of(self.sample_weight, self.groups)
@@ -88,18 +88,18 @@ class Problem:
 
     @property
     def apart(self) -> Problem:
-        """The problem in which each row stands for itself, as predict takes it."""
+        """The problem in which each row draws its own expert, as in predict."""
         return self if self.panel is None else replace(self, tied=False)
 
     @property
     def draw_weight(self) -> Array:
-        """Weight of each row as a draw of the expert; that of a group is 1."""
+        """Weight of each row in the draws of experts; a group's rows sum to 1."""
         if self.panel is None:
             return self.sample_weight
         return self.sample_weight / self.panel.weight
 
     def on_host(self) -> Problem:
-        """Return the problem with NumPy arrays, for what runs on the CPU."""
+        """Return the problem with NumPy arrays, for code that runs on the CPU."""
         if namespace(self.sample_weight) is np:
             return self
         return replace(
@@ -123,7 +123,7 @@ class Problem:
         )
 
     def remember(self, pool: ExpertPool) -> ExpertPool:
-        """Return a fitted pool that knows already what it says of the rows."""
+        """Return a fitted pool that has cached its answers for the rows."""
         return cached(pool, self.X, self.y, self.sample_weight)
 
     @property
@@ -135,9 +135,9 @@ class Problem:
 def learning_mass(
     problem: Problem, pool: ExpertPool, mass: Routing, values: Array | None = None
 ) -> Routing:
-    """Return what experts are fitted on: the mass of a routing, robust if so asked.
+    """Return the weights that experts are fitted with, robust if the likelihood is.
 
-    ``values`` are what the pool says of the entries, if that is known.
+    ``values`` are the pool's answers for the entries, if they are known.
     """
     if not pool.likelihood.robust or pool.scale is None:
         return mass
@@ -148,7 +148,7 @@ def learning_mass(
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """What the model says of each entry of a routing.
+    """The answers of gate and experts at each entry of a routing.
 
     Attributes
     ----------
@@ -209,7 +209,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A model and its E-step: all that a pass needs of the one before.
+    """A model and its E-step: all that one pass hands to the next.
 
     Attributes
     ----------
@@ -217,12 +217,12 @@ class State:
     resp : Routing
         The support of each row with its responsibilities; rows sum to one.
     terms : Terms
-        What gate and experts say at the support.
+        Answers of gate and experts at the support.
     bound : float
         Mean per row of log Σ_k p(k | x) p(y | x, k) over the support.
     n_pass : int
     offsets : (n_experts,) array or None
-        What limits on the load add to an expert's logarithms; None without limits.
+        Offsets of the experts' log joint densities under limits on the load, or None.
     """
 
     gate: BaseGate
@@ -268,5 +268,5 @@ class EMResult:
 
     @property
     def n_iter(self) -> int:
-        """Number of passes that were run."""
+        """Number of passes."""
         return len(self.passes)

@@ -1,9 +1,9 @@
-"""A shared expert: one learner for all rows; routed experts take what it leaves over.
+"""A shared expert: one learner for all rows, beside the routed experts.
 
-Regression: experts learn the residuals of the shared expert's out-of-fold predictions,
-and one of them learns nothing at all, so that rows may keep the shared prediction.
-Classification: experts learn the labels, and are shrunk to the shared expert's
-probabilities instead of to their own learner's.
+In regression experts learn the residuals of its out-of-fold predictions, and one of
+them learns nothing, so that rows may keep the shared prediction. In classification
+experts learn the labels, and are shrunk to the shared expert's probabilities instead of
+their own learner's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ._problem import Problem
 from ._trained import Trained
 
 FOLDS = 5
-"""Folds of the shared expert's predictions for rows that it is fitted on."""
+"""Number of folds for the shared expert's predictions of its training rows."""
 
 NO_CORRECTION = Ridge(alpha=1e300, fit_intercept=False)
 """The expert that leaves the shared prediction as it is: its coefficients are zero."""
@@ -38,7 +38,7 @@ class Shared(Trained):
         return cls.of(problem, judge.fit(problem.X, problem.y, mass), mass)
 
     def left_over(self, problem: Problem, *, new: bool) -> Problem:
-        """Return the problem of what is left over, of rows seen or new to it."""
+        """Return the problem left to the experts, for training rows or new ones."""
         if self.predictor.classes is not None:
             return replace(problem, shared=self)
         speaker = self.predictor if new else self.judge

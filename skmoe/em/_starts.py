@@ -1,9 +1,9 @@
-"""Where EM starts: initial responsibilities as functions of (x, y).
+"""The starts of EM: initial responsibilities as functions of (x, y).
 
-No start looks at a row's place in the table: a permuted table gets the permuted
+No start depends on a row's place in the table: a permuted table gets the permuted
 start, and a row of weight two the start of two equal rows. So a mixture fitted with
-integer weights equals one fitted on repeated rows. Chance enters only through
-directions and thresholds, drawn for the columns.
+integer weights equals one fitted on repeated rows. Only directions and thresholds of
+columns are random.
 
 - ``tree``: leaves of a small regression tree of y on x.
 - ``kmeans``: k-means on [x, residual of y].
@@ -30,7 +30,7 @@ from ._problem import Problem
 TREE_MAX_FEATURES = 64
 
 SMOOTHING = 0.1
-"""Share of a row's weight that a start by labels spreads over other experts."""
+"""Share of a row's weight that a start from labels gives to other experts."""
 
 
 def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
@@ -41,13 +41,13 @@ def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
     problem : Problem
     kind : {"tree", "kmeans", "kmeans_x", "random"}
     number : int
-        How many starts of this kind went before; the first is the plainest.
+        Number of earlier starts of this kind; the first one is the plainest.
     seed : int
 
     Returns
     -------
     Routing
-        One entry a row, or ``problem.width`` for the smooth ``random`` start.
+        One entry per row, or ``problem.width`` for the smooth ``random`` start.
     """
     host = problem.on_host()
     random = np.random.RandomState(seed)
@@ -62,7 +62,7 @@ def initial(problem: Problem, kind: str, number: int, seed: int) -> Routing:
 
 # -------------------------------------------------------------------- kinds
 def _tree(problem, features, targets, number, random) -> Routing:
-    """Leaves of a tree; later starts draw the thresholds at random."""
+    """Start from leaves of a tree; later starts draw the thresholds at random."""
     X = standard(features, problem.sample_weight)
     columns = min(features.shape[1], TREE_MAX_FEATURES)
     if features.shape[1] > columns:
@@ -71,10 +71,10 @@ def _tree(problem, features, targets, number, random) -> Routing:
         features = features.toarray()
     view = TreeView.of(features).rows(features)
     y = targets
-    if problem.y.ndim == 2:  # near its spread: trees take the tiny for nothing
-        spread = deviation(problem.y, problem.sample_weight)
+    if problem.y.ndim == 2:  # divide by its deviation: trees ignore tiny gains
+        scale = deviation(problem.y, problem.sample_weight)
         # A power of two rounds nothing: equal gains of grades or counts stay equal.
-        power = np.rint(np.log2(np.where(spread > 0, spread, 1.0)))
+        power = np.rint(np.log2(np.where(scale > 0, scale, 1.0)))
         y = problem.y / np.exp2(power)
     tree = DecisionTreeRegressor(
         max_leaf_nodes=problem.n_experts,
@@ -87,7 +87,7 @@ def _tree(problem, features, targets, number, random) -> Routing:
 
 
 def _kmeans(problem, features, targets, number, random) -> Routing:
-    """k-means on [x, residual]; the residual counts as much as all of x."""
+    """Run k-means on [x, residual]; the residual counts as much as all of x."""
     X = standard(features, problem.sample_weight)
     block = targets * np.sqrt(max(1, X.shape[1]) / targets.shape[1])
     joint = sparse.hstack([X, block], "csr") if sparse.issparse(X) else None
@@ -101,7 +101,7 @@ def _kmeans_x(problem, features, targets, number, random) -> Routing:
 
 
 def _cluster(problem: Problem, points, random: np.random.RandomState) -> Routing:
-    """k-means from the means of equal slices along a random direction."""
+    """Run k-means from the means of equal slices along a random direction."""
     weight = problem.sample_weight
     k = problem.n_experts
     labels = _slices(points @ random.standard_normal(points.shape[1]), weight, k)
@@ -121,10 +121,10 @@ def _cluster(problem: Problem, points, random: np.random.RandomState) -> Routing
 
 
 def _random(problem, features, targets, number, random) -> Routing:
-    """Softmax of random waves over [x, residual], of a frequency drawn at random.
+    """Start from a softmax of random waves over [x, residual], of random frequency.
 
-    Frequency 0 is a slope; a wave of high frequency tells apart rows that lie close,
-    as an independent draw for each row would.
+    Frequency 0 is a slope. A wave of high frequency tells close rows apart, as an
+    independent draw for each row would.
     """
     X = standard(features, problem.sample_weight)
     k = problem.n_experts
@@ -159,7 +159,7 @@ STARTS: dict[str, Callable[..., Routing]] = {
     "random": _random,
 }
 PORTFOLIO = ("tree", "kmeans", "random", "kmeans_x")
-"""The first starts of ``init="auto"``; those after are all random, so they differ."""
+"""The first starts of ``init="auto"``; all later ones are random, so they differ."""
 
 FREQUENCIES = (0.0, 1.0, 3.0, 30.0)
 STEEPNESS = 3.0
@@ -175,7 +175,7 @@ def _slices(score: np.ndarray, weight: np.ndarray, k: int) -> np.ndarray:
 
 
 def _from_labels(labels: np.ndarray, points, problem: Problem) -> Routing:
-    """Make a routing of labels; the largest cells are halved until none is empty."""
+    """Return a routing of labels; the largest cells are halved until none is empty."""
     labels = labels.astype(np.intp)
     k = problem.n_experts
     weight = problem.sample_weight
@@ -190,7 +190,7 @@ def _from_labels(labels: np.ndarray, points, problem: Problem) -> Routing:
         largest = np.flatnonzero(labels == np.argmax(mass))
         upper = _slices(score[largest], weight[largest], 2) == 1
         if not upper.any() or upper.all():
-            break  # equal rows: nothing to tell them apart by
+            break  # all rows of the cell are equal
         labels[largest[upper]] = empty[0]
     return smoothed(labels, problem)
 
@@ -198,7 +198,7 @@ def _from_labels(labels: np.ndarray, points, problem: Problem) -> Routing:
 def smoothed(labels: np.ndarray, problem: Problem) -> Routing:
     """Give each row's label most of its weight, and the next experts the rest.
 
-    A gate fitted to hard labels may separate them; it would never let go of them.
+    A gate fitted to hard labels may separate them, and would then never let them go.
     """
     n_experts = problem.n_experts
     width = problem.width

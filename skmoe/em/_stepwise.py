@@ -1,29 +1,27 @@
 r"""Stepwise EM: a mixture that learns from batches of rows, each seen once.
 
-Online EM [1]_ takes the E-step on the rows of a batch alone, and lets the M-step work
-on expected sufficient statistics in which older batches count for less,
+Online EM [1]_ runs the E-step only on the rows of a batch, and the M-step on expected
+sufficient statistics in which older batches count for less,
 
     S ← (1 - γ) S + γ S(batch)
 
-Here S are sums over rows: a batch of n rows, by weight, is added to what is kept of
-the others. All that is remembered weighs as much as M rows. M grows as a power a of
-the rows that were seen, between ½ and 1 as the theory of [1]_ has it, so γ = n / M
-falls, and what was learned while the experts were poor fades; see `Pace`. An expert
-forgets only as it learns [2]_, so that one whose regime is away for a while is there
-when it comes back.
+Here S are sums over rows: a batch of weight n is added to the faded sums of the rows
+before. All remembered rows together weigh M. M grows as the number of rows seen to the
+power a, between ½ and 1 as the theory of [1]_ requires. So γ = n / M falls, and what
+was learned while the experts were poor fades; see `Pace`. An expert forgets only as it
+learns [2]_: if its regime is away for a while, the expert is there when it comes back.
 
-While M is short, rows choose among twice as many experts as predict asks, with y in
-hand; later among those that predict asks, as in the last passes of a fit
+While M is small, rows choose with y in hand among twice as many experts as predict
+asks; later they choose among those that predict asks, as in the last passes of a fit
 (`_last_passes`).
 
-A stream may change. Where the log-likelihood of a batch, before it is learned, is far
-below the mean of the rows before, M falls, batch by batch, until it is not; and an
-expert that serves next to no rows starts anew, as a copy of the one that has most of
-the worst rows, with these as its own.
+A stream may change. If the log-likelihood of a batch, before it is learned, is far
+below the mean of the rows before, M falls, batch by batch, until it no longer is. And
+an expert that serves next to no rows starts anew: it becomes a copy of the expert with
+most of the worst rows, and gets these rows.
 
-What gate and experts remember is theirs to say (``recall``, ``absorb``). Those that
-cannot add to what they know are updated now and then on a sample of rows, see
-`_stream_sample`.
+Gate and experts decide what they remember (``recall``, ``absorb``). Parts that do not
+stream are updated now and then on a sample of rows, see `_stream_sample`.
 
 References
 ----------
@@ -54,46 +52,46 @@ from ._stream_sample import LARGEST, Sample
 TINY = float(np.finfo(np.float64).tiny)
 
 SURPRISE = 5.0
-"""Standard errors of a batch's mean log-likelihood, below the mean before it, that
-chance does not explain. At z of them the past counts for (SURPRISE / z)² of what it
-did."""
+"""A batch whose mean log-likelihood is more standard errors than this below the mean
+before it is no chance. At z standard errors the past keeps (SURPRISE / z)² of its
+weight."""
 
 DOUBT = 10.0
-"""Rows that one row may make forget, at most."""
+"""Most earlier rows that one row can make the model forget."""
 
 FAR = 10.0
-"""Deviations from the mean log-likelihood at which a row's counts no further."""
+"""Cap on a row's deviation from the mean log-likelihood, in standard deviations."""
 
 DEAD = 0.02
 """Share of an even load below which an expert may start anew."""
 
 FRESH = 0.1
-"""What an expert that starts anew keeps of the one that it is a copy of."""
+"""Share of its memory that an expert keeps when it starts anew as a copy of another."""
 
 REFIT = 0.5
-"""New rows, in units of the sample, after which the sample is learned again: a row is
-fitted a bounded number of times, however long the stream."""
+"""The sample is learned again after this many new rows, as a share of the sample. So
+each row is fitted a bounded number of times, however long the stream."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How many rows are remembered.
+    """The number of rows M(t) that are remembered after t rows.
 
-    All of the first ones, M(t) = t; from ``start`` rows on M(t) = start (t / start)^a;
-    at most ``longest``.
+    M(t) = t up to ``start`` rows, then start (t / start)^a, and at most ``longest``.
 
     Attributes
     ----------
     start : float
-        Rows that say something of the experts.
+        Number of rows that first tell the experts apart.
     exponent : float
-        a; at 1 nothing is forgotten.
+        The power a; at 1 nothing is forgotten.
     longest : float
-        The most rows: a stream that changes is followed however old it is. The price,
-        about half of the parameters over M in nats a row, is 0.0009 for 8 linear
-        experts of 10 features at 100 000.
+        Most rows to remember, so that even an old stream can follow changes. The price
+        is about half the number of parameters over M, in nats per row: 0.0009 for 8
+        linear experts of 10 features at 100 000.
     wide : float
-        Rows from which on they are routed as in predict, in units of ``start``.
+        Number of rows, in units of ``start``, after which rows are routed as in
+        predict.
     """
 
     start: float = 1000.0
@@ -102,7 +100,7 @@ class Pace:
     wide: float = 6.0
 
     def after(self, memory: float, n: float) -> float:
-        """Return how many rows are remembered once n more were learned."""
+        """Return how many rows are remembered after n more."""
         if self.exponent == 1.0 or memory + n <= self.start:
             return min(memory + n, max(memory, self.longest))
         b, a = self.start, self.exponent
@@ -117,10 +115,10 @@ class Level:
     Attributes
     ----------
     mean : float
-        Of their log-likelihood.
+        Mean of the rows' log-likelihood.
     middle, variance : float
-        Of the same without what lies far off, `FAR`: single rows should not count for
-        many.
+        Its mean and variance with deviations capped at `FAR`, so that no single row
+        counts for many.
     """
 
     mean: float
@@ -131,7 +129,7 @@ class Level:
     def of(
         cls, score: np.ndarray, weight: np.ndarray, old: Level | None = None
     ) -> Level:
-        """Return that of a batch; an older one says what lies far off."""
+        """Return the level of a batch; an older level says where to cap deviations."""
         mean = float(np.average(score, weights=weight))
         if old is not None:
             far = FAR * np.sqrt(old.variance)
@@ -141,11 +139,11 @@ class Level:
         return cls(mean, middle, variance)
 
     def lowered(self, by: float) -> Level:
-        """Return the level of rows that are explained so much worse."""
+        """Return the level of rows that are explained worse by this much."""
         return Level(self.mean - by, self.middle - by, self.variance)
 
     def moved(self, other: Level, gamma: float) -> Level:
-        """Return the level after a batch that counts for a share of all."""
+        """Return the level after a batch whose share of all rows is ``gamma``."""
         shift = other.middle - self.middle
         variance = (1.0 - gamma) * self.variance + gamma * other.variance
         return Level(
@@ -167,17 +165,18 @@ class Stream:
     ----------
     gate, pool : BaseGate, ExpertPool
     memory : float
-        Weight of the rows that are remembered.
+        Weight of the remembered rows.
     load : (n_experts,) array
-        Share of each expert in them.
+        Each expert's share of the remembered rows.
     level : Level
-        Their log-likelihood over the experts that training keeps for a row.
+        Log-likelihood of the remembered rows, over the experts that training keeps for
+        a row.
     routed : Level
         The same over the experts that predict asks.
     sample : Sample or None
         Rows for a gate or experts that do not stream.
     shaken : bool
-        Whether the last batch made forget most of what went before: the stream has
+        Whether the last batch made the model forget most of the past: the stream has
         changed so much that it may be better to start anew.
     """
 
@@ -193,7 +192,7 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What a model says of a batch that it has not learned.
+    """The answers of a model for a batch that it has not learned.
 
     Attributes
     ----------
@@ -202,7 +201,7 @@ class Judged:
     narrow : Routing
         Responsibilities over the experts that predict asks.
     score, routed : (n,) array
-        Log-likelihood of each row over the former and over the latter.
+        Log-likelihood of each row over the experts of ``state`` and of ``narrow``.
     """
 
     state: State
@@ -214,7 +213,7 @@ class Judged:
 def judge(
     problem: Problem, gate: BaseGate, pool: ExpertPool, rule: RoutingRule
 ) -> Judged:
-    """Return what a model says of a batch."""
+    """Return the answers of a model for a batch."""
     state = resume(problem, gate, pool)
     joint = log_joint(problem, state.terms)
     ops = select(joint)
@@ -247,17 +246,17 @@ def open_stream(
     Parameters
     ----------
     problem : Problem
-        The rows that the mixture was fitted on, or some like them.
+        The rows that the mixture was fitted on, or rows like them.
     gate, pool : BaseGate, ExpertPool
     rule : RoutingRule
         Which experts predict asks.
     rows : float
         Weight of the rows that the mixture was fitted on.
     bound : float
-        Their mean log-likelihood over the experts that predict asks, as the fit has
-        it: honest where experts flatter rows that they know.
+        Their mean log-likelihood over the experts that predict asks, as the fit
+        measured it, out of fold where experts memorise rows.
     load : (n_experts,) array or None
-        Share of each expert in them; None if they are the problem's rows.
+        Each expert's share of these rows; None if they are the problem's rows.
     pace : Pace or None
     """
     verdict = judge(problem, gate, pool, rule)
@@ -271,7 +270,7 @@ def open_stream(
     pool = pool.recall(problem.X, mass, memory * load)
     sample = None
     if not gate.streams or not pool.streams.all():
-        # Who learned these rows flatters them; the gate has not seen their y.
+        # Experts that learned these rows flatter them; the gate has not seen their y.
         sample = Sample.of(problem, route(problem, gate, rule))
         sample = sample if learned else sample.emptied(rows)
     weight = to_host(problem.sample_weight)
@@ -331,7 +330,7 @@ def absorb(
     gamma = n / max(memory, n)
     mass = resp.scaled(problem.sample_weight)
     share = mass.sum_by_expert(mass.weights) / n
-    # What an expert forgets is in proportion to what it learns, as it usually does.
+    # An expert forgets in proportion to what it learns, compared with its usual load.
     keeps = 1.0 - (1.0 - keep) * np.minimum(1.0, share / np.maximum(load, TINY))
     if born is not None:
         keeps[born] = FRESH
@@ -357,7 +356,7 @@ def absorb(
 
 
 def _checked(stream: Stream, problem: Problem) -> Stream:
-    """Return a stream of which all that it adds up is finite; raise for others."""
+    """Return the stream, or raise if its sums or predictions are not finite."""
     first = like(np.zeros(1, dtype=np.intp), problem.sample_weight)
     one = problem.take(first)
     ones = np.ones((1, stream.pool.n_experts))
@@ -373,7 +372,7 @@ def _checked(stream: Stream, problem: Problem) -> Stream:
 def relearned(
     gate: BaseGate, pool: ExpertPool, sample: Sample
 ) -> tuple[BaseGate, ExpertPool, Sample]:
-    """Update what does not stream on the sample."""
+    """Update the gate and experts that do not stream, on the sample."""
     mass = sample.mass
     if not gate.streams:
         gate = gate.update(sample.X_gate, mass)
@@ -387,9 +386,9 @@ def relearned(
 def _worst_rows(
     problem: Problem, resp: Routing, score: np.ndarray, expert: int
 ) -> tuple[Routing, int]:
-    """Give the rows that are explained worst to an expert; say who had most of them.
+    """Give the rows that are explained worst to an expert; return who had most of them.
 
-    They are half of an even share, by weight.
+    The rows are half of an even share, by weight.
     """
     weight = to_host(problem.sample_weight)
     order = np.argsort(score, kind="stable")
@@ -418,5 +417,5 @@ def _copied(
     load = load[experts] / np.bincount(experts, minlength=len(load))[experts]
     try:
         return gate.take(experts), copied, load
-    except TypeError:  # of a gate that leaves out none, the copy takes the place
+    except TypeError:  # the gate can leave out none, so the copy takes the place
         return gate, copied, load

@@ -1,11 +1,12 @@
-"""Rows of a stream, for gates and experts that have to see rows again.
+"""A sample of a stream's rows, for gates and experts that have to see rows again.
 
-A row that came stays with the probability that stepwise EM keeps of what it remembers,
-so the ages of the rows in the sample are those of the rows that are remembered [1]_;
-and with a smaller one, the same for all, where the sample would become too large.
+When a batch comes, each earlier row stays with a probability equal to the share of its
+memory that stepwise EM keeps, so the rows of the sample have the ages of the rows that
+are remembered [1]_. If the sample would become too large, all probabilities are lowered
+alike.
 
-A row keeps the responsibilities that it had when it came. They are of a model that had
-not seen it: an expert that has would claim it for having memorised it.
+A row keeps the responsibilities that it had when it came. They come from a model that
+had not seen the row: an expert that has seen it would claim it, having memorised it.
 
 References
 ----------
@@ -28,7 +29,7 @@ from ..routing import Routing
 from ._problem import Problem
 
 LARGEST = 20_000
-"""Rows of a sample, about, at most."""
+"""Largest number of rows in a sample, about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +39,17 @@ class Sample:
     Attributes
     ----------
     X_gate, X, y : containers
-        The same object for gate and experts if they see the same.
+        X is the same object for gate and experts if they see the same.
     mass : Routing
         Responsibilities times sample weights.
     population : float
-        Number of the rows that it stands for.
+        Number of rows that the sample stands for.
     rate : float
-        Share of these that it has, in the mean.
+        Mean share of these rows that are in the sample.
     fresh : int
-        Rows that came since the sample was last learned.
+        Number of rows that came since the sample was last learned.
     seed : int
-        Of the next draw.
+        Seed of the next draw.
     """
 
     X_gate: Any
@@ -62,14 +63,14 @@ class Sample:
 
     @classmethod
     def of(cls, problem: Problem, resp: Routing) -> Sample:
-        """Return the sample that has all rows of a problem."""
+        """Return the sample of all rows of a problem."""
         mass = resp.scaled(problem.sample_weight)
         sample = cls(problem.X_gate, problem.X, problem.y, mass, float(mass.shape[0]))
         rate = min(1.0, LARGEST / len(sample))
         return sample if rate == 1.0 else sample._thinned(rate)
 
     def emptied(self, population: float) -> Sample:
-        """Return the sample that has none of the rows that it should have."""
+        """Return a sample without rows that stands for this many."""
         none = self._take(np.zeros(len(self), dtype=bool))
         return replace(none, population=population, rate=min(1.0, LARGEST / population))
 
@@ -77,7 +78,9 @@ class Sample:
         return self.mass.shape[0]
 
     def plus(self, problem: Problem, resp: Routing, keep: float) -> Sample:
-        """Return the sample after a batch, of whose past so much is kept."""
+        """Return the sample after a batch; ``keep`` is the share of its past that
+        stays.
+        """
         n = resp.shape[0]
         population = keep * self.population + n
         rate = min(1.0, LARGEST / population)
@@ -100,7 +103,7 @@ class Sample:
 
     @classmethod
     def of_rows(cls, problem: Problem, resp: Routing, chosen: np.ndarray) -> Sample:
-        """Return the sample that has some rows of a problem."""
+        """Return the sample of some rows of a problem."""
         mass = resp.scaled(problem.sample_weight)
         whole = cls(problem.X_gate, problem.X, problem.y, mass, float(len(chosen)))
         return whole._take(chosen)
@@ -137,7 +140,7 @@ class Sample:
 def stacked(a: Any, b: Any) -> Any:
     """Return the rows of two tables, in the container of the first.
 
-    Arrays and CSR matrices go together; data frames only with their like.
+    Arrays and CSR matrices can be mixed; data frames only with their own kind.
     """
     if hasattr(a, "columns") or hasattr(b, "columns"):
         if type(a) is not type(b):

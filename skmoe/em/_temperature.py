@@ -1,10 +1,10 @@
-"""How sure class probabilities may be, and how frequent classes are, by rows held out.
+"""Calibration of class probabilities on held-out rows: a temperature, and biases.
 
-The mixture says p(c | x); calibrated it says p(c | x)^(1/T) e^(b_c), renormalised [1]_.
-T above 1 takes sureness back. That alone would draw a rare class towards one half, so
-each class has a bias b_c, with which its mean probability is its share of the rows held
-out, but for a prior. Like the gate's smoothness and the shrinkage of experts that is
-not for the training rows to say, which the experts have seen.
+The mixture predicts p(c | x); calibration makes it p(c | x)^(1/T) e^(b_c), renormalised
+[1]_. T above 1 makes probabilities less sure. By itself that would pull a rare class
+towards one half, so each class has a bias b_c, which brings its mean probability to its
+share of the held-out rows, up to a prior. Training rows cannot choose these figures,
+since the experts have seen their labels.
 
 References
 ----------
@@ -29,10 +29,10 @@ RANGE = (0.2, 5.0)
 """Temperatures that are tried."""
 
 PRIOR = 10.0
-"""Rows held out that speak for a temperature of 1."""
+"""Weight of the prior for a temperature of 1, in held-out rows."""
 
 BIAS_PRIOR = 3.0
-"""Rows held out that speak for no bias of a class."""
+"""Weight of the prior against a bias of a class, in held-out rows."""
 
 TINY = np.finfo(np.float64).tiny
 
@@ -43,14 +43,14 @@ def calibration(
     choice: Choice,
     rule: RoutingRule,
 ) -> tuple[float, np.ndarray]:
-    """Return the temperature and biases of the chosen mixture of most likelihood.
+    """Return the temperature and biases with the highest held-out likelihood.
 
     Parameters
     ----------
     held, parts : sequences of HeldOut and Split
-        Where rows were held out.
+        The held-out trials, and their rows.
     choice : Choice
-        Which mixture.
+        The chosen mixture.
     rule : RoutingRule
         Which experts predict asks.
     """
@@ -72,7 +72,7 @@ def calibration(
 def calibrated(
     log_proba: np.ndarray, label: np.ndarray, weight: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Return temperature and biases for log probabilities, (n, n_classes), of rows."""
+    """Return temperature and biases for log probabilities, (n, n_classes)."""
     n_classes = log_proba.shape[1]
     total = weight.sum()
     there = np.bincount(label, weight, minlength=n_classes)

@@ -1,10 +1,10 @@
-"""From starts to a mixture that predicts.
+"""Training: from starts to a mixture that predicts.
 
-Where experts are judged out of fold: runs from all starts on part of the rows; the
-choice of gate and shrinkage of the best on the rest; a pass on all rows, from where the
-chosen mixture left off, and no more, or another mixture than the one that was judged
-would come of it; the last passes. Where they are judged in sample: runs from all starts
-on all rows, and the last passes of the best.
+If experts are judged out of fold, training has four steps: it runs EM from all starts
+on part of the rows; it chooses gate and shrinkage for the best run on the rest; it runs
+a single pass on all rows, so that the mixture that predicts is the one that was judged;
+and it runs the last passes. If experts are judged in sample, it runs EM from all starts
+on all rows, and then the last passes of the best run.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from ._temperature import calibration
 from ._trained import Trained, last_judge
 
 FEW_PASSES = 4
-"""Last passes by which starts are compared."""
+"""Number of last passes before starts are compared."""
 
 PASSES_ON_ALL = 1
-"""Passes on all rows of a mixture that was chosen on rows held out."""
+"""Number of passes on all rows after a choice on held-out rows."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """One start: its kind, how many of that kind went before, its seed."""
+    """One start: its kind, the number of earlier starts of that kind, its seed."""
 
     kind: str
     number: int
@@ -59,7 +59,7 @@ class Start:
 
 
 class Run(Protocol):
-    """Runs EM from a state that is made when its turn comes.
+    """A function that runs EM from a state, which is made when its turn comes.
 
     ``stopped`` tells that no further starts are wanted.
     """
@@ -74,7 +74,7 @@ class Run(Protocol):
 
 
 KINDS = ("linear", "uniform", "single", *STARTS)
-"""Kinds of starts that a user may name."""
+"""Kinds of starts that a user can name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +84,18 @@ class Plan:
     Attributes
     ----------
     gates : sequence of BaseGate
-        Unfitted variants of the gate, to be chosen from; the first serves the starts.
+        Unfitted variants of the gate to choose from; the first serves the starts.
     pool : ExpertPool
-        Unfitted; it judges the training rows as they are to be judged.
+        The unfitted experts, wrapped as they judge the training rows.
     starts : sequence of Start
     rule : RoutingRule
         Which experts predict asks.
     choice : Choice or None
-        Gate and shrinkage; None chooses them on rows held out.
+        Gate and shrinkage; None chooses them on held-out rows.
     average : bool
-        Whether cross-fitted experts become the means of their fold models.
+        Whether cross-fitted experts predict by the mean of their fold models.
     resp : Routing or None
-        Responsibilities given by the user, for starts of kind "given".
+        The user's responsibilities, for starts of kind "given".
     shared : ExpertPool or None
         The shared expert, unfitted.
     tied : bool
@@ -113,7 +113,7 @@ class Plan:
     tied: bool = True
 
     def left_over(self, problem: Problem) -> Problem:
-        """Return the problem of the plan: what a shared expert, if any, leaves over."""
+        """Return the problem of the plan: the rest if there is a shared expert."""
         problem = problem if self.tied else problem.apart
         if self.shared is None:
             return problem
@@ -136,23 +136,23 @@ class Mixture:
     Attributes
     ----------
     gate, pool : BaseGate, ExpertPool
-        What predicts.
+        The gate and experts that predict.
     unshrunk : ExpertPool
         The experts before they were shrunk.
     resp : Routing
         Responsibilities of the training rows, as predict routes them.
     bound : float
-        Mean log-likelihood a training row as predict routes it, of experts judged as
-        in EM.
+        Mean log-likelihood per training row as predict routes it, with experts judged
+        as in EM.
     run : EMResult
-        The run of EM that it ended.
+        The run of EM that the mixture comes from.
     choice : Choice
     problem : Problem
-        What was learned: that of the residuals beside a shared expert.
+        The problem that was learned; beside a shared expert, that of its residuals.
     judge : ExpertPool
-        What predicts, as it judges the training rows.
+        The experts as they judge the training rows.
     judged : sequence of EMResult
-        The runs of which the choice was made, one a split; none if nothing was chosen.
+        The runs behind the choice, one per split; empty if nothing was chosen.
     """
 
     gate: BaseGate
@@ -168,14 +168,14 @@ class Mixture:
 
     @property
     def converged(self) -> bool:
-        """Whether EM converged, on the rows by which it was judged."""
+        """Whether EM converged, in the runs behind the choice."""
         return all(run.converged for run in self.judged or [self.run])
 
 
 def chosen_on(problem: Problem, plans: Sequence[Plan]) -> list[Split]:
-    """Return the splits that plan, gate and shrinkage are chosen on, if they are.
+    """Return the splits that plan, gate and shrinkage are chosen on.
 
-    There are none either where rows are too few to hold any out.
+    There are none if nothing is chosen, or if rows are too few to hold any out.
     """
     if plans[0].choice is not None:
         return []
@@ -192,17 +192,17 @@ def count_runs(plans: Sequence[Plan], parts: Sequence[Split]) -> int:
 def train(
     problem: Problem, plans: Sequence[Plan], parts: Sequence[Split], run_one: Run
 ) -> Mixture:
-    """Train a mixture: that of the best plan.
+    """Train the mixture of the best plan.
 
     Parameters
     ----------
     problem : Problem
     plans : sequence of Plan
-        Where there are several, rows held out choose; without any the first is taken.
+        Held-out rows choose among several; if there are none, the first plan is taken.
     parts : sequence of Split
-        Of `chosen_on`.
+        The splits of `chosen_on`.
     run_one : callable
-        Runs EM from one start, under the eyes of who is watching.
+        Runs EM from one start, and tells watchers.
     """
     if not parts:
         plan = plans[0]
@@ -224,7 +224,7 @@ def train(
     start = [max(states, key=lambda state: state.bound).resp]  # a part may be stuck
 
     def first() -> State:
-        # Handed over for good: the first passes need the memory.
+        # We hand the start over for good: the first passes need the memory.
         return begin(problem, gate, plan.pool, start.pop())
 
     last = replace(problem, max_iter=min(problem.max_iter, PASSES_ON_ALL))
@@ -236,7 +236,7 @@ def train(
 def _hold_out(
     problem: Problem, parts: Sequence[Split], plan: Plan, run_one: Run
 ) -> list[HeldOut]:
-    """Return what the rows held out say of a plan."""
+    """Try the mixtures of a plan on the held-out rows of a split."""
     outcomes = []
     for part in parts:
         few = plan.take(part.rows)
@@ -322,14 +322,14 @@ def single_start(problem: Problem, plan: Plan) -> Routing:
 
 
 def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
-    """Return the responsibilities of a mixture of linear experts of the same gate.
+    """Return the responsibilities of a mixture of linear experts under the same gate.
 
     Linear experts find regimes in a fraction of the time of flexible ones, and cannot
-    memorise rows; of the starts of every kind the best is taken.
+    memorise rows. They run from a start of every kind; the best run is taken.
     """
     random = np.random.RandomState(start.seed)
     X = linear_view(problem)
-    # In units of the columns: the learner's own penalty shall not know others.
+    # Linear experts see standardised columns, so units do not matter to their penalty.
     X = Standard.of(X, problem.sample_weight).rows(X)
     problem = replace(problem, X=X)
     linear = linear_pool(problem, plan.pool)
@@ -355,7 +355,7 @@ def linear_pool(problem: Problem, pool: ExpertPool) -> ExpertPool:
 
 
 def linear_view(problem: Problem) -> Array:
-    """Return what experts see, as numbers."""
+    """Return the experts' features, as numbers."""
     if problem.X is problem.X_gate:
         on_host = namespace(problem.sample_weight) is np
         return problem.content.X if on_host else problem.X
@@ -386,7 +386,7 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
             if choice.to_best:
                 pooled = pooled.only(pooled.best(problem))
             experts = pooled.shrink(unshrunk, choice.shrinkage)
-        if not rigid:  # the experts stay: ask them once
+        if not rigid:  # the experts stay, so we ask them once
             experts = experts.remembered(problem)
         state, model = settle_gate(problem, state, experts, rule, LAST_PASSES)
         judge = state.pool
@@ -406,7 +406,7 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
 def _last_state(
     problem: Problem, result: EMResult, rule: RoutingRule
 ) -> State | EMResult:
-    """Return where the last passes end."""
+    """Return the state after the last passes."""
     if rule.asks_all(problem.n_experts):
         return result
     rigid = result.pool.rigid

@@ -1,4 +1,4 @@
-"""What training ends with: experts that judge the training rows, and that predict."""
+"""Fitted experts in two forms: one judges the training rows, the other predicts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Trained:
     Attributes
     ----------
     judge : ExpertPool
-        It speaks of the rows that it was fitted on, out of fold if it is cross-fitted.
+        It answers for its training rows, out of fold if it is cross-fitted.
     predictor : ExpertPool
-        It speaks of new rows, with the noise scales of the judge.
+        It answers for new rows, with the noise scales of the judge.
     """
 
     judge: ExpertPool
@@ -46,8 +46,8 @@ class Trained:
         mass : Routing
             Responsibilities times sample weights.
         average : bool
-            Cross-fitted experts become the means of their fold models, instead of being
-            refitted on all rows.
+            Whether cross-fitted experts predict by the mean of their fold models,
+            instead of a refit on all rows.
         """
         mean = judge.averaged() if average else None
         if mean is not None:
@@ -60,7 +60,7 @@ class Trained:
     ) -> Trained:
         """Return the experts shrunk to pooled fits; see `shrunk_pool`.
 
-        The predictor of ``pooled`` holds only those to which experts are shrunk.
+        The predictor of ``pooled`` holds only the fits to which experts are shrunk.
         """
         place = np.unique(learner_of, return_inverse=True)[1]
         return Trained(
@@ -69,14 +69,14 @@ class Trained:
         )
 
     def rescaled(self, problem: Problem, resp: Routing) -> Trained:
-        """Return the experts with the noise scales of what the judge says."""
+        """Return the experts with noise scales from the judge's answers."""
         judge = rescaled(problem, self.judge, resp)
         return Trained(judge, self.predictor.with_scale(judge.scale))
 
     def remembered(self, known: Problem, new: Problem | None = None) -> Trained:
-        """Return experts that have said already what they say of rows, and of new ones.
+        """Return the experts with their answers for known and new rows cached.
 
-        With no new rows the predictor stays as it is.
+        Without new rows the predictor stays as it is.
         """
         predictor = self.predictor if new is None else new.remember(self.predictor)
         return Trained(known.remember(self.judge), predictor)
@@ -90,9 +90,9 @@ class Trained:
 def finished(
     problem: Problem, model: State | EMResult, *, average: bool = False
 ) -> ExpertPool:
-    """Return the pool that predicts where EM has ended.
+    """Return the pool that predicts once EM has ended.
 
-    Its noise scales are those of rows out of fold, if experts were cross-fitted.
+    If experts were cross-fitted, its noise scales come from out-of-fold answers.
     """
     judge = model.pool
     if average or judge.scale is not None:
@@ -102,7 +102,7 @@ def finished(
 
 
 def last_judge(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
-    """Return the pool that judges last: of more folds where "auto" chose folds."""
+    """Return the pool that judges last; it has more folds if "auto" chose folds."""
     judge = pool.last_judge()
     if judge is None:
         return pool
@@ -112,26 +112,26 @@ def last_judge(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
 
 
 def rescaled(problem: Problem, pool: ExpertPool, resp: Routing) -> ExpertPool:
-    """Return the pool with the noise scales of what it says."""
+    """Return the pool with noise scales from its own answers."""
     values = pool.evaluate(problem.X, problem.y, resp)
     return pool.rescale(problem.y, values, resp.scaled(problem.sample_weight))
 
 
 def fallbacks(result: EMResult, final: ExpertPool) -> list[str | None]:
-    """Return of each model why it stands on rows that its expert does not own.
+    """Return for each model why it was fitted to rows that its expert does not own.
 
     Parameters
     ----------
     result : EMResult
-        Its models judged the experts.
+        The run whose models judged the experts.
     final : ExpertPool
         The pool that predicts.
 
     Returns
     -------
     list of str or None
-        None for a model that was fitted on the rows of its expert. Experts that own
-        no more than a row, all in all, are left out: nothing could judge them.
+        None for a model that was fitted to the rows of its expert. Experts that own one
+        row or less in all are left out: nothing could judge them.
     """
     owners = np.flatnonzero(result.resp.sum_by_expert(result.resp.weights) > 1)
     reasons = result.pool.fallbacks_of(result.resp)
