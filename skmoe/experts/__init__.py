@@ -1,4 +1,4 @@
-"""Experts: the models of p(y | x, k), all of a mixture's in one pool."""
+"""Experts: the models of p(y | x, k). One pool holds all experts of a mixture."""
 
 from ._averaged import AveragedPool, averaged
 from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, shares, take_rows

@@ -1,4 +1,4 @@
-"""Experts that answer with the mean of several models each."""
+"""Experts whose answers are means of several models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._mean_models import kind_of_mean, mean_of
 def averaged(pools: Sequence[ExpertPool]) -> ExpertPool:
     """Return the pool whose experts answer with the mean of these pools' experts.
 
-    The mean of linear models is a linear model, so theirs predicts as fast as one.
+    The mean of linear models is a linear model, so it predicts as fast as one of them.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def averaged(pools: Sequence[ExpertPool]) -> ExpertPool:
     Returns
     -------
     ExpertPool
-        A `LinearPool` if all are, else an `AveragedPool`; without a scale.
+        A `LinearPool` if all pools are, else an `AveragedPool`. It has no scale yet.
     """
     linear = [pool for pool in pools if type(pool) is LinearPool]
     if len(linear) < len(pools):
@@ -40,12 +40,12 @@ def averaged(pools: Sequence[ExpertPool]) -> ExpertPool:
 
 
 class AveragedPool(DerivedPool):
-    """Fitted pools of the same learners; an answer is the mean of theirs.
+    """A pool whose answers are the means of those of several fitted pools.
 
     Parameters
     ----------
     pools : sequence of ExpertPool
-        Expert k is the mean of the pools' experts k.
+        Fitted pools of the same learners; expert k is the mean of their experts k.
     """
 
     def __init__(self, pools: Sequence[ExpertPool]) -> None:
@@ -79,7 +79,7 @@ class AveragedPool(DerivedPool):
         return mean_of([pool.predict(X, routing) for pool in self.pools])
 
     def _mix(self, X: Array, routing: Routing) -> Array:
-        """Return the weighted sum of each row's answers: the mean of the pools'."""
+        """Return the weighted sum of each row's answers, as a mean over the pools."""
         return mean_of([pool._mix(X, routing) for pool in self.pools])
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
@@ -98,17 +98,16 @@ class AveragedPool(DerivedPool):
         return other
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return the means of one model each, trained on this routing.
+        """Return means of one model each, trained on this routing.
 
-        There are several to judge the rows that they were trained on; where others
-        judge, one is enough.
+        Several models are needed only to judge the rows that they were trained on.
         """
         other = copy.copy(self)
         other.pools = [self.pools[0].update(X, y, routing)]
         return other
 
     def estimators(self) -> list[Any]:
-        """Return an averaged estimator an expert; a frozen model is its own mean."""
+        """Return one averaged estimator per expert; a frozen model is its own mean."""
         kind = kind_of_mean(self)
         models = zip(*(pool.estimators() for pool in self.pools), strict=True)
         return [

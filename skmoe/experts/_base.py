@@ -32,9 +32,10 @@ class ExpertPool(ABC):
        rows and weights of the routing, and returns self;
     3. write ``evaluate(X, y, routing)`` and ``predict(X, routing)``;
     4. write ``swap(other, take)``, which copies the learners of some experts;
-    5. write ``take(experts)``, if it keeps more of an expert than its learner, and
-       ``estimators()``, the fitted experts as scikit-learn estimators;
-    6. if it can start from what it has, write ``update(X, y, routing)``;
+    5. write ``estimators()``, which returns the fitted experts as scikit-learn
+       estimators, and ``take(experts)``, if the pool keeps more per expert than its
+       learner;
+    6. if it can start from the experts it has, write ``update(X, y, routing)``;
     7. if it can count its free parameters, write ``count_parameters``;
     8. if it can learn from a stream, write ``streams``, ``recall`` and ``learn``;
        others are updated on a sample of the rows now and then;
@@ -42,35 +43,35 @@ class ExpertPool(ABC):
     10. call ``skmoe.experts.register_pool``.
 
     A pool of linear models inherits 4 to 6 and 9 from `CoefficientPool`. A pool that
-    holds other pools is a `DerivedPool`, and takes these along in ``take``.
+    holds other pools is a `DerivedPool`; its ``take`` also takes from these.
 
     Weights of a routing in ``fit`` and ``update`` are responsibilities times sample
     weights, so the row sums are the sample weights. `share` turns them into the rows
-    and weights that an expert is fitted on, alike for every pool.
+    and weights that an expert is fitted on, in the same way for every pool.
 
     Parameters
     ----------
     estimators : sequence of estimators
-        One unfitted learner an expert.
+        One unfitted learner per expert.
     likelihood : Likelihood or Categorical
         How an answer becomes a density.
     classes : ndarray or None
         Class labels; y holds positions in it. None for regression.
     seeds : sequence of int
-        One seed an expert, used wherever it draws at random.
+        One seed per expert, used wherever it draws at random.
     n_jobs : int or None
-        Jobs of joblib.
+        Number of joblib's jobs.
     weight_unit : float
-        Sample weight, as the user gave it, of what counts as one row here. Learners
-        are fitted with the user's weights, so that penalties keep their meaning.
+        The user's sample weight that counts as one row here. Learners are fitted with
+        the user's weights, so that penalties keep their meaning.
 
     Attributes
     ----------
     scale : (n_experts, q) array or None
         Noise scale of each expert; None until `rescale`, and for classification.
     slack : float
-        How many standard errors an expert's term of the bound may fall by in one
-        pass. 0 makes EM monotone.
+        Standard errors by which an expert's term of the bound may fall in one pass. 0
+        makes EM monotone.
     """
 
     slack: float = 0.0
@@ -98,7 +99,7 @@ class ExpertPool(ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What a pool of the same learners is made with, but for the learners."""
+        """The arguments of a pool of the same kind, except for the learners."""
         names = ("likelihood", "classes", "seeds", "n_jobs", "weight_unit")
         return {name: getattr(self, name) for name in names}
 
@@ -106,7 +107,7 @@ class ExpertPool(ABC):
     @classmethod
     @abstractmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
-        """Tell whether this pool trains such a learner as its clone would."""
+        """Tell whether this pool gives the answer that a clone of the learner would."""
 
     @abstractmethod
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
@@ -114,10 +115,10 @@ class ExpertPool(ABC):
 
     @abstractmethod
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
-        """Return what the likelihood asks of each entry, (n, m, q).
+        """Return each entry's answer as the likelihood reads it, (n, m, q).
 
-        Regression: the expert's prediction. Classification: the log probability
-        that the expert gives to the row's label (q = 1).
+        In regression it is the expert's prediction. In classification it is the log
+        probability that the expert gives to the row's label (q = 1).
         """
 
     @abstractmethod
@@ -135,7 +136,7 @@ class ExpertPool(ABC):
     # ----------------------------------------------------------------- given
     @property
     def frozen(self) -> np.ndarray:
-        """Which experts are models that exist already, (n_experts,) array of bool."""
+        """Which experts are frozen models, (n_experts,) array of bool."""
         return np.array([is_frozen(learner) for learner in self.learners], dtype=bool)
 
     @property
@@ -150,7 +151,7 @@ class ExpertPool(ABC):
         return other
 
     def unfitted(self, experts: np.ndarray) -> ExpertPool:
-        """Return a pool of the learners of some experts, to be fitted."""
+        """Return an unfitted pool of some experts' learners."""
         other = copy.copy(self)
         other._keep_learners(experts)
         other.scale = None
@@ -173,7 +174,7 @@ class ExpertPool(ABC):
         Returns
         -------
         ExpertPool
-            This one, unless a pool knows the rows that it judges.
+            Self, unless the pool knows the rows that it judges.
         """
         return self
 
@@ -187,7 +188,7 @@ class ExpertPool(ABC):
         return None
 
     def fallbacks_of(self, resp: Routing) -> dict[int, dict[int, str]]:
-        """Return why experts stand on rows that they do not own.
+        """Return why experts were fitted to rows that they do not own.
 
         Parameters
         ----------
@@ -202,13 +203,13 @@ class ExpertPool(ABC):
         return {id(self): {}}
 
     def averaged(self) -> ExpertPool | None:
-        """Return the mean of the models of folds, which predicts; None without."""
+        """Return the pool of the fold models' means, None if it has no fold models."""
         return None
 
     def take(self, experts: np.ndarray) -> Self:
-        """Return a pool of some of the experts; one may stand several times.
+        """Return a pool of some of the experts; one may occur several times.
 
-        A pool that keeps more of an expert than its learner takes that along.
+        A pool that keeps more per expert than its learner overrides this.
         """
         other = copy.copy(self)
         other._keep_learners(experts)
@@ -228,7 +229,7 @@ class ExpertPool(ABC):
     def update_each(self, X: Array, y: Array, routings: Sequence[Routing]) -> Self:
         """Return a new pool, trained where each output has a routing of its own.
 
-        Learners take one weight a row: here the mean of the routings.
+        Learners take one weight per row: here the mean of the routings.
         """
         return self.update(X, y, Routing.mean(routings))
 
@@ -253,7 +254,7 @@ class ExpertPool(ABC):
     def log_density(self, y: Array, values: Array, routing: Routing) -> Array:
         """Return log p(y | x, k) at each entry from `evaluate`'s values, (n, m).
 
-        -inf at entries of -1.
+        It is -inf at entries of -1.
         """
         return self.likelihood.log_density(y, values, self.scale, routing)
 
@@ -264,7 +265,7 @@ class ExpertPool(ABC):
         return routing.lookup(self.scale)
 
     def mix(self, X: Array, routing: Routing) -> Array:
-        """Return the weighted mean of each row, or what else is its centre, (n, q)."""
+        """Return each row's weighted mean, or other centre of the family, (n, q)."""
         family = self.likelihood
         if family.plain and not family.centred:
             return self._mix(X, routing)
@@ -272,14 +273,14 @@ class ExpertPool(ABC):
         return family.centre(means, self.scale_at(X, routing), routing)
 
     def _mix(self, X: Array, routing: Routing) -> Array:
-        """Return the weighted sum of each row's answers; a pool may fuse the two."""
+        """Return the weighted sum of each row's answers; a pool may fuse both steps."""
         return routing.combine(self.predict(X, routing))
 
     def emphasised(self, y: Array, values: Array, routing: Routing) -> Routing:
-        """Return a routing whose weights are those that experts are fitted with.
+        """Return a routing with the weights that experts are fitted with.
 
-        Robust families weigh rows down that lie far from an expert's answers, but for
-        learners whose own loss is that of the family.
+        Robust families lower the weights of rows far from an expert's answers, except
+        for learners whose own loss is that of the family.
         """
         weights = self.likelihood.row_weights(y, values, self.scale, routing)
         if weights is None:
@@ -328,22 +329,22 @@ class ExpertPool(ABC):
         pooled : ExpertPool
             One expert for each distinct learner, fitted on all rows.
         learner_of : (n_experts,) array of int
-            Which of them belongs to each expert.
+            The pooled expert of each expert.
         shrinkage : float
             Weight of the pooled fit, above 0 and at most 1.
 
         Returns
         -------
         ExpertPool or None
-            Fitted, with the scale of self. With None the answers are shrunk, by
-            `shrunk_pool`.
+            A fitted pool with the scale of self. After None `shrunk_pool` shrinks the
+            answers.
         """
         return None
 
     # --------------------------------------------------------------- streams
     @property
     def streams(self) -> np.ndarray:
-        """Which experts learn from a batch alone, (n_experts,) array of bool."""
+        """Which experts can learn from a batch, (n_experts,) array of bool."""
         return np.zeros(self.n_experts, dtype=bool)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> Self:
@@ -352,11 +353,11 @@ class ExpertPool(ABC):
         Parameters
         ----------
         X : (n_samples, n_features) container
-            Rows like those that the pool was fitted on, or these themselves.
+            The rows that the pool was fitted on, or rows like them.
         routing : Routing
             Responsibilities times sample weights.
         mass : (n_experts,) array
-            How much of each expert's rows is to be remembered.
+            The weight of rows to remember of each expert.
         """
         other = copy.copy(self)
         if self.scale is not None:
@@ -373,11 +374,11 @@ class ExpertPool(ABC):
         X, y : containers
             The batch.
         values : (n, m, q) array
-            What the pool said of it.
+            The pool's answers for it.
         routing : Routing
             Responsibilities times sample weights.
         keep : (n_experts,) array
-            What counts from now on of what each expert remembers, in [0, 1].
+            The share of its memory that each expert keeps, in [0, 1].
         """
         other = self.learn(X, y, routing, keep)
         if self.seen is None:
@@ -388,7 +389,7 @@ class ExpertPool(ABC):
         return other
 
     def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
-        """Return a pool whose learners that stream have learned from a batch."""
+        """Return a pool in which the learners that stream have learned from a batch."""
         return self
 
     @property
@@ -404,14 +405,14 @@ class ExpertPool(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What noise scales of a stream follow from.
+    """Sums over the rows of a stream, from which noise scales follow.
 
     Attributes
     ----------
     mass : (n_experts,) array
-        Σ w of the rows that are remembered.
+        Σ w of the remembered rows.
     squares : (n_experts, q) array
-        Their Σ w (y - μ)².
+        Σ w (y - μ)² of the remembered rows.
     """
 
     mass: np.ndarray
@@ -428,7 +429,7 @@ class Seen:
         return cls(routing.sum_by_expert(routing.weights), np.stack(sums, axis=1))
 
     def plus(self, keep: np.ndarray, other: Seen) -> Seen:
-        """Return the sums of both; of these counts what is kept."""
+        """Return the sums of both; a share ``keep`` of self counts."""
         squares = keep[:, None] * self.squares + other.squares
         return Seen(keep * self.mass + other.mass, squares)
 
@@ -437,7 +438,7 @@ class Seen:
         return Seen(self.mass[experts], self.squares[experts])
 
     def scales(self, likelihood: Any) -> np.ndarray:
-        """Return the noise scales: those of one row an expert that stands for all."""
+        """Return the noise scales, as if one row per expert stood for all its rows."""
         mass = np.maximum(self.mass, np.finfo(np.float64).tiny)
         error = np.sqrt(self.squares / mass[:, None])
         experts = np.arange(len(mass))[:, None]
@@ -451,7 +452,7 @@ class DerivedPool(ExpertPool):
     Parameters
     ----------
     pool : ExpertPool
-        One of them: it gives learners, options and slack.
+        One of these pools, which gives learners, options and slack.
     """
 
     def __init__(self, pool: ExpertPool) -> None:
@@ -460,17 +461,17 @@ class DerivedPool(ExpertPool):
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
-        """Tell whether the pool trains a learner: the pools that it holds do."""
+        """Tell whether the pool trains a learner: only the pools that it holds do."""
         return False
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Raise: the pools that it holds are fitted."""
+        """Raise: the pools that it holds are fitted already."""
         raise TypeError(f"{type(self).__name__} holds pools that are fitted already.")
 
     def take(self, experts: np.ndarray) -> Self:
-        """Return a pool of some of the experts; one may stand several times.
+        """Return a pool of some of the experts; one may occur several times.
 
-        A subclass takes along the pools that it holds, or this raises.
+        A subclass with other pools takes from them too; else this raises.
         """
         if type(self).take is DerivedPool.take:
             name = type(self).__name__
@@ -481,10 +482,10 @@ class DerivedPool(ExpertPool):
 def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array, float]:
     """Return the rows that an expert is fitted on, their mass, and a factor.
 
-    Rows of which the expert owns at most `MIN_RESPONSIBILITY` are left out. Mass
-    times factor are the weights: responsibilities rescaled to mean 1, so that a
-    learner that reads weights as counts sees as many rows as it is given. With
-    integer sample weights the answer equals that of repeated rows.
+    Rows whose responsibility is at most `MIN_RESPONSIBILITY` are left out. Mass times
+    factor are the weights: responsibilities rescaled to mean 1, so that a learner that
+    reads weights as counts sees as many rows as it is given. With integer sample
+    weights the answer equals that of repeated rows.
     """
     xp = namespace(row_mass)
     rows, mass = routing.segment(expert)
@@ -498,7 +499,7 @@ def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array,
 
 
 def shares(routing: Routing, row_mass: Array | None = None) -> np.ndarray:
-    """Return `share`'s factor of each expert, 0 for one that has no rows."""
+    """Return `share`'s factor of each expert, 0 if it has no rows."""
     xp = namespace(routing.weights)
     row_mass = routing.row_sums if row_mass is None else row_mass
     total = xp.expand_dims(row_mass, axis=-1)
@@ -509,7 +510,7 @@ def shares(routing: Routing, row_mass: Array | None = None) -> np.ndarray:
 
 
 def take_rows(X: Any, rows: Array | None) -> Any:
-    """Return rows of an array, a CSR matrix or a data frame; None is all rows."""
+    """Return rows of an array, a CSR matrix or a data frame; None means all rows."""
     if rows is None:
         return X
     if hasattr(X, "columns") or hasattr(X, "__dataframe__"):
@@ -518,12 +519,12 @@ def take_rows(X: Any, rows: Array | None) -> Any:
 
 
 def host_rows(X: Any, rows: Array | None) -> Any:
-    """Return `take_rows` on the host: what a learner of the CPU reads."""
+    """Return `take_rows` on the host, for learners that run on the CPU."""
     few = take_rows(X, rows)
     return few if namespace(few) is np else to_host(few)
 
 
 def floored(proba: np.ndarray) -> np.ndarray:
-    """Return class probabilities raised to the floor, and then summing to one."""
+    """Return class probabilities raised to the floor and normalised."""
     proba = np.maximum(proba, PROBABILITY_FLOOR / proba.shape[1])
     return proba / proba.sum(axis=1, keepdims=True)

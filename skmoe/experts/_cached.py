@@ -1,4 +1,4 @@
-"""Fitted experts whose answers for some rows are kept."""
+"""Fitted experts with a cache of their answers for one table."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ..routing import Routing
 from ._base import DerivedPool, ExpertPool
 
 MOST = 64
-"""Experts whose answers for all rows are worth keeping side by side."""
+"""Most experts whose answers for all rows are worth keeping."""
 
 
 class CachedPool(DerivedPool):
     """A fitted pool that judges the rows of one table without asking experts again.
 
-    For stages in which only the gate and the noise scales change.
+    It serves stages in which only the gate and the noise scales change.
 
     Parameters
     ----------
     pool : ExpertPool
-        Fitted.
+        The fitted pool.
     X : container
-        The table. It is told by its identity: no other can be judged.
+        The table, known by its identity: no other can be judged.
     values : (n_samples, n_experts, q) array
-        What `evaluate` says of every row and expert.
+        The values of `evaluate` for every row and expert.
     """
 
     def __init__(self, pool: ExpertPool, X: Array, values: Array) -> None:
@@ -38,7 +38,7 @@ class CachedPool(DerivedPool):
         self.values = values
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
-        """Return what was said of each entry."""
+        """Return the cached value of each entry."""
         assert X is self.X, "A CachedPool judges the rows of its own table alone."
         if routing.dense:
             return self.values
@@ -68,15 +68,15 @@ class CachedPool(DerivedPool):
 
 
 def cached(pool: ExpertPool, X: Array, y: Array, weight: Array) -> ExpertPool:
-    """Return a pool that knows already what it says of these rows.
+    """Return a pool that has cached its answers for these rows.
 
     Parameters
     ----------
     pool : ExpertPool
-        Fitted. One of very many experts is returned as it is.
+        The fitted pool; with very many experts it is returned as it is.
     X, y : (n_samples, ...) containers
     weight : (n_samples,) array
-        Read for its container only.
+        Only its container is read.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What pools of linear models have in common: tables of coefficients."""
+"""The base class of pools of linear models, which hold tables of coefficients."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class CoefficientPool(ExpertPool):
     """Base class of pools whose experts are rows of tables.
 
     To add one, write `ExpertPool`'s ``supports``, ``fit``, ``evaluate``, ``predict``
-    and ``estimators``, and ``_improve``; if there are more tables than the two, name
-    all in ``tables``, and if coefficients may be missing, write ``complete``.
+    and ``estimators``, and ``_improve``. If it has more tables than these two, name
+    them all in ``tables``; if coefficients may be missing, write ``complete``.
 
     Attributes
     ----------
@@ -32,10 +32,10 @@ class CoefficientPool(ExpertPool):
 
     @abstractmethod
     def _improve(self, X: Array, y: Array, routing: Routing) -> None:
-        """Train in place, from where the tables stand."""
+        """Train in place, starting from the tables."""
 
     def copied(self) -> Self:
-        """Return a pool with tables of its own, which may be written to."""
+        """Return a pool with copies of the tables, which may be written to."""
         other = copy.copy(self)
         for name in self.tables:
             setattr(other, name, getattr(self, name).copy())
@@ -52,7 +52,7 @@ class CoefficientPool(ExpertPool):
         return other
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return a new pool; an expert whose share is empty keeps what it has."""
+        """Return a new pool; an expert whose share is empty stays as it is."""
         other = self.copied()
         other._improve(X, y, routing)
         return other
@@ -76,10 +76,10 @@ class CoefficientPool(ExpertPool):
     def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, shrinkage: float
     ) -> ExpertPool | None:
-        r"""Return the pool of the shrunk coefficients.
+        r"""Return the pool with shrunk coefficients.
 
-        Where the mean or the probability is a power of e, these are those of the
-        geometric mean :math:`b^s h^{1-s}` of the answers.
+        Where the mean or the probability is an exponential, they give the geometric
+        mean :math:`b^s h^{1-s}` of the answers.
         """
         if not isinstance(pooled, type(self)):
             return None

@@ -29,7 +29,7 @@ from ._base import ExpertPool, floored, host_rows, share, take_rows
 from ._labels import MultilabelExpert
 
 ROUNDING = 1e-3
-"""Probabilities may lie outside [0, 1] by so much: some are in float16."""
+"""Probabilities may lie outside [0, 1] by this much: some are in float16."""
 
 
 class EstimatorPool(ExpertPool):
@@ -39,33 +39,33 @@ class EstimatorPool(ExpertPool):
     -----
     *Weights.* A learner whose ``fit`` takes ``sample_weight`` (for a Pipeline: its
     last step) gets the responsibilities as weights. Any other learner is fitted on
-    rows drawn by systematic resampling [1]_, with one fixed seed an expert: a row of
-    weight 2.3 stands in the sample two or three times. Equal weights give each row
-    once; integer weights give each row that often.
+    rows drawn by systematic resampling [1]_, with one fixed seed per expert: a row of
+    weight 2.3 is drawn two or three times. Equal weights draw each row once; an integer
+    weight draws its row that many times.
 
     *Classes.* Experts are fitted on the original labels. A class that an expert did
-    not meet gets the floored probability; an expert that met a single class is a
+    not meet gets the lowest probability; an expert that met a single class is a
     `sklearn.dummy.DummyClassifier`.
 
     *Rows that a learner cannot take.* An expert whose learner raises ValueError on its
     rows (too few neighbours, a class missing), in ``fit`` or when it is asked about
     the first of them, is fitted on the rows of all experts.
 
-    *Frozen models.* A learner that fit leaves as it is serves as it is: it is neither
-    copied nor sent to other processes. In a Pipeline that ends in one the other steps
-    are fitted once, on the rows of all experts.
+    *Frozen models.* A frozen model serves as it is: it is neither copied nor sent to
+    other processes. In a Pipeline that ends in one, the other steps are fitted once, on
+    the rows of all experts.
 
-    *The same bits for any n_jobs.* Learners without a ``random_state`` of their own
-    get one seed an expert, and BLAS runs on one thread while an expert is fitted.
+    *The same bits for any n_jobs.* Learners whose ``random_state`` is None get one seed
+    per expert, and BLAS runs on one thread while an expert is fitted.
 
     Attributes
     ----------
     fitted : list of estimators
         The fitted clones.
     dtype : dtype or None
-        Of the rows that they were fitted on; None for data frames.
+        Dtype of the rows that they were fitted on; None for data frames.
     fallbacks : dict of int to str
-        Why experts were fitted on the rows of all although they have rows.
+        Why experts that have rows were fitted on the rows of all experts.
 
     References
     ----------
@@ -83,11 +83,11 @@ class EstimatorPool(ExpertPool):
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
-        """Tell whether this pool trains such a learner: it trains any."""
+        """Return True: the pool trains any learner."""
         return True
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Fit one clone an expert on its share; an empty share means all rows."""
+        """Fit one clone per expert on its share; an empty share means all rows."""
         self.n_outputs = y.shape[1] if self.classes is None else len(self.classes)
         one = host_rows(X, np.zeros(1, dtype=np.intp))
         self.dtype = one.dtype.name if hasattr(one, "dtype") else None
@@ -107,7 +107,7 @@ class EstimatorPool(ExpertPool):
         return other
 
     def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
-        """Fit each expert on its share; on all rows where that does not go."""
+        """Fit each expert on its share, or on all rows where that is not possible."""
         row_mass = routing.row_sums
         lessons = self.taught(routing)
         target = self._target(y)
@@ -144,7 +144,7 @@ class EstimatorPool(ExpertPool):
         self.fallbacks.update({k: str(error) for k, error in failed.items()})
 
     def _target(self, y: Array) -> np.ndarray:
-        """Return y as the user gave it: learners' parameters may speak of its units."""
+        """Return y as the user gave it: learners' parameters may be in its units."""
         if self.classes is not None:
             return self.classes[to_host(y)]
         target = to_host(y) + self.likelihood.origin_
@@ -153,11 +153,11 @@ class EstimatorPool(ExpertPool):
     def _take_over(
         self, k: int, X: Array, target: np.ndarray, rows: np.ndarray, mass: np.ndarray
     ) -> None:
-        """Let a frozen model be an expert, in this process, or it would be copied."""
+        """Make frozen models experts in this process, so that they are not copied."""
         learner = self.learners[k]
         if self.taken.get(k) is learner:
             return
-        if not isinstance(learner, Pipeline):  # nothing of it learns
+        if not isinstance(learner, Pipeline):  # it learns nothing
             rows, mass = rows[:1], mass[:1]
         expert = _fit_expert(
             learner,
@@ -178,7 +178,7 @@ class EstimatorPool(ExpertPool):
     def _fit_each(
         self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]
     ) -> dict[int, Any]:
-        """Return the expert of each share, or the error of one that its rows cause."""
+        """Return the expert of each share, or the error that its rows cause."""
         fitted = Parallel(n_jobs=self.n_jobs)(
             delayed(_fit_expert)(
                 self.learners[k],
@@ -216,16 +216,16 @@ class EstimatorPool(ExpertPool):
         )
 
     def _answer(self, k: int, X: Array, rows: Array | None) -> np.ndarray:
-        """Return what an expert says of some rows, None for all."""
+        """Return an expert's answers for some rows, None for all."""
         return self._predict_one(k, host_rows(X, rows))
 
     def _asks(self, k: int) -> str:
-        """Return the method of an expert that answers; classifiers may say labels."""
+        """Return the method to ask an expert by; some classifiers predict labels."""
         labels = self.classes is not None or is_classifier(self.learners[k])
         return "predict_proba" if labels else "predict"
 
     def _predict_one(self, k: int, X: Array) -> np.ndarray:
-        """Return the numbers that an expert says of rows, (n, q) or (n, C)."""
+        """Return an expert's answers as numbers, (n, q) or (n, C)."""
         expert = self.fitted[k]
         who = f"Expert {k} ({self.learners[k]!r})"
         try:
@@ -247,7 +247,7 @@ class EstimatorPool(ExpertPool):
         return answer if self.classes is None else floored(answer)
 
     def fallbacks_of(self, resp: Routing) -> dict[int, dict[int, str]]:
-        """Return why experts stand on rows that they do not own; copies count once."""
+        """Return why experts were fitted to rows of others; copies count once."""
         return {id(self.fitted): dict(self.fallbacks)}
 
     def swap(self, other: Self, take: np.ndarray) -> Self:
@@ -274,15 +274,15 @@ class EstimatorPool(ExpertPool):
     # --------------------------------------------------------------- streams
     @property
     def streams(self) -> np.ndarray:
-        """Those whose learner has a ``partial_fit`` of its own."""
+        """Which experts have a learner with its own ``partial_fit``."""
         able = np.array([hasattr(one, "partial_fit") for one in self.learners])
         return able & ~self.frozen
 
     def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
-        """Return a pool in which such learners have seen their share of a batch.
+        """Return a pool in which learners that stream have seen their share of a batch.
 
-        Weights are responsibilities as they are: rescaled to mean 1, as for fits, a
-        row that hardly is an expert's would count in full where it has no other.
+        Weights are plain responsibilities. Rescaled to mean 1, as for fits, a row that
+        an expert hardly owns would count fully if the expert has no other.
         """
         if not self.streams.any():
             return self
@@ -314,7 +314,7 @@ class EstimatorPool(ExpertPool):
         if self.classes is not None:
             options["classes"] = self.classes
             if not np.array_equal(expert.classes_, self.classes):
-                # It met fewer classes, and could not be told of more.
+                # It met fewer classes, and cannot learn further ones.
                 expert = seeded(clone(self.learners[k]), self.seeds[k])
         if self.dtype is not None and hasattr(X, "dtype"):
             X = X.astype(self.dtype)  # learners go on in the precision they began in
@@ -336,7 +336,7 @@ class EstimatorPool(ExpertPool):
 
 
 def summable(weights: np.ndarray) -> np.ndarray:
-    """Return weights rounded to a step so that sums of them are exact in float64.
+    """Return weights rounded so that their sums are exact in float64.
 
     Splits of a tree often have equal gains. Where sums round, the order of rows would
     choose among them, and a row of weight 2 would not be the row twice.
@@ -382,7 +382,7 @@ def _fit_expert(
                 exact_weights = summable(weight_unit * weights)
                 expert.fit(X, target, **{weight_name: exact_weights})
             if hasattr(expert, asks):
-                # Neighbours say only now that they are too few.
+                # Neighbours raise only now if there are too few.
                 getattr(expert, asks)(take_rows(X, np.zeros(1, dtype=np.intp)))
                 return expert
         except Exception as error:
@@ -404,9 +404,9 @@ def _fit_expert(
 def _probabilities(
     found: Any, n_rows: int, expert: Any, classes: np.ndarray, who: str
 ) -> np.ndarray:
-    """Return the probabilities of all classes, 0 of those that an expert did not meet.
+    """Return the probabilities of all classes, 0 for those that an expert did not meet.
 
-    ``found`` is what the expert says of the classes that it knows.
+    ``found`` are its probabilities of the classes that it met.
     """
     own_classes = np.asarray(getattr(expert, "classes_", None))
     if own_classes.ndim != 1 or not np.isin(own_classes, classes).all():
@@ -426,7 +426,7 @@ def _probabilities(
 
 
 def _nothing(target: np.ndarray) -> DummyRegressor:
-    """Return the expert that has no rows to learn from: it says 0."""
+    """Return the expert that has no rows to learn from, which predicts 0."""
     zero = np.zeros_like(target[:1], dtype=np.float64)
     return DummyRegressor(strategy="constant", constant=zero[0]).fit(zero, zero)
 
@@ -449,11 +449,11 @@ def _count_parameters(expert: Any) -> int:
         if getattr(expert, "fit_intercept", True):
             free += np.size(getattr(expert, "intercept_", ()))
         n_classes = np.size(getattr(expert, "classes_", ()))
-        # One of the rows of a multinomial model is fixed by the others.
+        # In a multinomial model the other rows determine the last one.
         return int(free * (n_classes - 1) / n_classes if n_classes > 2 else free)
     if hasattr(expert, "get_n_leaves"):
         classes = getattr(expert, "classes_", ())
-        if isinstance(classes, list):  # of each of several labels
+        if isinstance(classes, list):  # one array per label
             classes = classes[0]
         free = max(1, np.size(classes) - 1)
         return int(expert.get_n_leaves()) * int(expert.n_outputs_) * free

@@ -1,4 +1,4 @@
-"""A pool of models that exist already."""
+"""A pool of frozen models."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ._estimator_pool import EstimatorPool
 
 
 class FrozenPool(EstimatorPool):
-    """Models that exist already: nothing of them is learned but noise scales.
+    """Models that were fitted elsewhere; the pool learns only their noise scales.
 
-    Such models may be dear to ask, and do not change while EM runs, so each is asked
-    once about the rows that are learned from. Copies of the pool share what was said.
+    Such models may be slow, and do not change while EM runs, so each is asked once
+    about the training rows. Copies of the pool share the answers.
 
     Attributes
     ----------
     said : dict
-        What models say of all rows of the table that was asked about last: by the
-        place of the model in memory, and "X", the table. None once EM has ended.
+        The models' answers for all rows of the table that was last asked about, by the
+        ``id`` of the model; "X" is that table. None once EM has ended.
     """
 
     def __init__(self, estimators: Any, **options: Any) -> None:
@@ -34,11 +34,11 @@ class FrozenPool(EstimatorPool):
 
     @classmethod
     def supports(cls, estimator: BaseEstimator, n_features: int) -> bool:
-        """Tell whether fit leaves a learner as it is."""
+        """Tell whether a learner is a frozen model."""
         return is_frozen(estimator)
 
     def _answer(self, k: int, X: Array, rows: Array | None) -> np.ndarray:
-        """Return what a model says of some rows, None for all."""
+        """Return a model's answers for some rows, None for all."""
         if self.said is None:
             return super()._answer(k, X, rows)
         if self.said.get("X") is not X:

@@ -21,24 +21,24 @@ MAX_FEATURES = 512
 
 FIT_STEPS = 100
 UPDATE_STEPS = 3
-"""Newton steps from scratch, at most, and in an M-step."""
+"""Most Newton steps from scratch, and in an M-step."""
 
 TOL = 1e-10
 """Newton decrement, mean per row, at which a fit has converged."""
 
 HALVINGS = 30
-"""Halvings of a step that raises the loss, at most."""
+"""Most times that a step that raises the loss is halved."""
 
 MOST = 80.0
 """Largest logarithm of a mean: beyond it float32 overflows."""
 
 
 class GLMPool(CoefficientPool):
-    """PoissonRegressor and GammaRegressor experts with the answer of their clones.
+    """PoissonRegressor and GammaRegressor experts that answer as their clones would.
 
     Each expert minimises ``Σ w loss / Σ w + ½ α ‖β‖²`` over its rows by Newton's
-    method: to convergence from scratch, a few steps from where it stands in an M-step.
-    As in `LinearPool` rows of tiny responsibility are kept, so EM is monotone.
+    method: to convergence from scratch, and by a few steps from where it stands in an
+    M-step. As in `LinearPool`, rows of tiny responsibility count, so EM is monotone.
     """
 
     @classmethod
@@ -125,7 +125,7 @@ class GLMPool(CoefficientPool):
         """Return fitted PoissonRegressor or GammaRegressor objects."""
         fitted = []
         for k, learner in enumerate(self.learners):
-            # A fit of two equal rows sets all that predict needs.
+            # A fit to two equal rows sets all attributes that predict needs.
             blank = np.zeros((2, self.coef.shape[2])), np.ones(2)
             expert = clone(learner).fit(*blank)
             expert.coef_, expert.intercept_ = self.coef[k, 0], self.intercept[k, 0]
@@ -169,11 +169,11 @@ def newton(x, y, weight, *, alpha, intercept, loss, start, n_steps) -> np.ndarra
     intercept : bool
         Whether b is free.
     loss : callable
-        ``loss(y, eta)`` is the loss and its first two derivatives.
+        ``loss(y, eta)`` returns the loss and its first two derivatives.
     start : (d + 1,) array
         β and then b.
     n_steps : int
-        At most.
+        Most steps.
 
     Returns
     -------
@@ -224,14 +224,14 @@ def newton(x, y, weight, *, alpha, intercept, loss, start, n_steps) -> np.ndarra
 
 
 def _direction(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Return Newton's step, the shortest one where the Hessian is singular."""
+    """Return Newton's step, the shortest one if the Hessian is singular."""
     return -solve_ridge(hessian, gradient[:, None], 0.0)[:, 0]
 
 
 def centred(x: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return dense rows less their weighted mean, and the mean.
+    """Return dense rows minus their weighted mean, and the mean.
 
-    Columns that are constant but for rounding are zero.
+    Columns that are constant up to rounding become zero.
     """
     mean, variance = select(x).weighted_moments(x, mass)
     return (x - mean) * (deviations(mean, variance) > 0), mean

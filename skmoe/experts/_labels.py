@@ -14,18 +14,18 @@ from ._base import take_rows
 
 
 class MultilabelExpert(ClassifierMixin, BaseEstimator):
-    """A multilabel classifier whose rows may lack a label, or all have it.
+    """A multilabel classifier in whose rows some labels may be constant.
 
-    Its learner is fitted to the labels that vary among the rows; the others stay as
-    they are. scikit-learn's learners answer in several forms, and some refuse a
+    Its learner is fitted to the labels that vary among the rows; the others stay
+    constant. scikit-learn's learners answer in several forms, and some refuse a
     constant label; here probabilities are one array.
 
     Parameters
     ----------
     estimator : classifier
-        Takes several labels and has ``predict_proba``.
+        A classifier of several labels with ``predict_proba``.
     random_state : int or None, default=None
-        Seeds the rows that are drawn if the learner's fit takes no weights.
+        Seed of the rows that are drawn if the learner's fit takes no weights.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
     varies_ : (n_labels,) array of bool
         Which labels it was fitted to.
     constant_ : (n_labels,) array
-        The value of each of the others.
+        The value of each constant label.
     classes_ : (n_labels,) array of int
         Positions of the labels.
     n_features_in_ : int
@@ -47,7 +47,7 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
 
     @property
     def stays(self) -> bool:
-        """Whether the learner is a model that exists already, of all labels."""
+        """Whether the learner is a frozen model of all labels."""
         return is_frozen(self.estimator)
 
     def fit(self, X: Any, Y: np.ndarray, sample_weight: Any = None) -> Self:
@@ -68,7 +68,7 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
         self.varies_ = (np.ptp(Y, axis=0) > 0) | self.stays
         self.estimator_ = None
         if self.varies_.any():
-            with warnings.catch_warnings():  # of one column, if one varies
+            with warnings.catch_warnings():  # one label may be a column vector
                 warnings.simplefilter("ignore", DataConversionWarning)
                 labels = Y[:, self.varies_].astype(np.intp)
                 self.estimator_ = learner.fit(X, labels, **params)
@@ -86,12 +86,12 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
         return proba
 
     def _of_ones(self, answer: Any, n_rows: int, n_labels: int) -> np.ndarray:
-        """Return the probability of each label from an answer of several forms."""
+        """Return the probability of each label from an answer in any form."""
         who = repr(self.estimator)
-        if isinstance(answer, list) and np.ndim(answer[0]) == 2:  # one each label
+        if isinstance(answer, list) and np.ndim(answer[0]) == 2:  # one array per label
             each = [read_answer(one, n_rows, 2, who)[:, 1] for one in answer]
             answer = np.stack(each, axis=1)
-        elif n_labels == 1:  # of two classes
+        elif n_labels == 1:  # two classes
             answer = np.asarray(answer)[:, -1:]
         return read_answer(answer, n_rows, n_labels, who)
 

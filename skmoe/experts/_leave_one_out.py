@@ -1,6 +1,6 @@
 """Ridge experts that judge their own rows by leave-one-out, in closed form.
 
-The leverage of a row tells what the fit would say of it without it [1]_.
+The leverage of a row gives the prediction for it of a fit without it [1]_.
 
 References
 ----------
@@ -27,25 +27,25 @@ from ._linear_pool import LinearPool
 from ._own_rows import OwnRows, forgetful, swapped, taken, together
 
 LONE = 1.0 - 1e-6
-"""Leverage from which a row counts as the only one that decides some direction of the
+"""A row of higher leverage counts as the only one that decides some direction of the
 fit: y - ŷ and 1 - h are rounding there, and so is their ratio."""
 
 
 WIDE = 128
-"""Features beyond which blocks of rows, while leverages are computed, are no shorter:
-each reads a (d, d) matrix, which a few rows do not repay."""
+"""With more features than this, blocks of rows get no shorter when leverages are
+computed: each block reads a (d, d) matrix, which does not pay for a few rows."""
 
 
 class LeaveOneOutPool(LinearPool):
     """Ridge and LinearRegression experts, judged by weighted leave-one-out.
 
-    To leave out a row is to give it weight zero: with an integer sample weight all of
-    its copies go. The penalty and the other weights stay as they are.
+    To leave out a row is to give it weight zero, so a row of integer weight goes with
+    all its copies. The penalty and the other weights stay as they are.
 
     Notes
     -----
-    The M-step maximises the likelihood of rows that are seen, so that of rows left out
-    may fall; hence the slack.
+    The M-step maximises the likelihood of rows that are seen, so the likelihood of rows
+    left out may fall; hence the slack.
     """
 
     slack = 1.0
@@ -53,7 +53,7 @@ class LeaveOneOutPool(LinearPool):
 
     @classmethod
     def leaves_out(cls, learner: BaseEstimator) -> bool:
-        """Tell whether the pool can leave out a learner's rows: always."""
+        """Return True: the pool can leave out rows of any of its learners."""
         return True
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
@@ -62,7 +62,7 @@ class LeaveOneOutPool(LinearPool):
         return super().fit(X, y, routing)
 
     def _solve(self, X: Array, y: Array, routing: Routing) -> list[int]:
-        self.left = dict(self.left)  # what this pool is a copy of keeps its own
+        self.left = dict(self.left)  # the pool that this is a copy of keeps its own
         return super()._solve(X, y, routing)
 
     def _solve_expert(
@@ -79,7 +79,7 @@ class LeaveOneOutPool(LinearPool):
         self.left[k] = OwnRows(rows, fit.leave_one_out(X, y, rows, gone))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
-        """Return the predictions, of an expert's own rows without the row."""
+        """Return the predictions, for an expert's own rows by a fit without the row."""
         plain = super().evaluate(X, y, routing)
         xp = namespace(plain)
         n, _, q = plain.shape
@@ -101,7 +101,7 @@ class LeaveOneOutPool(LinearPool):
     def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, shrinkage: float
     ) -> ExpertPool | None:
-        """Return None: what is shrunk are the answers for rows left out."""
+        """Return None: only answers for left-out rows can be shrunk."""
         return None
 
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
@@ -111,18 +111,18 @@ class LeaveOneOutPool(LinearPool):
 
 @dataclass(frozen=True, eq=False)
 class RidgeFit:
-    """One weighted ridge fit, with what its leverages are made of.
+    """One weighted ridge fit, and the matrix that gives its leverages.
 
     Attributes
     ----------
     coef : (q, d) array
         β = P⁻¹B, where P = Σ w c cᵀ + αI and c = x - x̄.
     x_mean, y_mean : (d,) and (q,) arrays
-        Where x and y are centred: the weighted means, 0 without an intercept.
+        The weighted means of x and y, 0 without an intercept.
     root : (d, r) array
         R with R Rᵀ = P⁻¹.
     pull : float
-        What the intercept adds to a leverage: 1/Σw, 0 without one.
+        The intercept's part of a leverage: 1/Σw, 0 without an intercept.
     """
 
     coef: np.ndarray
@@ -142,9 +142,9 @@ class RidgeFit:
         weights: Array,
         origin: np.ndarray | float = 0.0,
     ) -> RidgeFit:
-        """Return the fit of a Ridge to y + origin, less that.
+        """Return the fit of a Ridge to y + origin, minus the origin.
 
-        With alpha 0 it is that of a LinearRegression.
+        With alpha 0 it is the fit of a LinearRegression.
         """
         A, B, x_mean, y_mean = (to_host(a) for a in select(X).gram(X, y, weights, rows))
         xp = namespace(weights)
@@ -168,16 +168,16 @@ class RidgeFit:
     def leave_one_out(
         self, X: Array, y: Array, rows: Array | None, weights: Array
     ) -> Array:
-        r"""Return what the fit would say of each of its rows without it, (n_k, q).
+        r"""Return the prediction for each row by the fit without it, (n_k, q).
 
-        The weights are what goes with each row: its own and those of its copies. With
-        z = Rᵀc and the leverage h = w (1/Σw + \|z\|²), that is
+        The weight of a row includes those of its copies. With z = Rᵀc and the leverage
+        h = w (1/Σw + \|z\|²), the prediction is
 
         .. math:: \hat y - \frac{h}{1 - h} (y - \hat y).
 
-        At h = 1 the row alone decides β along v = Rz, of which the other rows see
-        nothing, so the minimum-norm fit to these is β - t v with t = vᵀβ / vᵀv. It
-        says ŷ - t (1/Σw + \|z\|²). An expert of one row (v = 0) says ŷ.
+        At h = 1 only this row decides β along v = Rz, and the other rows do not vary
+        there. So their minimum-norm fit is β - t v with t = vᵀβ / vᵀv, and it predicts
+        ŷ - t (1/Σw + \|z\|²). An expert of one row (v = 0) predicts ŷ.
         """
         xp = namespace(X, weights)
         r = self.root.shape[1]
@@ -206,11 +206,11 @@ class RidgeFit:
 
 
 def inverse_root(A: np.ndarray, alpha: float) -> np.ndarray:
-    """Return R with R Rᵀ = (A + αI)⁻¹, the pseudo-inverse where that is singular."""
+    """Return R with R Rᵀ = (A + αI)⁻¹, the pseudo-inverse if A + αI is singular."""
     S, unit = equilibrated(A, alpha)
     try:
         U = cholesky(S)
-        # The smallest pivot tells a singular matrix before rounding hides it.
+        # The smallest pivot reveals a singular matrix that rounding would hide.
         if np.min(np.diag(U), initial=1.0) ** 2 > SINGULAR:
             return unit[:, None] * solve_triangular(U, np.eye(len(S)))
     except LinAlgError:

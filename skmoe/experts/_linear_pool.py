@@ -22,31 +22,31 @@ MAX_FEATURES = 4096
 """Above this many features a Gram matrix costs more than an iterative solver."""
 
 ROUNDING = 1e-9
-"""Squared length of a standardised direction that is as good as none."""
+"""A standardised direction of smaller squared length counts as zero."""
 
 LARGEST = 1e30
-"""Penalty that leaves nothing of coefficients."""
+"""Largest penalty: it makes coefficients zero."""
 
 
 class LinearPool(CoefficientPool):
-    """Ridge and LinearRegression experts with the answer that clones would give.
+    """Ridge and LinearRegression experts that answer as their clones would.
 
     Each expert solves the weighted normal equations of its share,
     ``(Σ w (x-x̄)(x-x̄)ᵀ + αI) β = Σ w (x-x̄)(y-ȳ)``, for all outputs at once. Rows of
-    tiny responsibility are kept, unlike for clones: they cost nothing here, and with
-    them the M-step is exact, so EM is monotone. Columns may have any units: pivots are
-    judged against the column's own variance. Where the equations are singular the
-    answer is the minimum-norm solution, as in `LinearRegression`.
+    tiny responsibility count, unlike for clones: they cost nothing here and make the
+    M-step exact, so EM is monotone. Columns may have any units: pivots are judged
+    against the column's own variance. If the equations are singular, the answer is the
+    minimum-norm solution, as in `LinearRegression`.
 
     Attributes
     ----------
     moments : Moments or None
-        Of [x, y], of the rows of a stream that are remembered.
+        Moments of [x, y] over the remembered rows of a stream.
     rows : (n_experts,) array
-        Weight of all the rows that have a share in them.
+        Total weight of the rows in these moments.
     pull : (n_experts, q, d) array
-        Where the penalty draws coefficients: to zero, but for what an expert knew when
-        its stream began and the remembered rows cannot account for.
+        The coefficients that the penalty shrinks to: zero, except for what an expert
+        knew when its stream began and the remembered rows cannot explain.
     """
 
     moments: Moments | None = None
@@ -80,7 +80,7 @@ class LinearPool(CoefficientPool):
         self._solve(X, y, routing)
 
     def update_each(self, X: Array, y: Array, routings: Sequence[Routing]) -> Self:
-        """Return a new pool, each output trained on a routing of its own."""
+        """Return a new pool in which each output is trained on its own routing."""
         other = copy.copy(self)
         parts = []
         assert isinstance(self.likelihood, Likelihood)
@@ -118,12 +118,12 @@ class LinearPool(CoefficientPool):
         x_mean: np.ndarray,
         y_mean: np.ndarray,
     ) -> None:
-        """Solve an expert's normal equations, of rows of so much weight."""
+        """Solve an expert's normal equations; ``total`` is the weight of its rows."""
         learner = self.learners[k]
         A, B = without_constants(A, B, x_mean, total)
         if not learner.fit_intercept:
             A = A + total * np.outer(x_mean, x_mean)
-            origin = self.likelihood.origin_  # such a line goes through the true one
+            origin = self.likelihood.origin_  # the line goes through the true origin
             B = B + total * np.outer(x_mean, y_mean + origin)
             x_mean = np.zeros_like(x_mean)
             y_mean = np.zeros_like(y_mean) - origin
@@ -170,19 +170,19 @@ class LinearPool(CoefficientPool):
 
     @property
     def streams(self) -> np.ndarray:
-        """All experts: their sums hold all that they need to know of a row."""
+        """All experts: their sums hold all that they need from a row."""
         return np.ones(self.n_experts, dtype=bool)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> Self:
         """Return a pool that remembers rows like these; see `ExpertPool.recall`.
 
-        Their y are as the experts predict, and scatter as their scales say: experts
-        fitted to what is remembered are those that there are.
+        It remembers y as the experts predict it, with scatter as their scales say, so a
+        fit to the remembered rows gives the experts as they are.
         """
         other = super().recall(X, routing, mass)
         d = X.shape[1]
         sums = Moments.of(X, None, routing)
-        # Few rows do not span the features: pseudo-rows like all rows of the fit do.
+        # Few rows do not span the features; pseudo-rows like all rows of the fit do.
         pseudo = (d + 1) * (1.0 - np.minimum(1.0, _ratio(sums.mass, mass)))
         rows = sums.mass * np.maximum(shares(routing), 1.0) + pseudo
         spread = pseudo[:, None, None] * np.diag(self.variance)
@@ -195,7 +195,7 @@ class LinearPool(CoefficientPool):
         penalty = np.asarray(alpha) * _ratio(x.mass, other.rows)
         noise = np.zeros(self.coef.shape[:2]) if self.scale is None else self.scale
         squares = x.mass[:, None] * noise**2
-        # A penalised expert leaves residuals that X explains, no more than there are.
+        # A penalised expert leaves residuals that X explains, but not more than all.
         slope = penalty[:, None, None] * self.coef
         most = np.sqrt(_ratio(squares, _explained(x.scatter, slope)))
         part = np.minimum(1.0, most)[:, :, None]
@@ -218,7 +218,7 @@ class LinearPool(CoefficientPool):
     ) -> Self:
         """Return a pool that has learned from a batch; see `ExpertPool.absorb`.
 
-        Residuals follow from the sums, of all rows under the new coefficients.
+        The sums give the residuals of all rows under the new coefficients.
         """
         other = self.learn(X, y, routing, keep)
         assert other.moments is not None
@@ -227,10 +227,10 @@ class LinearPool(CoefficientPool):
         return other
 
     def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
-        """Return a pool fitted to the sums that a batch was added to.
+        """Return a pool fitted to the sums after a batch was added.
 
-        An expert that has no row of the batch keeps its coefficients, and so does any
-        in directions of which the rows say nothing.
+        An expert without rows in the batch keeps its coefficients, and any expert keeps
+        them in directions in which the rows do not vary.
         """
         assert self.moments is not None
         batch = Moments.of(X, y, routing)
@@ -255,7 +255,7 @@ class LinearPool(CoefficientPool):
         return other
 
     def _squares(self, moments: Moments) -> np.ndarray:
-        """Return Σ w (y - μ)² of the rows that are remembered."""
+        """Return Σ w (y - μ)² over the remembered rows."""
         coef = self.coef
         S = moments.scatter
         d = self.coef.shape[2]
@@ -288,15 +288,16 @@ class LinearPool(CoefficientPool):
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return a / b, 0 where b is."""
+    """Return a / b, 0 where b is 0."""
     a, b = np.broadcast_arrays(a, b)
     return np.divide(a, b, out=np.zeros(a.shape), where=b > 0)
 
 
 def _explained(scatter: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    """Return how much X explains of residuals with which it has these cross moments.
+    """Return the sum of squares of residuals that X explains.
 
-    ``scatter`` (n_experts, d, d) are the moments of X, ``cross`` (n_experts, q, d).
+    ``scatter`` (n_experts, d, d) are the moments of X, ``cross`` (n_experts, q, d)
+    those of X with the residuals.
     """
     scale = np.sqrt(np.einsum("kdd->kd", scatter))
     scale = np.where(scale > 0, scale, 1.0)

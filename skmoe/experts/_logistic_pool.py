@@ -21,23 +21,23 @@ UPDATE_ITER = 10
 TINY = float(np.finfo(np.float64).tiny)
 
 TOL = 1e-2
-"""Convergence, in units of the learner's own ``tol``."""
+"""Tolerance of a fit, in units of the learner's own ``tol``."""
 
 
 class LogisticPool(CoefficientPool):
-    """LogisticRegression experts with the answer that clones would give.
+    """LogisticRegression experts that answer as their clones would.
 
     Each expert minimises ``C Σ w loss + ½ ‖β‖²`` over its share by L-BFGS: to
-    convergence from scratch, ten steps from where it stands in an M-step. Classes
-    that an expert did not meet get the floored probability; with two classes met,
-    the penalty is that of binary logistic regression, as in scikit-learn.
+    convergence from scratch, and by ten steps from where it stands in an M-step.
+    Classes that an expert did not meet get the lowest probability; if it met two
+    classes, the penalty is that of binary logistic regression, as in scikit-learn.
 
     Attributes
     ----------
     bend : (n_experts, n_classes, d + 1, d + 1) array or None
-        Curvature of the loss over the rows of a stream that are remembered.
+        Curvature of the loss over the remembered rows of a stream.
     rows : (2, n_experts) array
-        Their mass, and the weight of all the rows that have a share in it.
+        Each expert's mass in these rows, and the total weight of its rows.
     """
 
     tables = ("coef", "intercept", "met")
@@ -121,10 +121,10 @@ class LogisticPool(CoefficientPool):
         onehot = np.zeros((len(labels), int(met.sum())))
         onehot[np.arange(len(labels)), labels] = host
         sums = to_host(ops.column_sums(x, like(onehot, weights)))
-        # Two classes: the softmax of ±v/2 has half the penalty of the logit v.
+        # With two classes the softmax of ±v/2 has half the penalty of the logit v.
         penalty = (2.0 if met.sum() == 2 else 1.0) / self._strength(k)
         ridge = penalty / host.sum()
-        # Scaled so that the Hessian, about var/4 + ridge, has an even diagonal.
+        # The scale evens the diagonal of the Hessian, which is about var/4 + ridge.
         scale = np.sqrt(self._unit**2 + 4 * ridge)
         start = softmax_start(sums, d)
         old = as_before[met]
@@ -230,7 +230,7 @@ class LogisticPool(CoefficientPool):
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> Self:
         """Return a pool that remembers rows like these; see `ExpertPool.recall`.
 
-        What it remembers of them is the curvature of each expert's loss.
+        It remembers the curvature of each expert's loss.
         """
         other = super().recall(X, routing, mass)
         row_mass = routing.row_sums
@@ -241,7 +241,7 @@ class LogisticPool(CoefficientPool):
         for k in range(self.n_experts):
             rows, weights, factor = share(routing, k, row_mass)
             own_mass = total_of(weights)
-            # Few rows do not span the features: pseudo-rows at the center do.
+            # Few rows do not span the features; pseudo-rows at the center do.
             pseudo = (d + 1) * (1.0 - min(1.0, own_mass / max(mass[k], TINY)))
             x = select(X).take_rows(X, rows)
             batch = self._bend(k, x, weights) + pseudo * flat
@@ -254,7 +254,7 @@ class LogisticPool(CoefficientPool):
     def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
         """Return a pool whose experts took a damped Newton step on a batch.
 
-        A class stays met. One that is new starts as improbable as it was.
+        A class that was met stays met. A new class starts as improbable as it was.
         """
         other = self.copied()
         row_mass = routing.row_sums
@@ -300,7 +300,7 @@ class LogisticPool(CoefficientPool):
 
     @property
     def _unit(self) -> np.ndarray:
-        """What features are measured in."""
+        """The unit of each feature."""
         return units(self.center, self.variance)
 
     def _meet(self, k: int, labels: np.ndarray) -> None:
@@ -313,7 +313,7 @@ class LogisticPool(CoefficientPool):
             self.intercept[k] = np.where(self.met[k], complete.intercept[k], 0.0)
 
     def _bend(self, k: int, x: Array, weights: Array) -> np.ndarray:
-        """Return the curvature of an expert's loss, a block for each class."""
+        """Return the curvature of an expert's loss, one block per class."""
         n_classes, d = self.coef.shape[1:]
         bend = np.zeros((n_classes, d + 1, d + 1))
         met = self.met[k]
@@ -326,7 +326,7 @@ class LogisticPool(CoefficientPool):
         return bend
 
     def complete(self) -> Self:
-        """Return a pool that gives coefficients to classes unmet: improbable ones."""
+        """Return a pool that gives classes unmet coefficients with low probability."""
         met = self.met[:, :, None]
         count = np.maximum(self.met.sum(axis=1, keepdims=True), 1)
         coef = np.where(met, self.coef, 0.0).sum(axis=1, keepdims=True) / count[:, None]
@@ -339,7 +339,7 @@ class LogisticPool(CoefficientPool):
         return other
 
     def estimators(self) -> list[Any]:
-        """Return fitted LogisticRegression objects (a single class: a constant)."""
+        """Return fitted LogisticRegression objects; for a single class a constant."""
         assert self.classes is not None
         fitted = []
         for k, learner in enumerate(self.learners):

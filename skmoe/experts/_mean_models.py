@@ -24,7 +24,7 @@ def mean_of(answers: list[Array], weights: Sequence[float] | None = None) -> Arr
 
 
 def kind_of_mean(pool: ExpertPool) -> type[_Averaged]:
-    """Return the estimator that is the mean of such experts."""
+    """Return the estimator class that averages experts of this pool."""
     if pool.classes is not None:
         return AveragedClassifier
     labels = isinstance(pool.learners[0], MultilabelExpert)
@@ -32,10 +32,10 @@ def kind_of_mean(pool: ExpertPool) -> type[_Averaged]:
 
 
 class _Averaged(BaseEstimator):
-    """Fitted estimators that are kept as they are, also by `sklearn.base.clone`.
+    """Base of means of fitted estimators, which `sklearn.base.clone` does not unfit.
 
-    scikit-learn's voting estimators fit what they hold, mix up several outputs, and
-    need models that know the same classes.
+    scikit-learn's voting estimators would fit the models that they hold, mix up several
+    outputs, and need models that know the same classes.
     """
 
     stays = True
@@ -91,18 +91,18 @@ class AveragedClassifier(ClassifierMixin, _Averaged):
     Parameters
     ----------
     estimators : list of fitted classifiers
-        Each with ``predict_proba``.
+        Classifiers with ``predict_proba``.
     weights : sequence of float or None, default=None
         Weights that sum to one; None is the plain mean.
     """
 
     @property
     def classes_(self) -> np.ndarray:
-        """The classes that some of the classifiers met."""
+        """The classes that at least one classifier met."""
         return np.unique(np.concatenate([model.classes_ for model in self.estimators]))
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the mean class probabilities; a class unmet has probability 0."""
+        """Return mean class probabilities; an unmet class has probability 0."""
         classes = self.classes_
         answers = []
         for model in self.estimators:

@@ -15,7 +15,7 @@ from ..routing import Routing
 from ._base import DerivedPool, ExpertPool, host_rows
 
 WIDEST = 20.0
-"""How many times wider, or narrower, than the expert's own scale noise may be."""
+"""Largest factor by which noise may be wider or narrower than the expert's scale."""
 
 
 class VaryingPool(DerivedPool):
@@ -23,16 +23,16 @@ class VaryingPool(DerivedPool):
 
     .. math:: \sigma_k(x) = c_k \exp(h_k(x) / 2)
 
-    where h learned the logarithms of squared residuals. Its experts learn no more.
+    where h has learned the logarithms of squared residuals. The experts learn no more.
 
     Parameters
     ----------
     pool : ExpertPool
-        Fitted, with one scale an expert.
+        The fitted pool, with one scale per expert.
     noise : sequence of estimator or None
-        h of each expert; None keeps the one scale of the expert.
+        The h of each expert; None keeps the one scale of the expert.
     factor : (n_experts,) array
-        c of each expert.
+        The c of each expert.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class VaryingPool(DerivedPool):
         return self.pool.estimators()
 
     def count_parameters(self) -> int:
-        """Raise: what learns the noise may be any learner."""
+        """Raise: the learner of the noise may be any estimator."""
         raise TypeError(
             "Cannot count the free parameters of noise_expert; aic and bic need "
             "noise_expert=None."

@@ -12,7 +12,7 @@ from ._base import DerivedPool, ExpertPool, shares
 
 
 def joined(fixed: ExpertPool, young: ExpertPool) -> ExpertPool:
-    """Return one pool of the experts of both; of one kind if they are."""
+    """Return one pool of the experts of both, of their kind if they are alike."""
     pool = JoinedPool(fixed, young)
     if type(fixed) is not type(young):
         return pool
@@ -54,7 +54,7 @@ class JoinedPool(DerivedPool):
         return type(self)(fixed, self.young.with_scale(scale[n_old:]))
 
     def parts(self, routing: Routing) -> tuple[Routing, Routing]:
-        """Return the routing to the first experts, and that to the last."""
+        """Return the routing to the first experts, and the routing to the last."""
         xp = namespace(routing.weights)
         n_old = self.fixed.n_experts
         indices = routing.indices
@@ -88,7 +88,7 @@ class JoinedPool(DerivedPool):
         return type(self)(self.fixed, young)
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
-        """Return what the likelihood asks of each entry."""
+        """Return each entry's answer as the likelihood reads it."""
         return self._answers(routing, lambda pool, part: pool.evaluate(X, y, part))
 
     def predict(self, X: Array, routing: Routing) -> Array:
@@ -102,7 +102,7 @@ class JoinedPool(DerivedPool):
         )
 
     def take(self, experts: np.ndarray) -> Self:
-        """Return a pool of some of the experts; one may stand several times."""
+        """Return a pool of some of the experts; one may occur several times."""
         experts = np.asarray(experts)
         n_old = self.fixed.n_experts
         young = experts >= n_old

@@ -1,4 +1,4 @@
-"""One output of experts that have several, as a pool of its own."""
+"""A pool of one output of experts that have several."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ._base import DerivedPool, ExpertPool
 
 
 class OneOutputPool(DerivedPool):
-    """What a fitted pool says of one output. Its experts learn no more.
+    """The answers of a fitted pool for one output. Its experts learn no more.
 
     Parameters
     ----------
     pool : ExpertPool
-        Fitted, for regression.
+        A fitted pool for regression.
     output : int
         Which output.
     """

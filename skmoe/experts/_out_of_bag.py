@@ -1,7 +1,7 @@
-"""Bags and neighbours that judge their own rows without asking who knows the row.
+"""Bags and neighbours that judge each of their own rows without that row.
 
-A bag of learners asks the members whose bag the row was not in [1]_, nearest neighbours
-the row's neighbours other than itself.
+A bag of learners asks the members whose bag the row was not in [1]_. Nearest neighbours
+ask the row's neighbours other than itself.
 
 References
 ----------
@@ -33,19 +33,19 @@ BLIND = tuple(
     f"sklearn.{name}"
     for name in ("compose", "decomposition", "impute", "pipeline", "preprocessing")
 )
-"""Where transformers are that learn nothing from y, unless their tags say they do."""
+"""Modules whose transformers learn nothing from y, unless their tags say they do."""
 
 
 class LeftOutPool(EstimatorPool):
     """Clones of learners that can judge their own rows without the row.
 
     These are bags and neighbours, alone or at the end of a Pipeline whose other steps
-    do not learn from y (what these learned of the row's features, they keep).
+    do not learn from y. These steps are not fitted again without the row.
 
     Notes
     -----
-    A row that stands in every bag is judged with itself, as by any other pool. That
-    happens if there are few members, and to rows of a weight far above the mean.
+    A row that is in every bag is judged in sample, as by any other pool. That happens
+    if there are few members, and to rows whose weight is far above the mean.
 
     An expert whose share is empty is fitted on all rows, and remembers all of them.
     """
@@ -64,12 +64,12 @@ class LeftOutPool(EstimatorPool):
         return _way_of(learner) is not None
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Fit one clone an expert on its share; an empty share means all rows."""
+        """Fit one clone per expert on its share; an empty share means all rows."""
         self.left = {}
         return super().fit(X, y, routing)
 
     def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
-        self.left = dict(self.left)  # what this pool is a copy of keeps its own
+        self.left = dict(self.left)  # the pool that this is a copy of keeps its own
         super()._fit_experts(X, y, routing)
         none = np.empty(0, dtype=np.intp)
         for k in range(self.n_experts):
@@ -78,7 +78,7 @@ class LeftOutPool(EstimatorPool):
     def _fit_each(
         self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]
     ) -> dict[int, Any]:
-        """Return the expert of each share, and remember what it says of the share."""
+        """Return the expert of each share, and remember its answers for the share."""
         experts = super()._fit_each(X, target, shares)
         fitted = {k: e for k, e in experts.items() if not isinstance(e, ValueError)}
         answers = Parallel(n_jobs=self.n_jobs)(
@@ -95,7 +95,7 @@ class LeftOutPool(EstimatorPool):
     def _own_rows(
         self, expert: Any, rows: np.ndarray, target: np.ndarray, answer: np.ndarray
     ) -> OwnRows:
-        """Return what an expert says of those rows that it can leave out."""
+        """Return an expert's answers for the rows that it can leave out."""
         finite = np.isfinite(answer).all(axis=1)
         rows, answer = rows[finite], answer[finite]
         if self.classes is None:
@@ -106,7 +106,7 @@ class LeftOutPool(EstimatorPool):
         return OwnRows(rows, np.log(np.take_along_axis(floored(proba), label, axis=1)))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
-        """Return what an expert says of a row, of its own rows without the row."""
+        """Return the experts' answers, for an expert's own rows without the row."""
         xp = namespace(routing.weights)
         n = routing.shape[0]
 
@@ -156,9 +156,9 @@ def _is_blind(step: Any) -> bool:
 def _judge(
     expert: Any, X: Array, target: np.ndarray, weights: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Return what a fitted clone says of its own rows, NaN where it cannot say.
+    """Return a fitted clone's answers for its own rows, NaN where it has none.
 
-    Runs in a worker process when n_jobs asks for it.
+    It runs in a worker process if n_jobs asks for that.
     """
     if standardises(expert):
         units = expert.transformer_
@@ -171,14 +171,14 @@ def _judge(
             X = step.transform(X) if hasattr(step, "transform") else X
         expert = expert.steps[-1][1]
     way = _way_of(expert)
-    if way is None:  # the constant that stands in for a share of a single class
+    if way is None:  # the constant that replaces the learner of a single class
         return np.full((len(weights), 1), np.nan)
     with one_blas_thread():
         return way(expert, X, target, weights, seed)
 
 
 def _is_bag(learner: Any) -> bool:
-    # Others may draw their bags, or mix their members, in other ways.
+    # Subclasses may draw their bags, or mix their members, in other ways.
     ours = type(learner).__module__.startswith("sklearn.ensemble.")
     drawn = learner.get_params(deep=False).get("bootstrap", False)
     return ours and bool(drawn) and hasattr(type(learner), "estimators_samples_")
@@ -187,11 +187,11 @@ def _is_bag(learner: Any) -> bool:
 def out_of_bag(
     expert: Any, X: Array, target: np.ndarray, weights: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Return the mean answer of the members whose bag each row was not in, (n_k, q).
+    """Return the mean answer of the members whose bag has no copy of the row, (n_k, q).
 
-    Nor was a copy of it. NaN where there are none. Without copies it is what
-    ``oob_score=True`` would leave on the expert, which not every bag can do: of several
-    outputs, or where a bag lacks a class.
+    It is NaN if there are none. Without copies it equals the answers of
+    ``oob_score=True``, which some bags cannot give: those of several outputs, and those
+    that lack a class.
     """
     X = check_array(X, accept_sparse="csr", dtype=None, ensure_all_finite=False)
     classify = is_classifier(expert)
@@ -217,7 +217,7 @@ def _means(member: Any, X: Array, n_outputs: int) -> np.ndarray:
 
 
 def _probabilities(member: Any, X: Array, n_classes: int) -> np.ndarray:
-    """Return class probabilities, or votes; members know classes by their numbers."""
+    """Return class probabilities, or votes; members predict the numbers of classes."""
     if not hasattr(member, "predict_proba"):
         return np.equal(member.predict(X)[:, None], np.arange(n_classes))
     proba = np.zeros((X.shape[0], n_classes))
@@ -234,11 +234,11 @@ def _is_neighbours(learner: Any) -> bool:
 def other_neighbours(
     expert: Any, X: Array, target: np.ndarray, weights: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Return what the neighbours of each row say, but for its own copies, (n_k, q).
+    """Return the answer for each row of its neighbours other than its copies, (n_k, q).
 
-    Neighbours take no weights: the expert was fitted on rows drawn by `resample`, one
-    of weight 2.3 two or three times. NaN for a row of which no copy was drawn, so that
-    the expert has not seen it, or that has no other neighbour.
+    Neighbours take no weights: the expert was fitted on rows drawn by `resample`, which
+    draws a row of weight 2.3 two or three times. The answer is NaN if no copy of the
+    row was drawn, so that the expert has not seen it, or if it has no other neighbour.
     """
     drawn = resample(weights, seed)
     drawn = np.arange(len(weights)) if drawn is None else drawn
@@ -284,5 +284,5 @@ WAYS: list[tuple[Callable[[Any], bool], Callable[..., np.ndarray]]] = [
 
 
 def _way_of(learner: Any) -> Callable[..., np.ndarray] | None:
-    """Return how a learner, fitted or not, leaves out its own rows; None if not."""
+    """Return how a learner leaves out its own rows; None if it cannot."""
     return next((way for serves, way in WAYS if serves(learner)), None)

@@ -1,14 +1,13 @@
-"""What an expert says of the rows that it was fitted on, each without itself.
+"""An expert's answers for its training rows, each answer without the row itself.
 
-An expert remembers the rows that it is fitted on, so its likelihood of these flatters
-it. Folds undo that by refitting. Some learners say what they would have said without
-a row from the one fit that they have:
+An expert remembers the rows that it is fitted on, so their likelihood flatters it.
+Folds avoid that by refitting. Some learners can leave out a row without a new fit:
 
 * least squares, in closed form: `_leave_one_out`;
 * bags of learners and nearest neighbours, by the members or neighbours that do not
   know the row: `_out_of_bag`.
 
-A row goes with all rows that equal it, or its copies would give it away.
+All copies of a row are left out with it, since they would give it away.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from ._base import ExpertPool, take_rows
 
 @dataclass(frozen=True, eq=False)
 class OwnRows:
-    """What an expert says of rows that it was fitted on, each without itself.
+    """An expert's answers for its training rows, each answer without the row itself.
 
     Attributes
     ----------
     rows : (n_k,) array of int or None
-        In ascending order; None stands for all rows.
+        Positions of the rows, ascending; None means all rows.
     values : (n_k, q) array
-        In the form of `ExpertPool.evaluate`.
+        The answers, in the form of `ExpertPool.evaluate`.
     """
 
     rows: Array | None
     values: Array
 
     def at(self, rows: Array | None, n_rows: int) -> Array:
-        """Return the values of rows (None: all ``n_rows``), NaN where it has none."""
+        """Return values of rows (None: all ``n_rows``), NaN for rows without one."""
         if self.rows is None:
             return take_rows(self.values, rows)
         xp = namespace(self.values)
@@ -70,7 +69,7 @@ def taken(left: dict[int, OwnRows], experts: np.ndarray) -> dict[int, OwnRows]:
 
 
 def forgetful(pool: ExpertPool, kind: type[ExpertPool]) -> ExpertPool:
-    """Return the pool as one of its parent class, without the rows of the experts."""
+    """Return the pool as one of its parent class, without its experts' own rows."""
     plain = kind(pool.learners, **pool.options)
     vars(plain).update({k: v for k, v in vars(pool).items() if k != "left"})
     return plain
@@ -78,15 +77,15 @@ def forgetful(pool: ExpertPool, kind: type[ExpertPool]) -> ExpertPool:
 
 def together(X: Array, y: Array, rows: Array | None, weights: Array) -> Array:
     """Return the weight of each row and of all rows that equal it."""
-    if namespace(X, weights) is not np:  # rows of a device are not compared
+    if namespace(X, weights) is not np:  # rows on a device are not compared
         return weights
     same = alike(take_rows(X, rows), take_rows(y, rows))
     return np.bincount(same, weights)[same]
 
 
 def alike(X: Any, target: np.ndarray) -> np.ndarray:
-    """Return a number for each row, shared by rows of equal features and target."""
-    if sparse.issparse(X):  # sums over a row's entries, in their order
+    """Return a number for each row, shared by rows with equal features and target."""
+    if sparse.issparse(X):  # compare products with random vectors
         waves = np.random.RandomState(0).standard_normal((X.shape[1], 2))
         X = X @ waves
     labels = target

@@ -1,4 +1,4 @@
-"""Linear experts whose coefficients are held in few bits."""
+"""Linear experts whose coefficients are stored in few bits."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ._base import DerivedPool
 from ._coefficient_pool import CoefficientPool
 
 LARGEST = {"int8": 127, "float16": 1}
-"""What the largest coefficient of an expert's output is stored as."""
+"""Stored value of the largest coefficient of an expert's output."""
 
 
 class PackedPool(DerivedPool):
-    r"""A fitted pool of linear experts that holds their coefficients in few bits.
+    r"""A fitted pool of linear experts that stores their coefficients in few bits.
 
     .. math:: \beta_{kqj} \approx r_{kq} \, c_j \, b_{kqj}
 
-    where b is int8 or float16, c_j the largest coefficient of feature j in all experts,
-    which undoes the units of features, and r_kq a scale for each expert and output.
-    Intercepts and noise scales are kept as they are. A prediction unpacks the experts
-    that its rows are routed to. Packed experts learn no more.
+    where b is int8 or float16, c_j is the largest coefficient of feature j in all
+    experts, so that units do not matter, and r_kq is a scale for each expert and
+    output. Intercepts and noise scales are stored as they are. A prediction unpacks the
+    experts that its rows are routed to. Packed experts learn no more.
 
     Parameters
     ----------
     pool : CoefficientPool
-        Fitted.
+        The fitted pool.
     dtype : {"int8", "float16"}
     """
 
@@ -48,13 +48,13 @@ class PackedPool(DerivedPool):
         self.packed.coef = (np.rint(unit) if dtype == "int8" else unit).astype(dtype)
 
     def unpacked(self, experts: np.ndarray) -> Any:
-        """Return a pool of some of the experts, as it was but for rounding."""
+        """Return an unpacked pool of some of the experts, exact up to rounding."""
         pool = self.packed.take(experts)
         pool.coef = pool.coef * self.row[experts] * self.column
         return pool
 
     def _asked(self, routing: Routing) -> tuple[Any, Routing]:
-        """Return the experts that rows are routed to, and the routing to these."""
+        """Return a pool of the experts that rows ask, and the routing to these."""
         if routing.dense or routing.indices.size >= self.n_experts:
             return self.unpacked(np.arange(self.n_experts)), routing
         indices = to_host(routing.indices)
@@ -64,7 +64,7 @@ class PackedPool(DerivedPool):
         return self.unpacked(used), Routing(place, routing.weights, len(used))
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Raise: what is packed cannot learn."""
+        """Raise: packed experts cannot learn."""
         raise TypeError(
             "Packed experts learn no more; train the mixture before packing."
         )

@@ -1,4 +1,4 @@
-"""Which pool trains which learner."""
+"""The registry of pools: it finds the pool that trains some learners."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POOLS: list[type[ExpertPool]] = [
 
 
 def register_pool(pool: type[ExpertPool]) -> type[ExpertPool]:
-    """Let `make_pool` try a pool class before those that it knows already.
+    """Let `make_pool` try a pool class before those registered earlier.
 
     Parameters
     ----------
@@ -46,21 +46,21 @@ def register_pool(pool: type[ExpertPool]) -> type[ExpertPool]:
 def make_pool(
     estimators: Sequence[BaseEstimator], *, n_features: int, **options: Any
 ) -> ExpertPool:
-    """Return the pool that trains these learners, one an expert.
+    """Return the pool that trains these learners, one per expert.
 
     Parameters
     ----------
     estimators : sequence of estimators
-        One unfitted learner an expert.
+        One unfitted learner per expert.
     n_features : int
-        Features that the experts see.
+        Number of features that the experts see.
     **options
         Passed to the pool: likelihood, classes, seeds, n_jobs.
 
     Returns
     -------
     ExpertPool
-        Of the class registered last that supports every learner.
+        A pool of the class registered last that supports every learner.
     """
     for pool in reversed(_POOLS):
         if all(pool.supports(estimator, n_features) for estimator in estimators):
@@ -79,7 +79,7 @@ def left_out(pool: ExpertPool) -> ExpertPool | None:
     Returns
     -------
     ExpertPool or None
-        None if some learner cannot leave out a row without being fitted again.
+        None if some learner cannot leave out a row without a new fit.
     """
     judges: dict[type[ExpertPool], type[LeaveOneOutPool] | type[LeftOutPool]]
     judges = {LinearPool: LeaveOneOutPool, EstimatorPool: LeftOutPool}

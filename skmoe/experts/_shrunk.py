@@ -21,18 +21,18 @@ def shrunk_pool(
     Parameters
     ----------
     pool : ExpertPool
-        The experts, fitted.
+        The fitted experts.
     pooled : ExpertPool
         One expert for each distinct learner, fitted on all rows.
     learner_of : (n_experts,) array of int
-        Which of them belongs to each expert.
+        The pooled expert of each expert.
     shrinkage : float
         Weight of the pooled fit, from 0 (the expert itself) to 1 (the pooled fit).
 
     Returns
     -------
     ExpertPool
-        Fitted, with the scale of ``pool``.
+        A fitted pool with the scale of ``pool``.
     """
     if shrinkage == 0.0:
         return pool
@@ -47,20 +47,20 @@ class ShrunkPool(DerivedPool):
 
     .. math:: \mu_k(x) = s \, b_k(x) + (1 - s) \, h_k(x)
 
-    for means and for class probabilities, where h is the expert and b its learner
-    fitted on all rows [1]_. It is fitted already: it judges and predicts. Experts that
-    are frozen models stay as they are.
+    This holds for means and for class probabilities; h is the expert, and b its learner
+    fitted on all rows [1]_. Both are fitted already: the pool judges and predicts.
+    Frozen experts stay as they are.
 
     Parameters
     ----------
     pool : ExpertPool
-        The experts, h.
+        The experts h.
     pooled : ExpertPool
-        One fitted expert for each distinct learner, b.
+        The fits b, one for each distinct learner.
     learner_of : (n_experts,) array of int
-        Which of the pooled ones belongs to each expert.
+        The pooled expert of each expert.
     shrinkage : float
-        s, in (0, 1]: the weight of the pooled fit.
+        The weight s of the pooled fit, in (0, 1].
 
     References
     ----------
@@ -146,7 +146,7 @@ class ShrunkPool(DerivedPool):
     # --------------------------------------------------------------- streams
     @property
     def streams(self) -> np.ndarray:
-        """Those of the experts that stream if their learners do for all rows."""
+        """Experts that stream, if their pooled fits do too."""
         return self.pool.streams & self.pooled.streams[self.learner_of]
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> Self:
@@ -159,7 +159,7 @@ class ShrunkPool(DerivedPool):
         return other
 
     def learn(self, X: Array, y: Array, routing: Routing, keep: np.ndarray) -> Self:
-        """Return a pool in which both have learned from a batch."""
+        """Return a pool in which experts and pooled fits have learned from a batch."""
         other = copy.copy(self)
         everyone = self._everyone(routing)
         everyone = everyone.scaled(routing.row_sums)
@@ -169,7 +169,7 @@ class ShrunkPool(DerivedPool):
         return other
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return a pool in which both are trained on this routing."""
+        """Return a pool in which experts and pooled fits are trained on a routing."""
         other = copy.copy(self)
         everyone = self._everyone(routing)
         other.pool = self.pool.update(X, y, routing)
@@ -178,7 +178,7 @@ class ShrunkPool(DerivedPool):
         return other
 
     def estimators(self) -> list[Any]:
-        """Return one estimator an expert: the weighted mean of the two."""
+        """Return the weighted mean of each expert and its pooled fit, as estimators."""
         pooled = [self.pooled.estimators()[i] for i in self.learner_of]
         both = zip(pooled, self.pool.estimators(), self.shrinkages, strict=True)
         return [self._mean(*each) for each in both]
@@ -189,6 +189,6 @@ class ShrunkPool(DerivedPool):
         return kind_of_mean(self)([base, own], [shrinkage, 1.0 - shrinkage])
 
     def count_parameters(self) -> int:
-        """Return those of the experts that have a say, and of the pooled learners."""
+        """Return the number of parameters of the experts and pooled fits in use."""
         count = 0 if self.shrinkages.min() == 1.0 else self.pool.count_parameters()
         return count + self.pooled.count_parameters()
