@@ -1,4 +1,4 @@
-"""Classification of several labels a row through one gate."""
+"""Classification of several labels per row through one gate."""
 
 import pickle
 import warnings
@@ -399,12 +399,14 @@ def test_what_fit_refuses(params, y, message):
 
 
 def test_what_fitted_mixtures_refuse(model):
-    with pytest.raises(ValueError, match="fitted with 3 labels a row; got y with one"):
+    with pytest.raises(
+        ValueError, match="fitted with 3 labels per row; got y with one"
+    ):
         model.score_samples(X, Y[:, 0])
     with pytest.raises(ValueError, match=r"y has 2 labels, .* fitted with 3"):
         model.score_samples(X, Y[:, :2])
     single = MoEClassifier(**IN_SAMPLE).fit(X, Y[:, 0])
-    with pytest.raises(ValueError, match=r"3 labels a row, .* fitted with one class"):
+    with pytest.raises(ValueError, match=r"3 labels per row, .* fitted with one class"):
         single.score_samples(X, Y)
     for mixture in (model, MoEClassifier()):
         with pytest.raises(ValueError, match="of several labels use fit"):

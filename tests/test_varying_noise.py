@@ -94,7 +94,7 @@ def test_a_refit_without_it_forgets_it():
 def test_errors():
     X, y, _ = fan(60)
     model = MoERegressor(n_experts=2, noise_expert=Ridge())
-    with pytest.raises(ValueError, match="noise_expert is for y of one output"):
+    with pytest.raises(ValueError, match="noise_expert needs a y of one output"):
         model.fit(X, np.c_[y, y])
     with pytest.raises(ValueError, match="Set noise_expert=None"):
         clone(model).set_params(likelihood="poisson").fit(X, np.abs(y).round())

@@ -39,186 +39,221 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
 
     .. math:: p(c | x) = \sum_k g_k(x) \, p_k(c | x)
 
-    where the gate g knows where each expert is good and :math:`p_k` is any
-    scikit-learn classifier with ``predict_proba``. y may be an indicator of several
-    labels a row, too. Both are trained by
-    expectation-maximisation [1]_ [2]_, and a prediction asks only the ``top_k``
-    experts that the gate prefers for a row.
+    where the gate g says which experts are good at x and :math:`p_k` is any
+    scikit-learn classifier with ``predict_proba``. Gate and experts are trained by
+    expectation-maximisation (EM) [1]_ [2]_. A prediction asks only the ``top_k``
+    experts that the gate prefers for the row. y may also be an indicator matrix of
+    several labels per row.
 
     Parameters
     ----------
     expert : estimator, list of estimators or None, default=None
-        The learner that every expert is a clone of, or one learner an expert. None
-        is ``LogisticRegression()``, whose experts are trained together, with the
-        answer that clones would give. Of several labels a `LogisticRegression` is one
-        model a label, as in `sklearn.multioutput.MultiOutputClassifier`. A learner
-        without ``sample_weight`` is fitted on weighted resamples. A
-        :class:`sklearn.frozen.FrozenEstimator` serves as it is.
+        The learners that the experts are:
+
+        - an estimator: every expert is a clone of it;
+        - a list of estimators: one learner per expert;
+        - None: ``LogisticRegression()``.
+
+        `LogisticRegression` experts are trained together, with the same result as
+        clones; for several labels per row each has one model per label, as in
+        `sklearn.multioutput.MultiOutputClassifier`. A learner without ``sample_weight``
+        is fitted on weighted resamples. A :class:`sklearn.frozen.FrozenEstimator` is
+        used as it is.
     n_experts : int, "auto" or None, default=None
-        Number of experts; None is 8, or the length of a list of experts. "auto" grows
-        and prunes a mixture and takes the least number that explains rows held out as
-        well as any, which costs about one fit more; with
+        Number of experts. None is 8, or the length of a list of experts. "auto" grows
+        and prunes a mixture and takes the smallest number that explains held-out rows
+        as well as any other, at the cost of about one more fit. With
         ``cross_fit=None`` the Bayesian information criterion chooses. See
         ``selection_path_``.
     gate : str, gate, classifier or Pipeline, default="softmax"
-        "softmax" cuts the rows with hyperplanes, "gaussian" into clouds, "tree" into
-        boxes; "hierarchical" and "product" find their way among thousands of experts;
-        "constant" ignores x. These are the gates of `skmoe.gates` with their defaults;
-        a gate object may be any of them, a classifier is wrapped in `EstimatorGate`.
+        The model that says which experts are good for a row. A name stands for a gate
+        of `skmoe.gates` with its defaults:
+
+        - "softmax" separates the experts by hyperplanes;
+        - "gaussian" gives each expert a Gaussian cloud of rows;
+        - "tree" cuts the rows into boxes;
+        - "hierarchical" and "product" scale to thousands of experts;
+        - "constant" ignores x.
+
+        A gate object sets its parameters. A classifier is wrapped in `EstimatorGate`.
         A Pipeline that ends in a gate lets it see other columns than the experts.
     top_k : int or None, default=2
-        Experts that serve a row in predict; training keeps twice as many. 2 costs
-        little accuracy on most data; None uses all, the dense mixture.
+        Number of experts per row in predict; training keeps twice as many. 2 costs
+        little accuracy on most data. None uses all experts, as a dense mixture.
     top_p : float or None, default=None
-        Adaptive compute: a row asks the fewest of its ``top_k`` experts whose gate
-        probabilities sum to ``top_p``, so that rows of which the gate is sure ask
-        one. None always asks ``top_k``.
+        If set, a row asks the fewest of its ``top_k`` experts whose gate probabilities
+        sum to ``top_p``, so a row of which the gate is sure asks one expert. None
+        always asks ``top_k``.
     capacity_factor : float or None, default=None
-        Rows that an expert serves at most, in units of an even share: a limit on its
-        load in training, and on its part of each batch that is predicted. Rows
-        beyond it go to their next best expert, so answers depend on the batch. Useful
-        where experts run side by side on machines of one size. None has no limit.
+        Most rows per expert, in units of an even share. It limits the load of an expert
+        in training and in each batch that is predicted. Further rows go to their next
+        best expert, so predictions depend on the batch. Useful where experts run side
+        by side on machines of one size. None sets no limit.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes; they multiply ``sample_weight``. None for several
-        labels a row.
+        Weights of the classes, which multiply ``sample_weight``. Must be None for
+        several labels per row.
     shared_expert : estimator, "auto" or None, default=None
-        A learner fitted on all rows, to whose probabilities the experts are drawn, as
-        far as rows held out say. "auto" lets these choose between the mixture of
-        ``expert`` and one such learner with logistic experts beside it. None has no
-        shared expert: experts are drawn to their own learner fitted on all rows, as
-        they are for several labels a row.
+        A learner that is fitted on all rows; the experts shrink to its probabilities as
+        far as held-out rows favour it. With "auto", these choose between a mixture of
+        ``expert`` and logistic experts beside a shared ``expert``. With None, experts
+        shrink to their own learner fitted on all rows. Must be None for several labels
+        per row.
     cross_fit : "auto", None, int or cross-validation splitter, default="auto"
-        How experts are judged in the E-step. None judges them on the rows that they
-        were fitted on, which flexible learners memorise; a number of folds or a
-        splitter judges each row by models that were blind to its fold. The models of a
-        splitter, such as `TimeSeriesSplit`, learn from its training rows. A row in
-        several test folds is judged by the first; a row in none by a model that saw it,
-        it does not count for noise scales, and a warning says so. "auto" is
-        None for ridge and logistic experts that are trained together, out of the bag
-        for bags and forests, without the row itself for nearest neighbours, and 3
-        folds for all others. Unless it is None, the gate's ``alpha="auto"`` and
-        ``shrinkage_`` are chosen on rows held out.
+        Which models judge a row in the E-step:
+
+        - None: the experts themselves, though flexible learners memorise their rows;
+        - int: number of folds; the models that judge a row did not see its fold;
+        - splitter, such as `TimeSeriesSplit`: the same with its test and training rows;
+        - `LeaveOneOut()`: models without the row, in closed form for ridge experts;
+        - "auto": None for ridge and logistic experts that are trained together, out of
+          the bag for bags and forests, without the row itself for nearest neighbours,
+          3 folds for all others.
+
+        If several test folds of a splitter hold a row, the first judges it. If none
+        does, a model that saw the row judges it, and a warning says so. Unless
+        ``cross_fit`` is None, held-out rows choose ``shrinkage_`` and the gate's
+        ``alpha="auto"``.
     final : {"refit", "average"}, default="refit"
-        What becomes of cross-fitted experts at the end: each is refitted on all rows,
-        or is the mean of its fold models. The mean is steadier where learners are
-        flexible, and a prediction asks every fold model (but the mean of ridge models
-        is one). "average" needs ``cross_fit``; where "auto" is None it is "refit".
+        What predicts where experts are cross-fitted:
+
+        - "refit": each expert, refitted on all rows;
+        - "average": the mean of each expert's fold models. It is steadier with flexible
+          learners, but a prediction asks every fold model (the mean of ridge models is
+          one model). It needs ``cross_fit``; where "auto" is None it is "refit".
     init : str, list of str or (n_samples, n_experts) array-like, default="auto"
-        How starts split the rows: "tree", by the leaves of a small tree; "kmeans", by
-        k-means on x and the residual of y; "kmeans_x", by k-means on x; "random", by a
-        random smooth function of both; "linear", as the best mixture of linear experts
-        does, from those four; for experts that differ as learners "uniform", not at
-        all, and "single", all rows to the best of them. A list is gone through in turn.
-        "auto" is the first four for ridge and logistic experts that are trained
-        together, with further "random" ones; for others it is "linear", and the last
-        two if learners differ, of which rows held out choose. An array or sparse
-        matrix holds responsibilities of the experts for the rows, to start from.
+        How a start splits the rows among the experts:
+
+        - "tree": by the leaves of a small tree;
+        - "kmeans": by k-means on x and the residual of y;
+        - "kmeans_x": by k-means on x;
+        - "random": by a random smooth function of x and the residual of y;
+        - "linear": as the best mixture of linear experts from the four above;
+        - "uniform": not at all, for experts that differ as learners;
+        - "single": all rows to the best expert, for experts that differ as learners;
+        - a list of these names: one per start, in turn;
+        - an array or sparse matrix: the responsibilities of the experts for the rows;
+        - "auto": the first four and further "random" ones for ridge and logistic
+          experts that are trained together; else "linear". If learners differ,
+          held-out rows choose among "linear", "uniform" and "single".
     n_init : int, default=4
-        Starts, at most; the best is kept. "uniform", "single" and given
+        Maximum number of starts; the best is kept. "uniform", "single" and given
         responsibilities are one start each.
     max_iter : int, default=100
-        Passes of EM a run.
+        Maximum number of EM passes per run.
     tol : float, default=1e-4
-        A run has converged when a pass raises the bound by less, mean per row.
+        A run has converged when a pass raises the bound by less than this, in nats per
+        row.
     balance : float, default=0.0
-        Least load of an expert in training, in units of an even share: 0 lets true,
-        uneven regimes be, 1 makes all loads equal. It acts on the responsibilities
-        alone, and no more in the last passes.
+        Least training load of an expert, in units of an even share: 0 leaves uneven
+        regimes as they are, 1 makes all loads equal. It acts on the responsibilities
+        only, and not in the last passes.
     backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
-        What computes: plain NumPy, kernels compiled by Numba the first time they are
-        used (some seconds, then kept on disk), or a CUDA device, to which "cupy"
-        moves X once a fit or predict. "auto" takes Numba where the rows repay it,
-        and leaves CuPy, PyTorch and other array-API arrays where they are: answers
-        are in the container of X. Answers of all agree to 1e-10, in float32 to 1e-5.
+        What computes:
+
+        - "numpy": plain NumPy;
+        - "numba": kernels that Numba compiles at first use, and keeps on disk;
+        - "cupy": a CUDA device, to which X moves once per fit or predict;
+        - "auto": Numba where the rows repay it. CuPy, PyTorch and other array-API
+          arrays stay where they are.
+
+        Predictions are in the container of X. All backends agree to 1e-10, in float32
+        to 1e-5.
     warm_start : bool, default=False
-        Go on from the previous fit, with a single start.
+        Whether ``fit`` goes on from the previous fit, with a single start.
     n_jobs : int or None, default=None
-        Jobs that fit experts, for learners that are fitted one by one, and the most
-        threads of everything else; None is one job, and the threads that BLAS has.
-        The answer is the same for any number.
+        Number of parallel jobs: jobs that fit experts one by one, and the upper limit
+        on threads elsewhere. None is one job, and the threads that BLAS has. The result
+        is the same for any number.
     random_state : int, RandomState or None, default=None
-        Seeds starts and experts.
+        Seed of starts and experts.
     verbose : int, default=0
-        1 prints a line for each start, and at the end what the mixture brings over one
-        learner; 2 prints a line for each pass too.
+        1 prints a line per start, and at the end what the mixture gains over one
+        learner; 2 also prints a line per pass.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels; positions of the labels if y is an indicator.
     experts_ : list of estimators
-        The fitted experts, each with its own ``predict`` and ``classes_``: those it
-        has met. An expert that met one class is a `DummyClassifier`. Those of several
-        labels answer with arrays (n_samples, n_labels), ``predict_proba`` too; the
-        learner is their ``estimator_``.
+        The fitted experts, each with its own ``predict`` and ``classes_``, the classes
+        that it met. An expert that met one class is a `DummyClassifier`. For several
+        labels per row, ``predict`` and ``predict_proba`` of an expert return arrays of
+        shape (n_samples, n_labels), and its ``estimator_`` is the learner.
     gate_ : gate or Pipeline
         The fitted gate.
     n_experts_ : int
         Number of experts.
     selection_path_ : dict of str to ndarray of shape (n_tried,)
-        With ``n_experts="auto"``, what was tried: "n_experts"; "held_out", the mean
-        log-likelihood a row of rows held out; "standard_error" of what that lacks
-        against the best; "bic" and "icl" of the rows learned from, lower is better;
-        "chosen". NaN where nothing was held out or parameters cannot be counted.
+        With ``n_experts="auto"``, the numbers that were tried, "n_experts", and for
+        each: "held_out", the mean log-likelihood per held-out row; "standard_error", of
+        the difference to the best; "bic" and "icl" of the training rows, lower is
+        better; "chosen". NaN where nothing was held out or parameters cannot be
+        counted.
     expert_load_ : ndarray of shape (n_experts,)
-        Share of the training rows that each expert serves, by routing weight; sums
-        to one.
+        Share of the training rows that each expert serves, by routing weight; the
+        shares sum to one.
     lower_bound_ : float
-        Mean per row of the log-likelihood bound where EM ended, over the experts that
-        training keeps for a row; out of fold if cross-fitted.
+        Lower bound of the log-likelihood where EM ended, in nats per row, over the
+        experts that training keeps for a row; out of fold if cross-fitted.
     lower_bounds_ : ndarray of shape (`n_iter_`,)
-        The bound after each pass of the run of EM on all rows.
+        The bound after each pass of the EM run on all rows.
     history_ : list of dict
-        Every run of EM, in turn: the kind of its "start" ("chosen" goes on from what
-        rows held out chose) and its "n_experts"; for each pass "bounds", means over
-        the rows of the run, "experts_accepted", how many experts were renewed, and
-        "gate_accepted", whether the gate was.
+        Every run of EM, in order. "start" is the kind of its start ("chosen" goes on
+        from what held-out rows chose) and "n_experts" its number of experts. Per pass,
+        "bounds" has the mean over the rows of the run, "experts_accepted" how many
+        experts were renewed, and "gate_accepted" whether the gate was.
     routed_bound_ : float
-        Mean per row of the log-likelihood of the returned model, over the experts that
+        Log-likelihood of the returned model, in nats per row, over the experts that
         predict asks, before calibration; out of fold if cross-fitted. In sample it
         equals the mean of ``score_samples`` on the training rows with a
         ``temperature_`` of 1 and a ``class_bias_`` of 0.
     shrinkage_ : float
-        How far experts are drawn to a learner fitted on all rows: 0 is not at all, 1
-        makes them that learner. It is their own or, where a list has several, the
-        best of these, if that does better. Chosen on rows held out; 0 where none were.
+        How far the experts shrink to a learner that is fitted on all rows: 0 is not at
+        all, 1 makes them that learner. The learner is an expert's own or, where a list
+        has several and one of them does better, that one. Chosen on held-out rows; 0
+        where there are none.
     held_out_ : dict of str to float
-        Mean log-likelihood of rows held out: of the "mixture" as chosen, of the same
-        with a "constant_gate", of the best with ``shrinkage_`` 1 ("pooled"), and of
-        the best learner alone ("single"). NaN where none were held out.
+        Mean log-likelihood per held-out row of the "mixture" as chosen, of the same
+        with a "constant_gate", of the best mixture with ``shrinkage_`` 1 ("pooled"),
+        and of the best learner alone ("single"). NaN where no rows were held out.
     routing_gain_ : float
-        What of the "mixture" in ``held_out_`` a constant gate would lose.
+        What the gate adds, in nats per held-out row: "mixture" minus "constant_gate" of
+        ``held_out_``.
     diagnostics_ : dict of str to float
-        "routed_bound" beside the "in_sample_bound" of the same rows, which flexible
-        experts flatter; "top_k_mass", the gate's mean probability of the experts that
-        predict asks, and "top_k_rows", the share of rows of which they have 95 %;
-        "experts_per_row", how many predict asks in the mean; with a
-        ``capacity_factor`` "rows_moved", how many training rows found an expert full.
+        How well the mixture was trained:
+
+        - "routed_bound": ``routed_bound_``;
+        - "in_sample_bound": the same in sample, too high where experts are flexible;
+        - "top_k_mass": gate probability of the experts that predict asks, mean per row;
+        - "top_k_rows": share of rows for which that is at least 95 %;
+        - "experts_per_row": number of experts that predict asks, mean per row;
+        - "rows_moved": number of training rows that met a full expert, with a
+          ``capacity_factor``.
     group_ids_ : ndarray of shape (n_ids,)
-        Where the gate knows ids that are no numbers: what the codes 0, 1, … stand for
-        that it sees in their place, as text. See `GroupGate`.
+        Where the gate knows ids that are not numbers: the ids, as text. The gate sees
+        their positions 0, 1, … instead. See `GroupGate`.
     tied_ : bool
-        After a fit with ``groups``: whether rows of a group share one expert. They do
-        unless rows of groups held out are predicted better, one by one, by a mixture
-        in which each row has its own; then groups change nothing in ``predict``.
+        After a fit with ``groups``: whether the rows of a group share one expert. They
+        do unless a mixture in which each row has its own expert predicts single rows
+        of held-out groups better. Then groups change nothing in ``predict``.
     group_correlation_ : float
-        After a fit with ``groups``: how alike the gate speaks of two rows of a group,
-        among groups of one expert. With 1 the rows of a new group say no more of its
-        expert than one of them, with 0 each is new evidence.
+        After a fit with ``groups``: how alike the evidence of two rows of a group is,
+        among groups of one expert. With 1, all rows of a new group tell the gate no
+        more than one of them; with 0, each row is new evidence.
     shared_expert_ : estimator
         The fitted shared expert, if the mixture has one.
     n_iter_ : int
-        Passes of the run of EM on all rows: one where rows held out chose the mixture
-        that it goes on from, as more would make another one of it.
+        Passes of the EM run on all rows. It is one where held-out rows chose the
+        mixture, so that the mixture that predicts is the one that was judged.
     converged_ : bool
-        Whether EM converged; where rows were held out, in the runs that were judged.
+        Whether EM converged; where rows were held out, whether the judged runs did.
     temperature_ : float
-        Class probabilities are raised to ``1 / temperature_``, times the exponential of
-        ``class_bias_``, and renormalised: above 1 the experts were too sure. Chosen on
-        rows held out, 1 where none were. Records of training are from before.
+        Log class probabilities are divided by it, ``class_bias_`` is added, and the
+        probabilities are normalised. Above 1, the experts were too sure. Chosen on
+        held-out rows; 1 where there are none. Records of training are from before.
     class_bias_ : ndarray of shape (n_classes,)
-        What calibration adds to the log probability of each class, so that a rare one
-        is said to be as rare as it was among the rows held out; 0 where none were.
+        What calibration adds to the log probability of each class, so that a class is
+        predicted as often as it occurs among the held-out rows; 0 where there are none.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -230,11 +265,12 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
 
     Notes
     -----
-    Experts trained as clones have their class probabilities floored at
-    0.001 / n_classes; so have logistic experts for classes that they did not meet.
+    Class probabilities are at least 0.001 / n_classes for experts that are trained as
+    clones, and for classes that a logistic expert did not meet.
 
-    Labels of an indicator are independent given the expert, with probabilities between
-    0.0005 and 0.9995. One that does not vary among an expert's rows is a constant.
+    Given the expert, the labels of an indicator are independent, with probabilities
+    between 0.0005 and 0.9995. An expert whose rows all agree on a label predicts it as
+    a constant.
 
     References
     ----------
@@ -315,14 +351,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         return LogisticRegression()
 
     def _adapted(self, learners: list[BaseEstimator]) -> list[BaseEstimator]:
-        """Return learners of a class, or of several labels, a row."""
+        """Return learners of one class or of several labels per row."""
         if not self._multilabel:
             return learners
         if self.shared_expert is not None:
             raise ValueError(
-                "y of several labels cannot have a shared_expert; got "
-                f"{self.shared_expert!r}. Set shared_expert=None: experts are drawn to "
-                "their own learner fitted on all rows."
+                "shared_expert must be None for a y of several labels; got "
+                f"{self.shared_expert!r}. With None, experts shrink to their own "
+                "learner fitted on all rows."
             )
         return label_experts(learners)
 
@@ -336,7 +372,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     def _encode_target(
         self, y: Any, weight: np.ndarray, settings: Settings
     ) -> tuple[Array, np.ndarray]:
-        if settings.starts_stream:  # whose first call has said which classes there are
+        if settings.starts_stream:  # partial_fit has set the classes
             positions = self._read_target(y)
             return positions, self._class_weighted(positions, weight)
         self._set_multilabel(y, settings.warm)
@@ -354,7 +390,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         return positions, weight
 
     def _set_multilabel(self, y: np.ndarray, warm: bool) -> None:
-        """Tell an indicator of labels from classes; the former sets ``classes_``."""
+        """Note whether y is an indicator of labels; set its ``classes_`` if so."""
         n_known = len(self.classes_) if warm and self._multilabel else None
         self._multilabel = y.ndim == 2
         if not self._multilabel:
@@ -363,9 +399,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             check_same_labels(y, n_known, type(self).__name__)
         if self.class_weight is not None:
             raise ValueError(
-                "class_weight weighs rows by their class, and y has several labels a "
-                f"row; got {self.class_weight!r}. Set it to None, and class_weight of "
-                "the expert if it has one."
+                "class_weight must be None for a y of several labels; got "
+                f"{self.class_weight!r}. Set class_weight of the expert, if it has one."
             )
         self.classes_ = np.arange(y.shape[1])
 
@@ -385,9 +420,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         return each
 
     def _class_weighted(self, y: Array, weight: np.ndarray) -> np.ndarray:
-        """Return row weights of a batch times those of the classes.
+        """Return the row weights of a batch times the weights of their classes.
 
-        Those of "balanced" are of all rows of the stream.
+        With "balanced", all rows of the stream count.
         """
         if self.class_weight is None:
             return weight
@@ -413,10 +448,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Learn from a batch of rows; a stream is learned batch by batch.
 
-        The first call fits a mixture to its rows, by a short fit of the usual kind,
-        and calls with few rows repeat that on all rows so far. Later calls take one
-        step of stepwise EM, in which old rows count for less. A call after ``fit``
-        goes on from there.
+        The first call fits a mixture to its rows by a short fit of the usual kind.
+        While rows are few, later calls repeat that on all rows so far. Then each call
+        takes one step of stepwise EM, in which old rows count for less. A call after
+        ``fit`` goes on from there.
 
         Parameters
         ----------
@@ -425,10 +460,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         y : array-like of shape (n_samples,)
             Class labels.
         classes : array-like of shape (n_classes,), default=None
-            All labels that the stream may have; needed in the first call, unless
-            ``fit`` went before.
+            All labels that the stream may have. The first call needs them, unless
+            ``fit`` came before.
         sample_weight : array-like of shape (n_samples,), default=None
-            Row weights; weight 2 is the row twice.
+            Weight of each row; weight 2 is the row twice.
 
         Returns
         -------
@@ -442,10 +477,10 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Notes
         -----
         ``lower_bound_`` and ``routed_bound_`` become running means of the
-        log-likelihood of rows before they were learned, over the experts that training
-        keeps for a row and over those that predict asks; ``expert_load_`` is the share
-        of each expert in the rows that are remembered. Other records of training are
-        those of the last fit or start.
+        log-likelihood of each row before it was learned: the former over the experts
+        that training keeps for the row, the latter over those that predict asks.
+        ``expert_load_`` is the share of each expert in the rows that are remembered.
+        Other records of training are those of the last fit or start.
 
         Examples
         --------
@@ -462,14 +497,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         """
         if self._multilabel or holds_labels(given(y, "y")):
             raise ValueError(
-                "partial_fit learns one class a row; of several labels use fit."
+                "partial_fit learns one class per row; for several labels use fit."
             )
         self._check_classes(classes)
         self._learn(X, y, sample_weight)
         return self
 
     def _check_classes(self, classes: Any) -> None:
-        """Read the classes of a stream in its first call; others may repeat them."""
+        """Set the classes of a stream in its first call; others may repeat them."""
         earlier = getattr(self, "classes_", None)
         if classes is None:
             if earlier is None:
@@ -482,14 +517,13 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         if earlier is None:
             if len(classes) < 2:
                 raise ValueError(
-                    f"{type(self).__name__} needs at least 2 classes; got classes="
-                    f"{classes!r}."
+                    f"classes must have at least 2 labels; got {classes!r}."
                 )
             self.classes_ = classes
         elif not np.array_equal(classes, earlier):
             raise ValueError(
-                f"classes={classes!r} are not those of the first call to partial_fit, "
-                f"or of fit: {earlier!r}."
+                "classes must be those of the first call to partial_fit, or of fit: "
+                f"{earlier!r}; got {classes!r}."
             )
 
     def _read_target(self, y: Any) -> Array:
@@ -499,8 +533,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             return y
         if y.ndim == 2:
             raise ValueError(
-                f"y has {y.shape[1]} labels a row, but {type(self).__name__} was "
-                "fitted with one class a row."
+                f"y has {y.shape[1]} labels per row, but {type(self).__name__} was "
+                "fitted with one class per row."
             )
         try:
             places = np.searchsorted(self.classes_, y)
@@ -531,7 +565,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         return tags
 
     def _additions(self, mixture: Mixture, before) -> dict[str, Any]:
-        """Return what calibrates the class probabilities."""
+        """Return the attributes that calibrate the class probabilities."""
         return {
             "temperature_": mixture.choice.temperature,
             "class_bias_": np.zeros(len(self.classes_)) + mixture.choice.bias,
@@ -539,7 +573,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
 
     @property
     def _calibration(self) -> tuple[float, np.ndarray] | None:
-        """Temperature and biases; None if there are none, as while in training."""
+        """Temperature and biases; None where they change nothing, as in training."""
         temperature = getattr(self, "temperature_", 1.0)
         bias = getattr(self, "class_bias_", np.zeros(1))
         return (temperature, bias) if temperature != 1.0 or bias.any() else None
@@ -557,9 +591,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Gate-weighted mean over the ``top_k`` experts of each row, calibrated by
-            ``temperature_`` and ``class_bias_``. Of several labels the probability that
-            each is 1.
+            Gate-weighted mean of the ``top_k`` experts of each row, calibrated by
+            ``temperature_`` and ``class_bias_``. For several labels, the probability
+            that each is 1.
         """
         proba = self._combine(X, groups)
         if self._calibration is None:
@@ -583,8 +617,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes)
-            Of two classes the log odds of the second one; of more the log probability
-            of each less their mean. Of several labels the log odds of each.
+            For two classes, the log odds of the second; for more, the log probability
+            of each minus their mean. For several labels, the log odds of each.
         """
         proba = self.predict_proba(X, groups)
         xp = namespace(proba)
@@ -596,14 +630,14 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         return logit - xp.mean(logit, axis=1, keepdims=True)
 
     def score_samples(self, X, y=None, groups=None):
-        """Return log p(y | x) of each row, under the routing that predict uses.
+        """Return log p(y | x) of each row, routed as in predict.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,) or (n_samples, n_labels), default=None
-            Labels. None stands for the mixture's own prediction, so the answer says
+            Labels. None stands for the mixture's own prediction, so the result says
             how sure it is of each row.
         groups : array-like of shape (n_samples,), default=None
             Group of each row; see `predict`.
@@ -649,16 +683,16 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
         groups : array-like of shape (n_samples,), default=None
-            Group of each row, new ones as a rule. Rows of a group then go to the same
-            experts, those that they speak for together: the more rows a group has, the
-            surer the gate may be. None takes rows one by one, and so does a mixture
-            whose ``tied_`` is False.
+            Group of each row, usually a group that training did not meet. All rows of
+            a group go to the same experts, which the gate chooses from all of them
+            together: the more rows, the surer the choice. With None, or if ``tied_``
+            is False, each row is routed by itself.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_labels)
-            Labels from ``classes_``. Of several labels 1 where one is more probable
-            than not, else 0.
+            Labels from ``classes_``. For several labels, 1 where a label is more
+            probable than not, else 0.
         """
         proba = self.predict_proba(X, groups)
         if self._multilabel:

@@ -44,7 +44,7 @@ def check_same_labels(y: np.ndarray, n_labels: int, name: str) -> None:
     """Raise unless there are as many labels as were fitted."""
     if y.ndim == 1:
         raise ValueError(
-            f"{name} was fitted with {n_labels} labels a row; got y with one class a "
+            f"{name} was fitted with {n_labels} labels per row; got y with one class per "
             f"row. Pass an indicator of shape (n_samples, {n_labels})."
         )
     if y.shape[1] != n_labels:

@@ -46,124 +46,158 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
 
     .. math:: p(y | x) = \sum_k g_k(x) \, N(y; \mu_k(x), \sigma_k^2)
 
-    where the gate g knows where each expert is good and :math:`\mu_k` is any
-    scikit-learn regressor. Both are trained by expectation-maximisation
-    [1]_ [2]_, and a prediction asks only the ``top_k`` experts that the gate
-    prefers for a row.
+    where the gate g says which experts are good at x and :math:`\mu_k` is any
+    scikit-learn regressor. Gate and experts are trained by expectation-maximisation
+    (EM) [1]_ [2]_. A prediction asks only the ``top_k`` experts that the gate
+    prefers for the row.
 
     Parameters
     ----------
     expert : estimator, list of estimators or None, default=None
-        The learner that every expert is a clone of, or one learner an expert. None
-        is ``Ridge()``, for counts ``PoissonRegressor()``, for "gamma"
-        ``GammaRegressor()``. `Ridge` and `LinearRegression` experts are all trained
-        together from grouped Gram matrices, with the answer that clones would give.
-        A learner without ``sample_weight`` is fitted on weighted resamples. A
-        :class:`sklearn.frozen.FrozenEstimator` serves as it is.
+        The learners that the experts are:
+
+        - an estimator: every expert is a clone of it;
+        - a list of estimators: one learner per expert;
+        - None: ``Ridge()``, for counts ``PoissonRegressor()``, for "gamma"
+          ``GammaRegressor()``.
+
+        `Ridge` and `LinearRegression` experts are trained together from grouped Gram
+        matrices, with the same result as clones. A learner without ``sample_weight`` is
+        fitted on weighted resamples. A :class:`sklearn.frozen.FrozenEstimator` is used
+        as it is.
     n_experts : int, "auto" or None, default=None
-        Number of experts; None is 8, or the length of a list of experts. "auto" grows
-        and prunes a mixture and takes the least number that explains rows held out as
-        well as any, which costs about one fit more; with
+        Number of experts. None is 8, or the length of a list of experts. "auto" grows
+        and prunes a mixture and takes the smallest number that explains held-out rows
+        as well as any other, at the cost of about one more fit. With
         ``cross_fit=None`` the Bayesian information criterion chooses. See
         ``selection_path_``.
     gate : str, gate, classifier or Pipeline, default="softmax"
-        "softmax" cuts the rows with hyperplanes, "gaussian" into clouds, "tree" into
-        boxes; "hierarchical" and "product" find their way among thousands of experts;
-        "constant" ignores x. These are the gates of `skmoe.gates` with their defaults;
-        a gate object may be any of them, a classifier is wrapped in `EstimatorGate`.
+        The model that says which experts are good for a row. A name stands for a gate
+        of `skmoe.gates` with its defaults:
+
+        - "softmax" separates the experts by hyperplanes;
+        - "gaussian" gives each expert a Gaussian cloud of rows;
+        - "tree" cuts the rows into boxes;
+        - "hierarchical" and "product" scale to thousands of experts;
+        - "constant" ignores x.
+
+        A gate object sets its parameters. A classifier is wrapped in `EstimatorGate`.
         A Pipeline that ends in a gate lets it see other columns than the experts.
     top_k : int or None, default=2
-        Experts that serve a row in predict; training keeps twice as many. 2 costs
-        little accuracy on most data; None uses all, the dense mixture.
+        Number of experts per row in predict; training keeps twice as many. 2 costs
+        little accuracy on most data. None uses all experts, as a dense mixture.
     top_p : float or None, default=None
-        Adaptive compute: a row asks the fewest of its ``top_k`` experts whose gate
-        probabilities sum to ``top_p``, so that rows of which the gate is sure ask
-        one. None always asks ``top_k``.
+        If set, a row asks the fewest of its ``top_k`` experts whose gate probabilities
+        sum to ``top_p``, so a row of which the gate is sure asks one expert. None
+        always asks ``top_k``.
     capacity_factor : float or None, default=None
-        Rows that an expert serves at most, in units of an even share: a limit on its
-        load in training, and on its part of each batch that is predicted. Rows
-        beyond it go to their next best expert, so answers depend on the batch. Useful
-        where experts run side by side on machines of one size. None has no limit.
+        Most rows per expert, in units of an even share. It limits the load of an expert
+        in training and in each batch that is predicted. Further rows go to their next
+        best expert, so predictions depend on the batch. Useful where experts run side
+        by side on machines of one size. None sets no limit.
     likelihood : str or Likelihood, default="gaussian"
-        How y scatters around an expert's mean: "gaussian"; "student_t" and "laplace"
-        for outliers; "poisson" and "negative_binomial" for counts; "gamma" for positive
-        y, "beta" for rates. An object of `skmoe.likelihoods` sets its parameters, as
-        ``StudentT(df=3)``; `ZeroInflated` and `WithOutliers` make the last expert a
-        fixed one. Gradient boosting with its default loss gets the family's own.
+        How y scatters around the mean of an expert:
+
+        - "gaussian": noise without outliers;
+        - "student_t", "laplace": noise with outliers;
+        - "poisson", "negative_binomial": counts;
+        - "gamma": positive y;
+        - "beta": rates between 0 and 1.
+
+        An object of `skmoe.likelihoods` sets its parameters, as in ``StudentT(df=3)``;
+        `ZeroInflated` and `WithOutliers` make the last expert a fixed one. Gradient
+        boosting with its default loss gets the loss of the family.
     scale_prior : float, default=10.0
-        Pseudo-rows that pull each expert's noise variance to the pooled one, that of
-        what all experts leave of their rows, so that a small expert cannot run away to
-        zero noise. 0 is maximum likelihood.
+        Pseudo-rows that shrink each expert's noise variance to that of the residuals of
+        all experts, so that a small expert cannot reach zero noise. 0 is maximum
+        likelihood.
     noise_expert : estimator or None, default=None
         A regressor that learns how the noise of each expert varies with x, from the
-        logarithms of squared residuals, which are out of fold where experts are
-        cross-fitted; small and smooth is best, such as `Ridge` or boosting of a few
-        leaves. An expert keeps its one scale where that is no worse. It changes
-        densities, not means. None is one scale an expert.
+        logarithms of squared residuals (out of fold if cross-fitted). Small and smooth
+        is best, such as `Ridge` or boosting of a few leaves. An expert keeps its
+        constant scale where that is no worse. Densities change, means do not. None is
+        one scale per expert.
     gate_per_output : bool, default=False
-        Give each of several outputs a gate and noise scales of its own, over experts
-        that all outputs share. Where outputs follow different regimes one gate has
-        to compromise. False is one gate for all.
+        Whether each of several outputs has a gate and noise scales of its own, over
+        experts that all outputs share. Useful where outputs follow different regimes,
+        between which one gate must compromise.
     shared_expert : estimator, "auto" or None, default=None
-        A learner fitted on all rows, whose out-of-fold residuals the experts learn;
-        one of the ``n_experts`` learns nothing, so that rows may keep the shared
-        prediction. "auto" lets rows held out choose between the mixture of ``expert``
-        and one such learner with linear experts beside it. None has no shared expert.
+        A learner that is fitted on all rows; the experts learn its out-of-fold
+        residuals. One of the ``n_experts`` learns nothing, so that rows may keep the
+        shared prediction. With "auto", held-out rows choose between a mixture of
+        ``expert`` and linear experts beside a shared ``expert``. None has no shared
+        expert.
     cross_fit : "auto", None, int or cross-validation splitter, default="auto"
-        How experts are judged in the E-step. None judges them on the rows that they
-        were fitted on, which flexible learners memorise; a number of folds or a
-        splitter judges each row by models that were blind to its fold. The models of a
-        splitter, such as `TimeSeriesSplit`, learn from its training rows. A row in
-        several test folds is judged by the first; a row in none by a model that saw it,
-        it does not count for noise scales, and a warning says so. "auto" is
-        None for ridge and logistic experts that are trained together, out of the bag
-        for bags and forests, without the row itself for nearest neighbours, and 3
-        folds for all others, 5 for the last ``scale_``. `LeaveOneOut` is the closed
-        form for ridge experts. Unless it is None, the gate's
-        ``alpha="auto"`` and ``shrinkage_`` are chosen on rows held out.
+        Which models judge a row in the E-step:
+
+        - None: the experts themselves, though flexible learners memorise their rows;
+        - int: number of folds; the models that judge a row did not see its fold;
+        - splitter, such as `TimeSeriesSplit`: the same with its test and training rows;
+        - `LeaveOneOut()`: models without the row, in closed form for ridge experts;
+        - "auto": None for ridge and logistic experts that are trained together, out of
+          the bag for bags and forests, without the row itself for nearest neighbours,
+          3 folds for all others (5 for the last ``scale_``).
+
+        If several test folds of a splitter hold a row, the first judges it. If none
+        does, a model that saw the row judges it, noise scales leave it out, and a
+        warning says so. Unless ``cross_fit`` is None, held-out rows choose
+        ``shrinkage_`` and the gate's ``alpha="auto"``.
     final : {"refit", "average"}, default="refit"
-        What becomes of cross-fitted experts at the end: each is refitted on all rows,
-        or is the mean of its fold models. The mean is steadier where learners are
-        flexible, and a prediction asks every fold model (but the mean of ridge models
-        is one). "average" needs ``cross_fit``; where "auto" is None it is "refit".
+        What predicts where experts are cross-fitted:
+
+        - "refit": each expert, refitted on all rows;
+        - "average": the mean of each expert's fold models. It is steadier with flexible
+          learners, but a prediction asks every fold model (the mean of ridge models is
+          one model). It needs ``cross_fit``; where "auto" is None it is "refit".
     init : str, list of str or (n_samples, n_experts) array-like, default="auto"
-        How starts split the rows: "tree", by the leaves of a small tree; "kmeans", by
-        k-means on x and the residual of y; "kmeans_x", by k-means on x; "random", by a
-        random smooth function of both; "linear", as the best mixture of linear experts
-        does, from those four; for experts that differ as learners "uniform", not at
-        all, and "single", all rows to the best of them. A list is gone through in turn.
-        "auto" is the first four for ridge and logistic experts that are trained
-        together, with further "random" ones; for others it is "linear", and the last
-        two if learners differ, of which rows held out choose. An array or sparse
-        matrix holds responsibilities of the experts for the rows, to start from.
+        How a start splits the rows among the experts:
+
+        - "tree": by the leaves of a small tree;
+        - "kmeans": by k-means on x and the residual of y;
+        - "kmeans_x": by k-means on x;
+        - "random": by a random smooth function of x and the residual of y;
+        - "linear": as the best mixture of linear experts from the four above;
+        - "uniform": not at all, for experts that differ as learners;
+        - "single": all rows to the best expert, for experts that differ as learners;
+        - a list of these names: one per start, in turn;
+        - an array or sparse matrix: the responsibilities of the experts for the rows;
+        - "auto": the first four and further "random" ones for ridge and logistic
+          experts that are trained together; else "linear". If learners differ,
+          held-out rows choose among "linear", "uniform" and "single".
     n_init : int, default=4
-        Starts, at most; the best is kept. "uniform", "single" and given
+        Maximum number of starts; the best is kept. "uniform", "single" and given
         responsibilities are one start each.
     max_iter : int, default=100
-        Passes of EM a run.
+        Maximum number of EM passes per run.
     tol : float, default=1e-4
-        A run has converged when a pass raises the bound by less, mean per row.
+        A run has converged when a pass raises the bound by less than this, in nats per
+        row.
     balance : float, default=0.0
-        Least load of an expert in training, in units of an even share: 0 lets true,
-        uneven regimes be, 1 makes all loads equal. It acts on the responsibilities
-        alone, and no more in the last passes.
+        Least training load of an expert, in units of an even share: 0 leaves uneven
+        regimes as they are, 1 makes all loads equal. It acts on the responsibilities
+        only, and not in the last passes.
     backend : {"auto", "numpy", "numba", "cupy"}, default="auto"
-        What computes: plain NumPy, kernels compiled by Numba the first time they are
-        used (some seconds, then kept on disk), or a CUDA device, to which "cupy"
-        moves X once a fit or predict. "auto" takes Numba where the rows repay it,
-        and leaves CuPy, PyTorch and other array-API arrays where they are: answers
-        are in the container of X. Answers of all agree to 1e-10, in float32 to 1e-5.
+        What computes:
+
+        - "numpy": plain NumPy;
+        - "numba": kernels that Numba compiles at first use, and keeps on disk;
+        - "cupy": a CUDA device, to which X moves once per fit or predict;
+        - "auto": Numba where the rows repay it. CuPy, PyTorch and other array-API
+          arrays stay where they are.
+
+        Predictions are in the container of X. All backends agree to 1e-10, in float32
+        to 1e-5.
     warm_start : bool, default=False
-        Go on from the previous fit, with a single start.
+        Whether ``fit`` goes on from the previous fit, with a single start.
     n_jobs : int or None, default=None
-        Jobs that fit experts, for learners that are fitted one by one, and the most
-        threads of everything else; None is one job, and the threads that BLAS has.
-        The answer is the same for any number.
+        Number of parallel jobs: jobs that fit experts one by one, and the upper limit
+        on threads elsewhere. None is one job, and the threads that BLAS has. The result
+        is the same for any number.
     random_state : int, RandomState or None, default=None
-        Seeds starts and experts.
+        Seed of starts and experts.
     verbose : int, default=0
-        1 prints a line for each start, and at the end what the mixture brings over one
-        learner; 2 prints a line for each pass too.
+        1 prints a line per start, and at the end what the mixture gains over one
+        learner; 2 also prints a line per pass.
 
     Attributes
     ----------
@@ -174,72 +208,79 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     n_experts_ : int
         Number of experts.
     selection_path_ : dict of str to ndarray of shape (n_tried,)
-        With ``n_experts="auto"``, what was tried: "n_experts"; "held_out", the mean
-        log-likelihood a row of rows held out; "standard_error" of what that lacks
-        against the best; "bic" and "icl" of the rows learned from, lower is better;
-        "chosen". NaN where nothing was held out or parameters cannot be counted.
+        With ``n_experts="auto"``, the numbers that were tried, "n_experts", and for
+        each: "held_out", the mean log-likelihood per held-out row; "standard_error", of
+        the difference to the best; "bic" and "icl" of the training rows, lower is
+        better; "chosen". NaN where nothing was held out or parameters cannot be
+        counted.
     gates_ : list of gates or Pipelines
         The gate of each output, with ``gate_per_output=True``; ``gate_`` is then the
         one that the experts were trained with.
     scale_ : ndarray of shape (n_experts,) or (n_experts, n_outputs)
-        Noise scale of each expert: for a Gaussian the standard deviation, in units of
+        Noise scale of each expert: the standard deviation for "gaussian", in units of
         y; else what the family says. Absent for "poisson".
     noise_experts_ : list of estimators or None
-        With a ``noise_expert``: what learned the noise of each expert, None for one
-        that keeps its one scale.
+        With a ``noise_expert``: the fitted noise model of each expert, None where an
+        expert keeps its constant scale.
     likelihood_ : Likelihood
         The family, bound to the training targets.
     expert_load_ : ndarray of shape (n_experts,)
-        Share of the training rows that each expert serves, by routing weight; sums
-        to one. With a gate per output (n_outputs, n_experts), a row for each.
+        Share of the training rows that each expert serves, by routing weight; the
+        shares sum to one. With ``gate_per_output=True``, shape (n_outputs, n_experts).
     lower_bound_ : float
-        Mean per row of the log-likelihood bound where EM ended, over the experts that
-        training keeps for a row; out of fold if cross-fitted.
+        Lower bound of the log-likelihood where EM ended, in nats per row, over the
+        experts that training keeps for a row; out of fold if cross-fitted.
     lower_bounds_ : ndarray of shape (`n_iter_`,)
-        The bound after each pass of the run of EM on all rows.
+        The bound after each pass of the EM run on all rows.
     history_ : list of dict
-        Every run of EM, in turn: the kind of its "start" ("chosen" goes on from what
-        rows held out chose) and its "n_experts"; for each pass "bounds", means over
-        the rows of the run, "experts_accepted", how many experts were renewed, and
-        "gate_accepted", whether the gate was.
+        Every run of EM, in order. "start" is the kind of its start ("chosen" goes on
+        from what held-out rows chose) and "n_experts" its number of experts. Per pass,
+        "bounds" has the mean over the rows of the run, "experts_accepted" how many
+        experts were renewed, and "gate_accepted" whether the gate was.
     routed_bound_ : float
-        Mean per row of the log-likelihood of the returned model, over the experts that
-        predict asks; out of fold if cross-fitted. In sample it equals the mean of
-        ``score_samples`` on the training rows.
+        Log-likelihood of the returned model, in nats per row, over the experts that
+        predict asks; out of fold if cross-fitted, else the mean of ``score_samples`` on
+        the training rows.
     shrinkage_ : float
-        How far experts are drawn to a learner fitted on all rows: 0 is not at all, 1
-        makes them that learner. It is their own or, where a list has several, the
-        best of these, if that does better. Chosen on rows held out; 0 where none were.
+        How far the experts shrink to a learner that is fitted on all rows: 0 is not at
+        all, 1 makes them that learner. The learner is an expert's own or, where a list
+        has several and one of them does better, that one. Chosen on held-out rows; 0
+        where there are none.
     held_out_ : dict of str to float
-        Mean log-likelihood of rows held out: of the "mixture" as chosen, of the same
-        with a "constant_gate", of the best with ``shrinkage_`` 1 ("pooled"), and of
-        the best learner alone ("single"). NaN where none were held out.
+        Mean log-likelihood per held-out row of the "mixture" as chosen, of the same
+        with a "constant_gate", of the best mixture with ``shrinkage_`` 1 ("pooled"),
+        and of the best learner alone ("single"). NaN where no rows were held out.
     routing_gain_ : float
-        What of the "mixture" in ``held_out_`` a constant gate would lose.
+        What the gate adds, in nats per held-out row: "mixture" minus "constant_gate" of
+        ``held_out_``.
     diagnostics_ : dict of str to float
-        "routed_bound" beside the "in_sample_bound" of the same rows, which flexible
-        experts flatter; "top_k_mass", the gate's mean probability of the experts that
-        predict asks, and "top_k_rows", the share of rows of which they have 95 %;
-        "experts_per_row", how many predict asks in the mean; with a
-        ``capacity_factor`` "rows_moved", how many training rows found an expert full.
+        How well the mixture was trained:
+
+        - "routed_bound": ``routed_bound_``;
+        - "in_sample_bound": the same in sample, too high where experts are flexible;
+        - "top_k_mass": gate probability of the experts that predict asks, mean per row;
+        - "top_k_rows": share of rows for which that is at least 95 %;
+        - "experts_per_row": number of experts that predict asks, mean per row;
+        - "rows_moved": number of training rows that met a full expert, with a
+          ``capacity_factor``.
     group_ids_ : ndarray of shape (n_ids,)
-        Where the gate knows ids that are no numbers: what the codes 0, 1, … stand for
-        that it sees in their place, as text. See `GroupGate`.
+        Where the gate knows ids that are not numbers: the ids, as text. The gate sees
+        their positions 0, 1, … instead. See `GroupGate`.
     tied_ : bool
-        After a fit with ``groups``: whether rows of a group share one expert. They do
-        unless rows of groups held out are predicted better, one by one, by a mixture
-        in which each row has its own; then groups change nothing in ``predict``.
+        After a fit with ``groups``: whether the rows of a group share one expert. They
+        do unless a mixture in which each row has its own expert predicts single rows
+        of held-out groups better. Then groups change nothing in ``predict``.
     group_correlation_ : float
-        After a fit with ``groups``: how alike the gate speaks of two rows of a group,
-        among groups of one expert. With 1 the rows of a new group say no more of its
-        expert than one of them, with 0 each is new evidence.
+        After a fit with ``groups``: how alike the evidence of two rows of a group is,
+        among groups of one expert. With 1, all rows of a new group tell the gate no
+        more than one of them; with 0, each row is new evidence.
     shared_expert_ : estimator
         The fitted shared expert, if the mixture has one.
     n_iter_ : int
-        Passes of the run of EM on all rows: one where rows held out chose the mixture
-        that it goes on from, as more would make another one of it.
+        Passes of the EM run on all rows. It is one where held-out rows chose the
+        mixture, so that the mixture that predicts is the one that was judged.
     converged_ : bool
-        Whether EM converged; where rows were held out, in the runs that were judged.
+        Whether EM converged; where rows were held out, whether the judged runs did.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -336,25 +377,25 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         return self._family.learner()
 
     def _named(self) -> dict[str, Any]:
-        """Return what parameters that are names, or None, stand for."""
+        """Return what parameters stand for that are a name or None."""
         if not isinstance(self.likelihood, str) or self.likelihood not in FAMILIES:
             return super()._named()
         return super()._named() | {"likelihood": self._family}
 
     def _adapted(self, learners: list[BaseEstimator]) -> list[BaseEstimator]:
-        """Return learners with the family's loss, and one beside a fixed expert."""
+        """Return learners with the loss of the family; check that all suit it."""
         family = self._family
         over = family.any_real and family.has_residuals
         if self.shared_expert is not None and not over:
             raise ValueError(
-                f"likelihood={self.likelihood!r} cannot have a shared_expert, whose "
-                "residuals may be any real numbers. Set shared_expert=None."
+                f"likelihood={self.likelihood!r} cannot have a shared_expert: its "
+                "residuals may be any real number. Set shared_expert=None."
             )
         if not isinstance(self.shared_expert, (str, NoneType)):
             frozen = [learner for learner in learners if is_frozen(learner)]
             if frozen:
                 raise ValueError(
-                    f"expert {frozen[0]!r} is frozen and answers y, but beside "
+                    f"expert {frozen[0]!r} is frozen and predicts y, but beside a "
                     "shared_expert experts learn residuals. Set shared_expert=None, "
                     "and put that learner into the list of experts."
                 )
@@ -362,21 +403,21 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
             parts.check_learner(self.noise_expert, False, "noise_expert")
             if not family.any_real:
                 raise ValueError(
-                    f"likelihood={self.likelihood!r} has a variance that follows the "
-                    "mean, or none to vary. Set noise_expert=None."
+                    f"likelihood={self.likelihood!r} has no noise scale that could "
+                    "vary with x. Set noise_expert=None."
                 )
         learners = [self._tamed(family.adapted(learner)) for learner in learners]
         if not isinstance(family, BesideFixed):
             return learners
         if len(learners) < 2:
             raise ValueError(
-                f"likelihood={self.likelihood!r} makes one of the experts a fixed one, "
-                f"so n_experts must be at least 2; got {len(learners)}."
+                f"likelihood={self.likelihood!r} makes the last expert a fixed one, so "
+                f"n_experts must be at least 2; got {len(learners)}."
             )
         return learners
 
     def _tamed(self, learner: BaseEstimator) -> BaseEstimator:
-        """Return a learner that computes with y as it is without losing what varies."""
+        """Return a learner that keeps the variation of y where y is extreme."""
         if not self._is_extreme or not reads_any_units(learner):
             return learner
         return standardising(learner)
@@ -408,13 +449,13 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         self._single_output = y.ndim == 1
         if self.gate_per_output and self._single_output:
             raise ValueError(
-                "gate_per_output=True needs y of several outputs, shape (n_samples, "
+                "gate_per_output=True needs a y of several outputs, shape (n_samples, "
                 "n_outputs); got one output."
             )
         if self.noise_expert is not None and not self._single_output:
             raise ValueError(
-                "noise_expert is for y of one output; got y of shape "
-                f"{y.shape}. Set noise_expert=None, or fit a mixture for each output."
+                f"noise_expert needs a y of one output; got shape {y.shape}. Set "
+                "noise_expert=None, or fit one mixture per output."
             )
         y = y[:, None] if self._single_output else y
         self._n_outputs = y.shape[1]
@@ -444,7 +485,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         return {"likelihood_": pool.likelihood}
 
     def _additions(self, mixture: Mixture, before) -> dict[str, Any]:
-        """Return gates and scales of each output, or noise that varies."""
+        """Return the gates and scales of each output, or the noise that varies."""
         if self.noise_expert is not None:
             pool = varying(mixture, self.noise_expert, mixture.problem.seed)
             return {"_pool": pool, "noise_experts_": pool.noise}
@@ -486,16 +527,18 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
 
     def _check_stream_of_kind(self) -> None:
         if self.gate_per_output:
-            raise ValueError("partial_fit cannot learn a gate per output.")
+            raise ValueError(
+                "partial_fit cannot learn a gate per output. Set gate_per_output=False."
+            )
         if self.noise_expert is not None:
             raise ValueError(
-                "partial_fit cannot learn noise that varies. Set noise_expert=None."
+                "partial_fit cannot learn a noise_expert. Set noise_expert=None."
             )
         likelihood = self.likelihood
         if likelihood != "gaussian" and type(likelihood) is not Gaussian:
             raise ValueError(
                 "partial_fit needs likelihood='gaussian', whose noise scales follow "
-                f"from sums that batches are added to; got {likelihood!r}."
+                f"from running sums; got {likelihood!r}."
             )
 
     @all_or_nothing
@@ -503,10 +546,10 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     def partial_fit(self, X, y, sample_weight=None):
         """Learn from a batch of rows; a stream is learned batch by batch.
 
-        The first call fits a mixture to its rows, by a short fit of the usual kind,
-        and calls with few rows repeat that on all rows so far. Later calls take one
-        step of stepwise EM, in which old rows count for less. A call after ``fit``
-        goes on from there.
+        The first call fits a mixture to its rows by a short fit of the usual kind.
+        While rows are few, later calls repeat that on all rows so far. Then each call
+        takes one step of stepwise EM, in which old rows count for less. A call after
+        ``fit`` goes on from there.
 
         Parameters
         ----------
@@ -515,7 +558,7 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets. The likelihood must be "gaussian".
         sample_weight : array-like of shape (n_samples,), default=None
-            Row weights; weight 2 is the row twice.
+            Weight of each row; weight 2 is the row twice.
 
         Returns
         -------
@@ -529,10 +572,10 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         Notes
         -----
         ``lower_bound_`` and ``routed_bound_`` become running means of the
-        log-likelihood of rows before they were learned, over the experts that training
-        keeps for a row and over those that predict asks; ``expert_load_`` is the share
-        of each expert in the rows that are remembered. Other records of training are
-        those of the last fit or start.
+        log-likelihood of each row before it was learned: the former over the experts
+        that training keeps for the row, the latter over those that predict asks.
+        ``expert_load_`` is the share of each expert in the rows that are remembered.
+        Other records of training are those of the last fit or start.
 
         Examples
         --------
@@ -557,26 +600,26 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
         return_std : bool, default=False
-            Whether to return the standard deviation of y too: that within the experts
-            and that between their means.
+            Whether to return the standard deviation of y too, within the experts and
+            between their means.
         groups : array-like of shape (n_samples,), default=None
-            Group of each row, new ones as a rule. Rows of a group then go to the same
-            experts, those that they speak for together: the more rows a group has, the
-            surer the gate may be. None takes rows one by one, and so does a mixture
-            whose ``tied_`` is False.
+            Group of each row, usually a group that training did not meet. All rows of
+            a group go to the same experts, which the gate chooses from all of them
+            together: the more rows, the surer the choice. With None, or if ``tied_``
+            is False, each row is routed by itself.
 
         Returns
         -------
         mean : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Gate-weighted mean over the ``top_k`` experts of each row. With
-            ``likelihood="student_t"`` or "laplace" it is the median of the mixture,
-            that of ``predict_quantiles(X, [0.5])`` before ``conformalize``;
-            `WithOutliers` leaves its fixed expert out. The precision is that of X, or
-            that of the training targets where these are far from zero beside what they
-            vary by.
+            Gate-weighted mean of the ``top_k`` experts of each row. With
+            ``likelihood="student_t"`` or "laplace" it is the median of the mixture, as
+            ``predict_quantiles(X, [0.5])`` returns it before ``conformalize``.
+            `WithOutliers` leaves its fixed expert out. The dtype is that of X, or that
+            of the training targets where their distance from zero is large beside
+            their variation.
         std : ndarray of the same shape
-            With ``return_std=True``, of all of the distribution, outliers included;
-            infinite where the family has no variance.
+            With ``return_std=True``, the standard deviation of the whole distribution,
+            outliers included; infinite where the family has no variance.
         """
         mean = self._combine(X, groups)
         mean = mean[:, 0] if self._single_output else mean
