@@ -24,9 +24,9 @@ def holds_labels(y: Any) -> bool:
     if len(shape) == 2 and shape[1] > 1:
         raise ValueError(
             f"y of shape {tuple(shape)} holds several columns of classes, which "
-            "MoEClassifier cannot have at once. Fit one mixture a column, as "
-            "sklearn.multioutput.MultiOutputClassifier does; labels that are there or "
-            "not go together as an indicator of 0 and 1."
+            "MoEClassifier cannot learn at once. Fit one mixture per column, as "
+            "sklearn.multioutput.MultiOutputClassifier does; or pass labels that are "
+            "there or not as an indicator of 0 and 1."
         )
     return False
 
@@ -44,8 +44,8 @@ def check_same_labels(y: np.ndarray, n_labels: int, name: str) -> None:
     """Raise unless there are as many labels as were fitted."""
     if y.ndim == 1:
         raise ValueError(
-            f"{name} was fitted with {n_labels} labels per row; got y with one class per "
-            f"row. Pass an indicator of shape (n_samples, {n_labels})."
+            f"{name} was fitted with {n_labels} labels per row; got y with one class "
+            f"per row. Pass an indicator of shape (n_samples, {n_labels})."
         )
     if y.shape[1] != n_labels:
         raise ValueError(
@@ -54,14 +54,14 @@ def check_same_labels(y: np.ndarray, n_labels: int, name: str) -> None:
 
 
 def one_a_label(learner: Any) -> Any:
-    """Return logistic regression as a model for each label, all else as it is."""
+    """Return logistic regression as one model per label; all else as it is."""
     if type(learner) is LogisticRegression:
         return MultiOutputClassifier(learner)
     return learner
 
 
 def takes_labels(learner: BaseEstimator) -> bool:
-    """Tell whether a classifier predicts several labels; OneVsRest says outputs."""
+    """Tell whether a classifier predicts several labels, by either of its tags."""
     tags = get_tags(one_a_label(learner))
     says_so = tags.classifier_tags is not None and tags.classifier_tags.multi_label
     return says_so or tags.target_tags.multi_output
@@ -74,6 +74,6 @@ def label_experts(learners: list[BaseEstimator]) -> list[BaseEstimator]:
             raise ValueError(
                 f"expert {learner!r} predicts one label, and y has several. Wrap it: "
                 "sklearn.multioutput.MultiOutputClassifier(...) fits one such learner "
-                "a label."
+                "per label."
             )
     return [MultilabelExpert(one_a_label(learner)) for learner in learners]
