@@ -308,7 +308,7 @@ def test_other_columns_at_predict():
             {"expert": [Ridge()] * 3},
             "expert is a list of 3 learners, but n_experts=2 ... Set n_experts=None",
         ),
-        ({"expert": [], "n_experts": None}, "expert is an empty list"),
+        ({"expert": [], "n_experts": None}, "got an empty list"),
         (
             {"expert": [Ridge()] * 3, "n_experts": "auto"},
             "a list of 3 learners, which fixes the number. Set n_experts=None",
@@ -472,7 +472,7 @@ ROWS = np.arange(40)
 @pytest.mark.parametrize(
     ("splitter", "message"),
     [
-        (Parts(), "makes no folds"),
+        (Parts(), "must make at least one fold"),
         (Parts((ROWS[:20], ROWS[20:]), (ROWS, [])), "fold 1 has no test rows"),
         (Parts((ROWS[:0], ROWS)), "fold 0 has no training rows"),
         (Parts((ROWS[:25], ROWS[20:])), "fold 0 has 5 rows in both its training and"),

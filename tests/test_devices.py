@@ -180,7 +180,7 @@ def test_bad_input_on_a_device(guarded, model):
         worse[3, 1] = bad
         with pytest.raises(ValueError, match="X contains NaN or infinity"):
             clone(model).fit(put(worse), put(y))
-    with pytest.raises(ValueError, match=r"Expected a 2D array .* got shape \(120,\)"):
+    with pytest.raises(ValueError, match=r"X must be a 2D array .* got shape \(120,\)"):
         clone(model).fit(put(X[:, 0]), put(y))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         clone(model).fit(put(X), put(y[:-1]))

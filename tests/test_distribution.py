@@ -603,7 +603,7 @@ def test_several_outputs(data, options):
     hit = (interval[:, 0] <= y[600:]) & (y[600:] <= interval[:, 1])
     np.testing.assert_allclose(hit.mean(axis=0), 0.9, atol=0.06)
     for method in ("modes", "predict_region"):
-        with pytest.raises(ValueError, match=f"{method} is for one output"):
+        with pytest.raises(ValueError, match=f"{method} needs a y of one output"):
             getattr(model, method)(X[:2])
 
 

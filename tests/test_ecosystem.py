@@ -636,7 +636,7 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys):
     *lines, verdict = capsys.readouterr().out.splitlines()
     kinds = [line.split("(")[1].split(")")[0] for line in lines if "pass   1 " in line]
     assert kinds == [*init * n_parts, "chosen"]
-    assert "rows held out" in verdict
+    assert "held-out rows" in verdict
 
 
 def test_a_callback_that_stops_starts_is_heeded_in_every_part():

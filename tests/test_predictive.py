@@ -191,7 +191,7 @@ def test_several_outputs(data, options):
     )
     np.testing.assert_allclose(ours.pdf(y[400:420]), density.sum(axis=1), rtol=1e-9)
     for method in ("modes", "region"):
-        with pytest.raises(ValueError, match=f"^{method} is for one output"):
+        with pytest.raises(ValueError, match=f"^{method} needs a y of one output"):
             getattr(ours, method)()
     model.conformalize(X[300:400], y[300:400])
     check_answers(model, X[400:420], y[400:420])

@@ -270,10 +270,10 @@ def test_verbose_says_what_the_mixture_brings(capsys):
     MoERegressor(verbose=1, **QUICK).fit(X, Y)
     said = capsys.readouterr().out.splitlines()[-1]
     assert "It gains" in said
-    assert "over one learner on rows held out" in said
+    assert "over one learner on held-out rows" in said
     noise = np.random.RandomState(1).standard_normal(N)
     MoERegressor(verbose=1, scale_prior=1e6, **QUICK).fit(X, noise)
-    assert "brings nothing over one learner" in capsys.readouterr().out
+    assert "gains nothing over one learner" in capsys.readouterr().out
     MoERegressor(verbose=1, cross_fit=None, **QUICK).fit(X, Y)
     assert "No rows were held out" in capsys.readouterr().out
 

@@ -731,7 +731,7 @@ def test_bad_responsibilities(value):
     resp = soft(2)
     resp[7] = value
     for init in (resp, sparse.csr_array(resp)):
-        with pytest.raises(ValueError, match="not be negative nor all zero in a row"):
+        with pytest.raises(ValueError, match="not negative, and not all zero"):
             MoERegressor(**QUICK, init=init).fit(X, Y)
 
 

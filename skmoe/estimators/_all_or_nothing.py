@@ -11,9 +11,9 @@ import numpy as np
 def all_or_nothing(method):
     """Leave the estimator as it was if a method of it fails or is interrupted.
 
-    The attributes are put back in one assignment, which nothing can interrupt halfway.
-    So a method may set attributes, but it must not change in place what they hold; the
-    one thing that is, a random generator of the user's, is set back.
+    One assignment puts the attributes back, so nothing can interrupt it halfway. A
+    method may set attributes, but must not change in place what they hold. The one
+    exception is a random generator of the user, whose state is set back.
     """
 
     @functools.wraps(method)
@@ -33,6 +33,6 @@ def all_or_nothing(method):
 
 
 def _generator(estimator: Any) -> np.random.RandomState | None:
-    """Return the generator that the user gave as ``random_state``, if it is one."""
+    """Return ``random_state`` if it is a generator, else None."""
     random = getattr(estimator, "random_state", None)
     return random if isinstance(random, np.random.RandomState) else None

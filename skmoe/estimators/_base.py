@@ -1,4 +1,4 @@
-"""What both estimators share: parameters, validation, fit, routing."""
+"""The base of both estimators: parameters, validation and fit."""
 
 from __future__ import annotations
 
@@ -54,11 +54,14 @@ class BaseMoE(
 ):
     """Base class of `MoEClassifier` and `MoERegressor`.
 
-    Private attributes of a fitted mixture: ``_pool`` and ``_own_pool``, the experts
-    that predict and those that were trained; ``_shared``, the pool of the shared
-    expert; ``_calibration``, temperature and biases of class probabilities; ``_reads``,
-    what reaches the parts; ``_id_codes``, codes of ids that are no numbers;
-    ``_weight_unit``, the sample weight that counts as one row.
+    Private attributes of a fitted mixture:
+
+    - ``_pool`` and ``_own_pool``: the experts that predict and those that were trained;
+    - ``_shared``: the pool of the shared expert;
+    - ``_calibration``: temperature and biases of class probabilities;
+    - ``_reads``: how X reaches the parts;
+    - ``_id_codes``: codes of ids that are not numbers;
+    - ``_weight_unit``: the sample weight that counts as one row.
     """
 
     _calibration: tuple[float, np.ndarray] | None = None
@@ -163,13 +166,13 @@ class BaseMoE(
         super().__setstate__(state)
 
     def _sk_visual_block_(self):
-        """Return what HTML shows: the learners and gates that the parameters hold."""
+        """Return what HTML shows: the learners and gates among the parameters."""
         return html_block(self, parts.named_parts(self.get_params(deep=False)))
 
     # ------------------------------------------------------- hooks of the kinds
     @property
     def _classifies(self) -> bool:
-        """Whether y is classes, or labels."""
+        """Whether y holds classes or labels."""
         return False
 
     @abstractmethod
@@ -177,7 +180,7 @@ class BaseMoE(
         """Return the learner that expert=None stands for."""
 
     def _named(self) -> dict[str, Any]:
-        """Return what parameters that are names, or None, stand for."""
+        """Return what parameters stand for that are a name or None."""
         named: dict[str, Any] = {}
         if isinstance(self.gate, str) and self.gate in parts.GATES:
             named["gate"] = parts.GATES[self.gate]()
@@ -190,14 +193,14 @@ class BaseMoE(
         return learners
 
     def _tamed(self, learner: BaseEstimator) -> BaseEstimator:
-        """Return a learner that keeps what varies of y."""
+        """Return a learner that keeps the variation of y."""
         return learner
 
     @abstractmethod
     def _encode_target(
         self, y: Any, weight: np.ndarray, settings: Settings
     ) -> tuple[Array, np.ndarray]:
-        """Check y and set what is known of it; return (engine's y, row weights)."""
+        """Set what is known of y; return it in the engine's form, and row weights."""
 
     @abstractmethod
     def _read_target(self, y: Any) -> Array:
@@ -222,21 +225,20 @@ class BaseMoE(
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Training rows. Sparse input needs a gate and experts that take it. If
-            gate and experts are Pipelines, X reaches them as it is, so it may hold
-            any columns that their first steps read.
+            Training rows. A sparse X needs a gate and experts that take it. Pipelines
+            as gate and experts get X as it is, so it may hold any columns that their
+            first steps read.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets; several outputs for a regressor whose expert takes them, or an
-            indicator of labels, dense or sparse, for a classifier.
+            Targets. A regressor takes several outputs if its experts do. A classifier
+            takes class labels, or a dense or sparse indicator of several labels.
         sample_weight : array-like of shape (n_samples,), default=None
-            Row weights; weight 2 is the row twice, weight 0 is no row.
+            Weight of each row; weight 2 is the row twice, weight 0 is no row.
         groups : array-like of shape (n_samples,), default=None
             Group of each row, such as a person measured many times. All rows of a
-            group come from one expert (unless rows held out say otherwise, see
-            ``tied_``), of which the gate learns what a row says. Groups are held out
-            whole, their rows judged one by one, and share a fold; a splitter is given
-            the groups. To keep rows in one fold without this, let ``cross_fit`` be a
-            `PredefinedSplit`.
+            group come from one expert, unless held-out rows say otherwise (``tied_``).
+            All rows of a group are in one fold, and are held out together but judged
+            one by one. A splitter is given the groups. To keep rows in one fold without
+            tying them to one expert, let ``cross_fit`` be a `PredefinedSplit`.
 
         Returns
         -------
@@ -253,7 +255,7 @@ class BaseMoE(
         return self
 
     def _additions(self, mixture: Mixture, before) -> dict[str, Any]:
-        """Return the attributes that are made once EM has ended."""
+        """Return the attributes that are made after EM."""
         return {}
 
     def _parts_of_kind(self, pool: ExpertPool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""EM under the eyes of callbacks and of ``verbose``."""
+"""Runs of EM that callbacks and ``verbose`` watch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..em import EMResult, PassInfo, Problem, State, run
 
 
 class Watched:
-    """Runs EM from one start after another, each a task of scikit-learn's callbacks.
+    """Run EM from one start after another, each a task of scikit-learn's callbacks.
 
     Parameters
     ----------
     estimator : BaseMoE
     problem : Problem
-        Of all rows.
+        The problem of all rows.
     n_runs : int
-        How many runs there will be, unless a callback stops them.
+        Number of runs, unless a callback stops them.
     attributes : callable
         ``attributes(problem, state)`` returns the fitted attributes of a state, for
         callbacks that score it.
@@ -85,7 +85,7 @@ class Watched:
         self.root.call_on_fit_task_end(**self._task(self.problem))
 
     def _head(self, name: str) -> str:
-        """Return how a line about the run begins."""
+        """Return the beginning of a line about the run."""
         which = f"start {self.n_runs} of {self.n_announced} ({name})"
         return f"[{type(self.estimator).__name__}] {which}"
 

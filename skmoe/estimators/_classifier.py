@@ -517,7 +517,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         if earlier is None:
             if len(classes) < 2:
                 raise ValueError(
-                    f"classes must have at least 2 labels; got {classes!r}."
+                    f"classes must name at least 2 classes; got {classes!r}."
                 )
             self.classes_ = classes
         elif not np.array_equal(classes, earlier):

@@ -1,4 +1,4 @@
-"""Category columns on their way to experts and gate."""
+"""Encoding of category columns for experts and gate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sklearn.preprocessing import OneHotEncoder
 from ..experts import GLMPool, LinearPool, LogisticPool
 
 MAX_CATEGORIES = 32
-"""Levels of a column that the gate tells apart. Rarer ones share an indicator: one of
-their own would cost more than so few rows can say."""
+"""Most levels of a column that the gate tells apart. Rarer levels share an indicator:
+they have too few rows to repay indicators of their own."""
 
 NUMBERS_ONLY = (LinearPool, LogisticPool, GLMPool)
 """Pools whose learners read numbers only."""
@@ -24,7 +24,7 @@ def reads_numbers_only(learner: BaseEstimator) -> bool:
 
 
 def encoder(names: list) -> ColumnTransformer:
-    """Return what turns columns of categories into indicators, beside the numbers."""
+    """Return a transformer of category columns into indicators; numbers stay."""
     indicators = OneHotEncoder(
         handle_unknown="infrequent_if_exist",
         max_categories=MAX_CATEGORIES,
@@ -37,5 +37,5 @@ def encoder(names: list) -> ColumnTransformer:
 
 
 def reader(learner: BaseEstimator, names: list) -> Pipeline:
-    """Return a linear learner as one that reads data frames with these categories."""
+    """Return a linear learner that reads data frames with these category columns."""
     return make_pipeline(encoder(names) if names else "passthrough", learner)

@@ -1,4 +1,4 @@
-"""What a mixture for regression says of y beyond its mean."""
+"""What a mixture for regression predicts beyond the mean of y."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ._validation import about, given
 
 
 class DistributionMixin:
-    """Methods of `MoERegressor` that ask for more than the mean of y given x.
+    """Methods of `MoERegressor` that predict more than the mean of y given x.
 
-    Their rows are routed as in ``predict``, so all of them speak of one distribution:
-    that of ``score_samples``.
+    They route rows as ``predict`` does, so all describe one distribution, that of
+    ``score_samples``.
     """
 
     # ------------------------------------------------------------ distributions
     def _mixtures(self, X, groups=None) -> tuple[list[list[PredictiveMixture]], Any]:
         """Return the distribution of each output, gate by gate, and the dtype.
 
-        That is the dtype of the experts' answers, or of y where these are too coarse
-        for its origin.
+        The dtype is that of the experts' predictions, or that of y where the former is
+        too coarse for the origin of y.
         """
         X_gate, X_expert = self._views(X)
         outputs = []
@@ -60,7 +60,7 @@ class DistributionMixin:
 
     @property
     def _calibrations(self) -> list[Calibration] | None:
-        """The calibration of each output; None if the model changed since."""
+        """The calibration of each output; None if the model has changed since."""
         gate, pool, calibrations = getattr(self, "_calibrated", (None, None, None))
         return calibrations if (gate, pool) == (self.gate_, self._pool) else None
 
@@ -69,9 +69,8 @@ class DistributionMixin:
         distribution = self.predict_distribution(X, groups=groups)
         if not self._single_output:
             raise ValueError(
-                f"{method} is for one output, but {type(self).__name__} was fitted "
-                f"with {self._n_outputs}: sets of each row differ in number. Fit one "
-                "mixture for each output."
+                f"{method} needs a y of one output, but {type(self).__name__} was "
+                f"fitted with {self._n_outputs}. Fit one mixture per output."
             )
         return distribution
 
@@ -84,11 +83,11 @@ class DistributionMixin:
 
     # ------------------------------------------------------------------- public
     def predict_distribution(self, X, *, groups=None):
-        """Predict the distribution of y, as an object to ask.
+        """Predict the distribution of y, as an object.
 
-        All other methods of this kind (`predict_interval`, `predict_quantiles`,
-        `predict_region`, `modes`, `sample_y`, `cdf`, `crps`) ask such an object once.
-        To ask several things of the same rows, keep it: rows are routed once.
+        `predict_interval`, `predict_quantiles`, `predict_region`, `modes`, `sample_y`,
+        `cdf` and `crps` each make such an object and ask it once. To ask several
+        things about the same rows, make it once, so that they are routed once.
 
         Parameters
         ----------
@@ -100,9 +99,8 @@ class DistributionMixin:
         Returns
         -------
         MixtureDistribution
-            The distribution of each row, with the methods of a frozen distribution of
-            `scipy.stats`; see `skmoe.predictive.MixtureDistribution`. It keeps what it
-            knows when the model is trained again.
+            The distribution of each row; see `skmoe.predictive.MixtureDistribution`. It
+            does not change when the model is trained again.
 
         Examples
         --------
@@ -142,12 +140,7 @@ class DistributionMixin:
         Returns
         -------
         ndarray of shape (n_samples, n_quantiles) or (n_samples, n_quantiles, n_outputs)
-            The y below which the mixture has such a probability, found to 1e-10 of
-            the spread; for counts the smallest y of at least that probability, of
-            those that floats hold. After ``conformalize`` y of new rows is at most the
-            quantile with a probability of at least p, for p of 0.5 and more, and less
-            than it with a probability of at most p, for smaller ones; infinite where
-            the calibration rows are too few to say.
+            Quantiles, in units of y; see `skmoe.predictive.MixtureDistribution.ppf`.
 
         Raises
         ------
@@ -178,8 +171,8 @@ class DistributionMixin:
         coverage : float, default=0.9
             Probability of the interval, between 0 and 1, both excluded.
         kind : {"equal_tailed", "highest_density"}, default="equal_tailed"
-            "equal_tailed" leaves the same probability out on both sides;
-            "highest_density" is the shortest interval, which takes some ten times as
+            "equal_tailed" leaves the same probability out on both sides.
+            "highest_density" is the shortest interval and takes about ten times as
             long. Where y has several branches, `predict_region` is shorter still.
         groups : array-like of shape (n_samples,), default=None
             Group of each row; see `predict`.
@@ -187,14 +180,13 @@ class DistributionMixin:
         Returns
         -------
         ndarray of shape (n_samples, 2) or (n_samples, 2, n_outputs)
-            Ends of the intervals, of each output by itself. After ``conformalize``
-            they are widened or narrowed to hold for new rows, whatever is wrong with
-            the model.
+            Ends of the intervals, in units of y; see
+            `skmoe.predictive.MixtureDistribution.interval`.
 
         Raises
         ------
         ValueError
-            If ``coverage`` is not between 0 and 1, or ``kind`` unknown.
+            If ``coverage`` is not between 0 and 1, or ``kind`` is unknown.
 
         Examples
         --------
@@ -213,7 +205,7 @@ class DistributionMixin:
         return distribution.interval(coverage, kind=kind)
 
     def predict_region(self, X, coverage=0.9, *, groups=None):
-        """Predict where the density of y is highest: one or several intervals.
+        """Predict where the density of y is highest, as one or more intervals.
 
         Parameters
         ----------
@@ -227,19 +219,13 @@ class DistributionMixin:
         Returns
         -------
         list of ndarray of shape (n_intervals, 2)
-            For each row the smallest set of the probability, as intervals in
-            increasing order, both ends included. After ``conformalize`` it holds for
-            new rows, whatever is wrong with the model (HPD-split [1]_).
+            The intervals of each row in increasing order, in units of y; see
+            `skmoe.predictive.MixtureDistribution.region`.
 
         Raises
         ------
         ValueError
             If ``coverage`` is not between 0 and 1, or y has several outputs.
-
-        References
-        ----------
-        .. [1] R. Izbicki, G. Shimizu and R. B. Stern, "CD-split and HPD-split:
-           efficient conformal regions in high dimensions", JMLR 23 (2022) 1-32.
 
         Examples
         --------
@@ -268,8 +254,8 @@ class DistributionMixin:
         Returns
         -------
         list of ndarray of shape (n_modes,)
-            For each row the modes, highest first. The mean of y may lie where y never
-            is; the first mode does not.
+            The modes of each row, highest first, in units of y. The mean may lie where
+            y never is; the first mode does not.
 
         Raises
         ------
@@ -286,23 +272,23 @@ class DistributionMixin:
         X : {array-like, sparse matrix, data frame} of shape (n_samples_X, n_features)
             Rows.
         n_samples : int, default=1
-            Draws of each row.
+            Number of draws per row.
         random_state : int, RandomState or None, default=None
-            Seeds the draws.
+            Seed of the draws.
         groups : array-like of shape (n_samples,), default=None
             Group of each row; see `predict`.
 
         Returns
         -------
         ndarray of shape (n_samples_X, n_samples) or (n_samples_X, n_outputs, n_samples)
-            Independent draws, as `GaussianProcessRegressor.sample_y` has them. Outputs
-            of a draw come from one expert, but for ``gate_per_output=True``.
+            Independent draws, in the shape of `GaussianProcessRegressor.sample_y`; see
+            `skmoe.predictive.MixtureDistribution.sample`.
         """
         distribution = self.predict_distribution(X, groups=groups)
         return distribution.sample(n_samples, random_state)
 
     def cdf(self, X, y, *, groups=None):
-        """Return the probability that y is at most as large as given.
+        """Return the probability of a target up to y.
 
         Parameters
         ----------
@@ -316,19 +302,14 @@ class DistributionMixin:
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            P(Y <= y | x), of each output by itself. Of targets that follow the
-            predicted distribution these are uniform (unless they are counts).
+            P(Y <= y | x) of each output. If targets follow the predicted distribution
+            and are not counts, these probabilities are uniform.
         """
         y = self._targets(X, y)
         return self.predict_distribution(X, groups=groups).cdf(y)
 
     def crps(self, X, y, *, groups=None):
-        r"""Return the continuous ranked probability score of each row; lower is better.
-
-        .. math:: \int (P(Y \le z | x) - 1[y \le z])^2 dz
-
-        It is in units of y, and the absolute error where all the probability lies at
-        one point; unlike the log-likelihood it stays finite [1]_.
+        """Return the continuous ranked probability score of each row; lower is better.
 
         Parameters
         ----------
@@ -342,14 +323,7 @@ class DistributionMixin:
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            The scores: in closed form for "gaussian", summed for counts, else by
-            quadrature, to 1e-5 of the spread.
-
-        References
-        ----------
-        .. [1] T. Gneiting and A. E. Raftery, "Strictly proper scoring rules,
-           prediction, and estimation", JASA 102 (2007) 359-378.
-           doi:10.1198/016214506000001437
+            The scores, in units of y; see `skmoe.predictive.MixtureDistribution.crps`.
         """
         y = self._targets(X, y)
         return self.predict_distribution(X, groups=groups).crps(y)
@@ -358,16 +332,16 @@ class DistributionMixin:
     def conformalize(self, X, y, *, groups=None) -> Self:
         """Calibrate intervals, regions and quantiles on rows that fit did not see.
 
-        Split-conformal prediction: for new rows that are exchangeable with these, an
-        interval or region holds y with at least the probability asked for, whatever
-        is wrong with the model, and any may be asked for later. With n rows it is at
-        most 1 / (n + 1) more, unless y is discrete.
+        This is split-conformal prediction. For new rows that are exchangeable with
+        these, an interval or region of any coverage holds y with at least that
+        probability, whatever is wrong with the model. With n rows, the probability is
+        at most 1 / (n + 1) more, unless y is discrete.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Rows that fit did not see. A coverage c needs at least c / (1 - c) of them,
-            9 for 0.9; with fewer, intervals are infinite.
+            Rows that fit did not see. A coverage c needs at least c / (1 - c) of them
+            (9 rows for 0.9). With fewer, intervals are infinite.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Their targets.
         groups : array-like of shape (n_samples,), default=None
@@ -376,15 +350,15 @@ class DistributionMixin:
         Returns
         -------
         self : object
-            The mixture with what was learned from the rows: it acts on
-            `predict_interval`, `predict_region` and `predict_quantiles`, on nothing
-            else, until the mixture is trained again.
+            The mixture. Until it is trained again, `predict_interval`,
+            `predict_region` and `predict_quantiles` are calibrated, and nothing else.
 
         Notes
         -----
-        Coverage is the mean over all x, not at each x. Calibration keeps the shape of
-        the predicted distribution: intervals widen by the same amount of the normal
-        score of P(Y <= y | x), so most where the mixture is least sure [1]_.
+        Coverage holds as a mean over all x, not at each x. Calibration keeps the shape
+        of the predicted distribution: it moves the ends of all intervals by the same
+        amount of the normal score of P(Y <= y | x). So intervals widen most where the
+        mixture is least sure [1]_.
 
         References
         ----------
@@ -403,7 +377,7 @@ class DistributionMixin:
 
 
 def _empty_like(X: Any) -> Any:
-    """Return no rows in the container and on the device of X; None for NumPy."""
+    """Return an array of no rows in the container of X; None for NumPy."""
     xp = namespace(X)
     return None if xp is np else xp.zeros_like(X[:0, ...])
 

@@ -1,4 +1,4 @@
-"""The fitted state of a mixture: what it is made of, and who sets it."""
+"""The fitted attributes of a mixture, and the function that sets them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ON_REQUEST = (
     "group_correlation_",
     "_voice",
 )
-"""Attributes that not every fit sets: none may be left of an earlier fit."""
+"""Attributes that not every fit sets, so those of an earlier fit must go."""
 
 
 def set_fitted(model, attributes: dict[str, Any], *, afresh: bool = False) -> None:
@@ -37,7 +37,7 @@ def set_fitted(model, attributes: dict[str, Any], *, afresh: bool = False) -> No
     attributes : dict
         Values by name.
     afresh : bool, default=False
-        Whether a fit replaces all that an earlier one has set.
+        Whether to remove what only an earlier fit has set.
     """
     if afresh:
         for name in ON_REQUEST:
@@ -54,9 +54,9 @@ def parts_of(
     ----------
     model : BaseMoE
     before : Pipeline or None
-        Fitted transformers that stand before the gate.
+        Fitted transformers before the gate.
     gate : BaseGate
-        Fitted.
+        The fitted gate.
     pool : ExpertPool
         The experts that predict.
     load : (n_experts,) array
@@ -78,7 +78,7 @@ def parts_of(
 def trained_parts(
     model, before: Pipeline | None, gate: BaseGate, pool: ExpertPool, problem: Problem
 ) -> dict[str, Any]:
-    """Return the attributes that predict needs of a mixture that learned rows."""
+    """Return the attributes of a trained mixture that predict needs."""
     weight = problem.sample_weight
     total = namespace(weight).sum(weight)
     load = model._rule.route(gate, problem.X_gate).scaled(weight / total)
@@ -91,7 +91,7 @@ def trained_parts(
 
 
 def panel_parts(problem: Problem, mixture: Mixture) -> dict[str, Any]:
-    """Return the attributes of groups, if fit was given any."""
+    """Return the attributes of groups, if fit was given groups."""
     if problem.panel is None:
         return {}
     voice = Voice.of(problem.panel, mixture.gate, problem.X_gate, mixture.resp)

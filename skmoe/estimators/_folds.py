@@ -26,7 +26,7 @@ from ..gates import BaseGate
 from ._validation import about, check_labels, given
 
 AUTO_FOLDS = 3
-"""Folds of cross_fit="auto": more cost more and change little."""
+"""Folds of cross_fit="auto". More folds cost more and change little."""
 
 
 def is_splitter(cross_fit: Any) -> bool:
@@ -35,7 +35,7 @@ def is_splitter(cross_fit: Any) -> bool:
 
 
 def check_cross_fit(cross_fit: Any, final: str) -> None:
-    """Raise unless folds can be made, and are where their models are averaged."""
+    """Raise unless folds can be made, and are made if models are to be averaged."""
     if isinstance(cross_fit, (str, bytes)) and cross_fit != "auto":
         raise ValueError(
             "cross_fit must be 'auto', a number of folds, a splitter or None; got "
@@ -61,7 +61,7 @@ def check_groups(groups, sample_weight, n_used: int) -> np.ndarray | None:
         groups = check_array(groups, ensure_2d=False, dtype=None)
     if groups.shape != used.shape:
         raise ValueError(
-            f"groups must have one entry a row, shape {used.shape}; got shape "
+            f"groups must have one entry per row, shape {used.shape}; got shape "
             f"{groups.shape}."
         )
     return groups[used]
@@ -74,7 +74,7 @@ def used_rows(sample_weight, n_used: int) -> np.ndarray:
 
 
 def cross_fitted_gate(model, gate: BaseGate, problem: Problem) -> BaseGate:
-    """Return the gate, wrapped if it is to be asked out of fold."""
+    """Return the gate, wrapped if it must be asked out of fold."""
     if not gate.memorises or model.cross_fit is None:
         return gate
     counted = isinstance(model.cross_fit, Integral)
@@ -84,7 +84,7 @@ def cross_fitted_gate(model, gate: BaseGate, problem: Problem) -> BaseGate:
 
 
 def cross_fitted_pool(model, pool: ExpertPool, problem: Problem) -> ExpertPool:
-    """Return the pool, wrapped if its experts are to be judged out of fold."""
+    """Return the pool, wrapped if its experts must be judged out of fold."""
     auto = isinstance(model.cross_fit, str)
     groups = problem.groups
     # Rigid experts do not memorise rows, and frozen ones learn from none.
@@ -103,8 +103,8 @@ def cross_fitted_pool(model, pool: ExpertPool, problem: Problem) -> ExpertPool:
         if n_groups is not None and n_groups < (2 if auto else n_folds):
             raise ValueError(
                 f"cross_fit={model.cross_fit!r} needs at least "
-                f"{2 if auto else n_folds} groups, since rows of a group share a "
-                f"fold; groups has {n_groups}."
+                f"{2 if auto else n_folds} groups, as rows of a group share a fold; "
+                f"got {n_groups}."
             )
         folds = content_folds(problem, n_folds, problem.seed)
         if auto:
@@ -121,10 +121,10 @@ def cross_fitted_pool(model, pool: ExpertPool, problem: Problem) -> ExpertPool:
 def _split(
     model, problem: Problem, groups: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the fold whose model judges each row, and what each model learns from.
+    """Return the fold whose model judges each row, and the rows each model learns from.
 
-    A row in several test folds is judged by the first of them, a row in none by a
-    model of all rows.
+    If several test folds hold a row, the first judges it. If none does, a model of all
+    rows judges it.
     """
     host = problem.on_host()
     params = {} if groups is None else {"groups": groups}
@@ -139,12 +139,12 @@ def _split(
         folds[test & (folds < 0)] = fold
         learned.append(train)
     if not learned:
-        raise ValueError(f"cross_fit={model.cross_fit!r} makes no folds.")
+        raise ValueError(f"cross_fit={model.cross_fit!r} must make at least one fold.")
     return judges(folds, np.stack(learned))
 
 
 def _parts(model, host: Problem, params: dict) -> list:
-    """Return what the splitter yields; its own error, with the parameter named."""
+    """Return what the splitter yields; its errors name the parameter."""
     y = host.y if model._classifies else host.y + model._origin
     try:
         return list(model.cross_fit.split(host.X_gate, y, **params))
@@ -182,7 +182,7 @@ def _check_fold(cross_fit: Any, fold: int, train: np.ndarray, test: np.ndarray) 
 def _warn_of_rare_classes(
     cross_fit: Any, classes: np.ndarray, y: np.ndarray, folds: np.ndarray
 ) -> None:
-    """Warn of classes that models may have to judge without having seen them."""
+    """Warn of classes that models may have to judge without having met them."""
     n_folds = int(folds.max()) + 1
     count = np.zeros((len(classes), n_folds), dtype=np.intp)
     np.add.at(count, (y, folds), 1)

@@ -1,4 +1,4 @@
-"""Read the parameters `expert` and `gate`, and say what is wrong with them."""
+"""Reading of the parameters `expert` and `gate`, with errors that say what is wrong."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ GATES: dict[str, type[BaseGate]] = {
 def read_experts(
     expert: Any, n_experts: int | str, default: BaseEstimator, classify: bool
 ) -> list[BaseEstimator]:
-    """Return one unfitted learner an expert, each fit for the task.
+    """Return one unfitted learner per expert, each fit for the task.
 
-    One alone if the number is yet to be chosen.
+    Return a single one if the number of experts is yet to be chosen.
     """
     if isinstance(expert, (list, tuple)):
         if isinstance(n_experts, str):
@@ -56,11 +56,13 @@ def read_experts(
         if len(expert) != n_experts:
             raise ValueError(
                 f"expert is a list of {len(expert)} learners, but n_experts="
-                f"{n_experts}; a list must hold one learner an expert. Set "
-                "n_experts=None, which is as many as the list has."
+                f"{n_experts}; a list must hold one learner per expert. Set "
+                "n_experts=None to have as many experts as learners."
             )
         if not expert:
-            raise ValueError("expert is an empty list; it must hold one learner.")
+            raise ValueError(
+                "expert must hold at least one learner; got an empty list."
+            )
         experts = list(expert)
     else:
         number = 1 if isinstance(n_experts, str) else n_experts
@@ -71,7 +73,7 @@ def read_experts(
 
 
 def named_parts(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the estimators among parameters, and those in lists, by name."""
+    """Return the estimators among the parameters and in their lists, by name."""
     named: dict[str, Any] = {}
     for name, value in params.items():
         if isinstance(value, (list, tuple)):
@@ -87,7 +89,7 @@ def alike(learners: list[BaseEstimator]) -> bool:
 
 
 def check_learner(learner: Any, classify: bool, name: str = "expert") -> None:
-    """Raise an error that says why a learner will not do."""
+    """Raise an error that says why a learner cannot be used."""
     if isinstance(learner, type) or not hasattr(learner, "fit"):
         raise TypeError(
             f"{name} must be an estimator instance with fit and predict; got "
@@ -120,7 +122,7 @@ def check_frozen(part: Any, name: str) -> None:
 
 
 def opened(gate: Any) -> Any:
-    """Return a frozen Pipeline as a Pipeline of frozen steps, all else as it is."""
+    """Return a frozen Pipeline as a Pipeline of frozen steps; all else as it is."""
     inner = thawed(gate)
     if inner is gate or not isinstance(inner, Pipeline):
         return gate
@@ -170,8 +172,8 @@ def _classifies(part: Any) -> bool:
 def takes_nan(part: Any) -> bool:
     """Tell whether a learner or a gate takes missing values.
 
-    A Pipeline takes what all its steps take, up to the one behind which nothing is
-    missing any more: an imputer, or a ColumnTransformer, which knows its columns.
+    A Pipeline takes them if all its steps do, up to the first that leaves none: an
+    imputer, or a ColumnTransformer, which knows its columns.
     """
     if not isinstance(part, Pipeline):
         return _mends(part) or get_tags(part).input_tags.allow_nan
@@ -193,14 +195,14 @@ def has_nan(X: Any) -> bool:
 
 
 def imputer() -> Pipeline:
-    """Return what stands before a gate that takes no NaN: means, and indicators."""
+    """Return the step before a gate that takes no NaN: means and indicators."""
     return Pipeline([("imputer", SimpleImputer(add_indicator=True))])
 
 
 def fitted_gate(template: Any, before: Pipeline | None, gate: BaseGate) -> Any:
     """Return the gate in the form that the user gave: alone, or in its Pipeline.
 
-    It stands in one too if X has missing values that the gate does not take.
+    It is in a Pipeline too if X has missing values that the gate does not take.
     """
     template = opened(template)
     if not isinstance(template, Pipeline) and before is None:
@@ -225,8 +227,8 @@ def gate_input(before: Pipeline | None, X: Array, raw: Any) -> Array:
     Z = Z.tocsr() if hasattr(Z, "tocsr") else numeric(Z)
     if Z.ndim != 2 or Z.shape[0] != raw.shape[0]:
         raise ValueError(
-            f"gate: the steps before it made shape {Z.shape} of {raw.shape[0]} rows; a "
-            "gate reads a table of as many rows."
+            f"gate: the steps before it must return a table of {raw.shape[0]} rows; "
+            f"got shape {Z.shape}."
         )
     return Z
 
@@ -237,8 +239,8 @@ def check_made(Z: Array, gate: BaseGate) -> None:
     bad = np.isinf(values) if takes_nan(gate) else ~np.isfinite(values)
     if bad.any():
         raise ValueError(
-            f"gate: the steps before {gate!r} made {bad.sum()} numbers that are NaN or "
-            "infinite."
+            f"gate: the steps before {gate!r} must return finite numbers; got "
+            f"{bad.sum()} that are NaN or infinite."
         )
 
 

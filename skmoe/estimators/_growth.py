@@ -1,4 +1,4 @@
-"""A fitted mixture with more experts, or with fewer."""
+"""Adding experts to a fitted mixture, and removing them."""
 
 from __future__ import annotations
 
@@ -23,30 +23,29 @@ from ._validation import MOST, about, given, read_weights
 class GrowthMixin:
     """Methods that change the number of experts of a fitted mixture.
 
-    ``n_experts_`` changes and the parameter ``n_experts`` does not: set it to go on
-    with ``warm_start=True``. If a call fails or is interrupted, the mixture stays as it
-    was.
+    They change ``n_experts_`` but not the parameter ``n_experts``: set it to go on with
+    ``warm_start=True``. If a call fails or is interrupted, the mixture stays as it was.
     """
 
     @all_or_nothing
     def add_experts(self, n, X, y, sample_weight=None):
-        """Add experts to a fitted mixture; those that it has stay as they are.
+        """Add experts to a fitted mixture; its other experts stay as they are.
 
-        Experts whose rows are explained worst are split: a new expert of the same
-        learner takes over the worst of these rows, and a few passes of EM train the
-        new experts and the gate. One that finds no rows, or too few for its learner,
-        stays a copy of the expert that it was split from.
+        The experts that explain their rows worst are split: a new expert of the same
+        learner takes over the worst of these rows. A few passes of EM train the new
+        experts and the gate. A new expert with too few rows for its learner stays a
+        copy of the expert that it was split from.
 
         Parameters
         ----------
         n : int
-            How many experts to add.
+            Number of experts to add.
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows to learn from: those of ``fit``, or new ones.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets; a classifier's must be of known classes.
+            Targets; for a classifier, of classes that it knows.
         sample_weight : array-like of shape (n_samples,), default=None
-            Row weights.
+            Weight of each row; weight 2 is the row twice.
 
         Returns
         -------
@@ -57,18 +56,18 @@ class GrowthMixin:
         check_scalar(n, "n", Integral, min_val=1, max_val=MOST)
         if hasattr(self, "noise_experts_"):
             raise ValueError(
-                "noise_expert: experts cannot be added to a mixture whose noise was "
-                "learned; fit anew with another n_experts."
+                "add_experts cannot add to a mixture with a noise_expert. Fit anew "
+                "with another n_experts."
             )
         if self._pool.frozen.all():
             raise ValueError(
-                "expert: all experts are frozen models, and a new one would be a copy "
-                "of one of them. Fit anew with a longer list of experts."
+                "add_experts cannot add to frozen experts: a new one would be a copy. "
+                "Fit anew with a longer list of experts."
             )
         if self._pool.likelihood.n_fixed:
             raise ValueError(
-                f"likelihood={self._pool.likelihood!r} has a fixed expert; none can be "
-                "added beside it. Fit anew with another n_experts."
+                "add_experts cannot add beside the fixed expert of likelihood="
+                f"{self._pool.likelihood!r}. Fit anew with another n_experts."
             )
         problem, before, gate = self._seen(X, y, sample_weight, self.n_experts_ + n)
         with computing(self, problem.X_gate):
@@ -97,8 +96,8 @@ class GrowthMixin:
         Returns
         -------
         self : object
-            The mixture without them. Its gate shares their probability out among the
-            others, in proportion.
+            The mixture without them. Its gate gives their probability to the others,
+            in proportion to theirs.
         """
         self._check_can_grow()
         ids = np.unique(np.atleast_1d(ids))
@@ -109,7 +108,9 @@ class GrowthMixin:
                 f"got {ids.tolist()}."
             )
         if len(ids) == self.n_experts_:
-            raise ValueError("ids names all experts; one at least must stay.")
+            raise ValueError(
+                f"ids must leave at least one expert; got all {self.n_experts_}."
+            )
         others = np.delete(positions, ids)
         before, gate = parts.split_gate(self.gate_)
         smaller = gate.take(others)
@@ -126,24 +127,24 @@ class GrowthMixin:
     def prune(self, X, y, sample_weight=None, *, tol=1e-3):
         """Remove the experts that a fitted mixture can do without.
 
-        Experts go one by one, first those whose rows another explains as well, as
-        twins do; the gate is fitted to the rows again each time, experts are not.
+        Experts go one by one, first those whose rows another expert explains as well.
+        Each time the gate is fitted to the rows again; the experts are not.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-            Rows to judge by: those of ``fit``, or better new ones.
+            Rows to judge by: those of ``fit`` or, better, new ones.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            Row weights.
+            Weight of each row; weight 2 is the row twice.
         tol : float, default=1e-3
-            Log-likelihood that may be lost, mean per row, all in all.
+            Total loss of log-likelihood that is allowed, in nats per row.
 
         Returns
         -------
         self : object
-            The mixture of those that stay.
+            The mixture of the experts that stay.
         """
         self._check_can_grow()
         check_scalar(tol, "tol", Real, min_val=0)
@@ -159,12 +160,12 @@ class GrowthMixin:
         check_is_fitted(self)
         if hasattr(self, "gates_"):
             raise ValueError(
-                "gate_per_output=True: experts cannot be added or removed; fit anew "
-                "with another n_experts."
+                "Experts cannot be added or removed with gate_per_output=True. Fit "
+                "anew with another n_experts."
             )
 
     def _seen(self, X, y, sample_weight, n_experts: int) -> tuple[Problem, Any, Any]:
-        """Return rows to learn from as a problem, and the parts of the gate."""
+        """Return the rows as a problem, and the parts of the gate."""
         X_gate, X_expert = self._views(X)
         with about("y"):
             y = self._read_target(given(y, "y"))
@@ -187,7 +188,7 @@ class GrowthMixin:
         return problem, *parts.split_gate(self.gate_)
 
     def _resized(self, problem, before, gate: BaseGate, pool, own):
-        """Set the attributes of another number of experts."""
+        """Set the attributes of a mixture with another number of experts."""
         routing = self._rule.route(gate, problem.X_gate)
         load = routing.scaled(problem.sample_weight)
         load = load.sum_by_expert(load.weights)
@@ -197,6 +198,6 @@ class GrowthMixin:
 
     def _set_parts(self, before, gate: BaseGate, pool, own, load) -> None:
         attributes = parts_of(self, before, gate, pool, load)
-        # A stream, and what rows say of their group, are of other experts.
+        # The stream and the voice of a group belong to the old experts.
         forgotten = {"_stream": None, "_early": None, "_voice": None}
         set_fitted(self, attributes | {"_own_pool": own} | forgotten)

@@ -1,4 +1,4 @@
-"""Ids that are no numbers, on their way to a gate that knows them."""
+"""Codes of ids that are not numbers, for a gate that knows ids."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, Self
 import numpy as np
 
 NOBODY = -1.0
-"""Code of an id that fit did not see, and of none."""
+"""Code of an id that fit did not see, and of a missing id."""
 
 
 @dataclass(frozen=True, eq=False)
 class IdCodes:
-    """Whole numbers for the ids in a column of X: their rank among those of fit.
+    """Whole numbers for the ids in a column of X: their rank among the ids of fit.
 
     Attributes
     ----------
     column : str or int
         Name of the column in a data frame, or its position.
     ids : (n_ids,) array of str
-        The ids that were seen, in order.
+        The ids that fit saw, in order.
     """
 
     column: Any
@@ -28,7 +28,7 @@ class IdCodes:
 
     @classmethod
     def of(cls, X: Any, column: Any) -> Self | None:
-        """Read the ids of a column; None if they are numbers, or there are none."""
+        """Read the ids of a column; return None if they are numbers or missing."""
         if column is None or not _holds_objects(X):
             return None
         name, values = _column(X, column)
@@ -62,7 +62,7 @@ def _holds_objects(X: Any) -> bool:
 
 
 def _column(X: Any, column: Any) -> tuple[Any, np.ndarray]:
-    """Return the name of a column, or its position where X has no names, and it."""
+    """Return the name of a column, or its position without names, and its values."""
     if not hasattr(X, "columns"):
         return column, X[:, column]
     name = column if isinstance(column, str) else list(X.columns)[column]
@@ -70,6 +70,6 @@ def _column(X: Any, column: Any) -> tuple[Any, np.ndarray]:
 
 
 def _as_text(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids as text, and which rows have one."""
+    """Return the ids as text, and which rows have one."""
     there = np.array([value is not None and value == value for value in values])
     return np.array([str(value) for value in values]), there

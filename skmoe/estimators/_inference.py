@@ -1,4 +1,4 @@
-"""What a fitted mixture answers: routing, likelihood and what follows from them."""
+"""Routing and likelihood of a fitted mixture, and what follows from them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ._validation import about, given, on_host
 
 
 def answer(X: Any, found: Array) -> Array:
-    """Return an answer in the container of X: on the host unless X is not."""
+    """Return an answer in the container of X, so on the host if X is there."""
     return found if namespace(X) is not np else on_host(found)
 
 
 def framed(ask):
-    """Let a method that returns a column for each expert obey `set_output`."""
+    """Let a method that returns one column per expert obey `set_output`."""
 
     @functools.wraps(ask)
     def ask_framed(self, X, *args, **kwargs):
@@ -44,20 +44,20 @@ def framed(ask):
 
 
 def _frame(container: str, table: Any, X: Any) -> Any:
-    """Return a data frame with a column for each expert."""
+    """Return a data frame with one column per expert."""
     table = table.toarray() if sparse.issparse(table) else on_host(table)
     columns = [f"expert{k}" for k in range(table.shape[1])]
     return frame(container, table, X, columns)
 
 
 class RoutedMixin:
-    """Methods of a fitted mixture, read from ``gate_`` and the pool alone.
+    """Methods of a fitted mixture that need only ``gate_`` and the pool.
 
-    The class that mixes this in gives `_read_target`, `predict` and the parameters.
+    The class that mixes this in has `_read_target`, `predict` and the parameters.
     """
 
     _origin: np.ndarray | float = 0.0
-    """What is taken from y before it is learned; see `origin_of`."""
+    """What is subtracted from y before training; see `origin_of`."""
 
     def set_output(self, *, transform=None):
         """Choose the container of `gate_proba`, `route` and `responsibilities`.
@@ -65,9 +65,9 @@ class RoutedMixin:
         Parameters
         ----------
         transform : {"default", "pandas", "polars"} or None, default=None
-            "pandas" and "polars" are data frames with columns "expert0", "expert1", …
-            and, in pandas, the index of X; "default" is what these methods say of
-            themselves. None changes nothing.
+            "pandas" and "polars" ask for data frames with columns "expert0", "expert1",
+            … and, in pandas, the index of X. "default" asks for the arrays that these
+            methods document. None changes nothing.
 
         Returns
         -------
@@ -87,17 +87,17 @@ class RoutedMixin:
     # ----------------------------------------------------------------- routing
     @property
     def _rule(self) -> RoutingRule:
-        """Which experts predict asks."""
+        """The rule by which predict chooses experts."""
         asked = self.top_k, self.top_p, self.capacity_factor
         return RoutingRule(*asked, ask_last=self._n_fixed > 0)
 
     @property
     def _n_fixed(self) -> int:
-        """How many of the experts, the last ones, learn nothing."""
+        """Number of experts, at the end of the list, that learn nothing."""
         return 0
 
     def _views(self, X) -> tuple[Array, Any]:
-        """Return what gate and experts see of new rows."""
+        """Return new rows as the gate and the experts read them."""
         if not hasattr(self, "gate_"):
             check_is_fitted(self)
         raw, X = check_X(self, X, reset=False)
@@ -107,13 +107,13 @@ class RoutedMixin:
 
     @property
     def _gates(self) -> list[BaseGate]:
-        """The gates that predict asks: one, or one for each output."""
+        """The gates that predict asks: one, or one per output."""
         return [
             parts.split_gate(gate)[1] for gate in getattr(self, "gates_", [self.gate_])
         ]
 
     def _draws(self, groups: Any, X_gate: Array) -> Alone:
-        """Return which of new rows draw their experts together."""
+        """Return which of the new rows share their experts."""
         xp = namespace(X_gate)
         n_rows = X_gate.shape[0]
         groups = check_groups(groups, None, n_rows)
@@ -125,7 +125,7 @@ class RoutedMixin:
     _voice: Voice | None = None
 
     def _asked(self, X, groups, ask: Callable[[BaseGate, Array], Any]) -> Any:
-        """Ask the gate about new rows, or each of the gates for a list."""
+        """Ask the gate about new rows; with gates per output, return a list."""
         X_gate, _ = self._views(X)
         with computing(self, X_gate):
             draws = self._draws(groups, X_gate)
@@ -150,15 +150,15 @@ class RoutedMixin:
 
     @property
     def _pools(self) -> list[ExpertPool]:
-        """What each gate chooses from: all outputs, or one each."""
+        """The experts of each gate: for all outputs, or for its own."""
         if not hasattr(self, "gates_"):
             return [self._pool]
         return [OneOutputPool(self._pool, j) for j in range(len(self.gates_))]
 
     def _said(self, X_expert, weight: Array) -> Array | float:
-        """Return what is added to the answers of the experts.
+        """Return what is added to the predictions of the experts.
 
-        That is the origin of y and, where there is a shared expert, its word.
+        It is the origin of y plus the prediction of the shared expert, if there is one.
         """
         origin = self._origin
         if not isinstance(origin, float):
@@ -182,8 +182,8 @@ class RoutedMixin:
         Returns
         -------
         ndarray of shape (n_samples, n_experts)
-            p(k | x) before any truncation; rows sum to one. With gates per output,
-            here and below, a list of such answers, one for each output.
+            p(k | x) of all experts, before ``top_k`` applies; rows sum to one. With
+            ``gate_per_output=True``, a list of one such array per output.
         """
 
         def ask(gate: BaseGate, X_gate: Array) -> Array:
@@ -194,7 +194,7 @@ class RoutedMixin:
 
     @framed
     def route(self, X, groups=None):
-        """Return the weights that predict uses.
+        """Return the expert weights that predict uses.
 
         Parameters
         ----------
@@ -206,7 +206,8 @@ class RoutedMixin:
         Returns
         -------
         scipy.sparse.csr_array of shape (n_samples, n_experts)
-            At most ``top_k`` weights a row, summing to one.
+            At most ``top_k`` weights per row, which sum to one. With
+            ``gate_per_output=True``, a list of one such array per output.
         """
         return self._asked(X, groups, lambda *at: self._rule.route(*at).to_csr())
 
@@ -223,7 +224,8 @@ class RoutedMixin:
         Returns
         -------
         ndarray of shape (n_samples, min(top_k, n_experts))
-            Positions in ``experts_``; -1 where ``top_p`` asks fewer.
+            Positions in ``experts_``; -1 where ``top_p`` asks fewer experts. With
+            ``gate_per_output=True``, a list of one such array per output.
         """
 
         def ask(gate: BaseGate, X_gate: Array) -> Array:
@@ -238,9 +240,9 @@ class RoutedMixin:
     def _terms(
         self, X, y, groups, rule: RoutingRule
     ) -> tuple[Alone, list[tuple[Array, Array, Routing]]]:
-        """Return which rows belong together, and what is said of each gate's entries.
+        """Return which rows share their experts, and the terms of each gate.
 
-        That is log p(k | x) and log p(y | x, k), beside the routing that has them.
+        The terms are log p(k | x), log p(y | x, k) and the routing of both.
         """
         X_gate, X_expert = self._views(X)
         with about("y"):
@@ -268,14 +270,14 @@ class RoutedMixin:
         return draws, terms
 
     def score_samples(self, X, y=None, groups=None):
-        """Return log p(y | x) of each row, under the routing that predict uses.
+        """Return log p(y | x) of each row, routed as in predict.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Targets. None stands for the mixture's own prediction, so the answer says
+            Targets. None stands for the mixture's own prediction, so the result says
             how sure it is of each row.
         groups : array-like of shape (n_samples,), default=None
             Group of each row; see `predict`.
@@ -283,7 +285,7 @@ class RoutedMixin:
         Returns
         -------
         ndarray of shape (n_samples,)
-            Natural logarithms; densities for a regressor.
+            Natural logarithms, of densities for a regressor.
         """
         y = self._own_target(X, groups) if y is None else y
         _, terms = self._terms(X, y, groups, self._rule)
@@ -310,8 +312,9 @@ class RoutedMixin:
         Returns
         -------
         scipy.sparse.csr_array of shape (n_samples, n_experts)
-            At most ``top_k`` entries a row, the best of the gate's candidates,
-            renormalised to sum to one.
+            At most ``top_k`` entries per row: the largest among the gate's candidates,
+            renormalised to sum to one. With ``gate_per_output=True``, a list of one
+            such array per output.
         """
         check_is_fitted(self)
         rule = RoutingRule(training_width(self), ask_last=self._n_fixed > 0)
@@ -346,8 +349,8 @@ class RoutedMixin:
         Returns
         -------
         float
-            ``-2 log L + 2 p``. Experts must be linear or trees, whose free
-            parameters can be counted; others raise TypeError.
+            -2 log L + 2 p, for p free parameters. They can be counted for linear
+            experts and trees; others raise TypeError.
         """
         log_likelihood = float(np.sum(on_host(self.score_samples(X, y))))
         return -2.0 * log_likelihood + 2.0 * self._n_parameters()
@@ -365,8 +368,8 @@ class RoutedMixin:
         Returns
         -------
         float
-            ``-2 log L + p log n``. Experts must be linear or trees, whose free
-            parameters can be counted; others raise TypeError.
+            -2 log L + p log n, for p free parameters and n rows. Parameters can be
+            counted for linear experts and trees; others raise TypeError.
         """
         scores = on_host(self.score_samples(X, y))
         return float(-2.0 * np.sum(scores) + self._n_parameters() * np.log(len(scores)))

@@ -7,13 +7,13 @@ from typing import Any, Self
 
 
 class NamedPartsMixin:
-    """Lets ``gate__alpha`` reach into the gate that "softmax" stands for.
+    """Let ``gate__alpha`` reach the gate that the name "softmax" stands for.
 
     The class that mixes this in says in `_named` what its names stand for.
     """
 
     def _named(self) -> dict[str, Any]:
-        """Return what parameters that are names, or None, stand for."""
+        """Return what parameters stand for that are a name or None."""
         raise NotImplementedError
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -22,8 +22,8 @@ class NamedPartsMixin:
         Parameters
         ----------
         deep : bool, default=True
-            Whether to add the parameters of the parts, as ``gate__alpha``, also of
-            those that are given by name.
+            Whether to add the parameters of the parts, as ``gate__alpha``, also where a
+            part is given by name.
 
         Returns
         -------
@@ -39,14 +39,13 @@ class NamedPartsMixin:
         return params
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, also those of the parts.
+        """Set parameters of the estimator and of its parts.
 
         Parameters
         ----------
         **params : dict
-            Values by name. To set a parameter of a part that is given by name, as
-            ``gate__alpha`` with ``gate="softmax"``, puts in the place of the name the
-            object that it stands for.
+            Values by name. If a part is given by name, setting a parameter of it, as
+            ``gate__alpha`` with ``gate="softmax"``, replaces the name by an object.
 
         Returns
         -------
@@ -67,7 +66,7 @@ class NamedPartsMixin:
         return self
 
     def _part(self, name: str) -> Any:
-        """Return the part that a parameter is or stands for, to set parameters of."""
+        """Return the part that a parameter is or stands for."""
         params = super().get_params(deep=False)  # type: ignore[misc]
         if name not in params:
             raise ValueError(
@@ -77,8 +76,8 @@ class NamedPartsMixin:
         part = self._named().get(name, params[name])
         if isinstance(part, type) or not hasattr(part, "set_params"):
             raise ValueError(
-                f"{name}={part!r} has no parameters to be set. Let {name} be an "
-                "estimator first."
+                f"{name}={part!r} has no parameters to set. Let {name} be an estimator "
+                "first."
             )
         return part
 

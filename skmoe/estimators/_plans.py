@@ -1,4 +1,4 @@
-"""How parameters become plans to train by, and a fitted mixture one to go on from."""
+"""Plans to train by, from parameters or from a fitted mixture to go on from."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from ._validation import about, given
 
 # ------------------------------------------------------------- how many experts
 def check_number(model, settings: Settings) -> None:
-    """Raise if something else fixes the number of experts that fit is to choose."""
+    """Raise if fit is to choose the number of experts and a parameter fixes it."""
     if not settings.chooses_number:
         return
     if not names_starts(model):
@@ -57,7 +57,7 @@ def check_number(model, settings: Settings) -> None:
 
 
 def n_at_first(model, settings: Settings, n_rows: int) -> int:
-    """Return how many experts there are, or at most, if fit is to choose."""
+    """Return the number of experts; the largest, if fit is to choose."""
     if settings.chooses_number:
         return model.n_experts_ if settings.warm else most_experts(n_rows)
     if n_rows >= settings.n_experts or not names_starts(model):
@@ -69,7 +69,7 @@ def n_at_first(model, settings: Settings, n_rows: int) -> int:
 def with_number(model, task: Task) -> Task:
     """Choose the number of experts, if it is open.
 
-    The task is then that of a fit that is given this number.
+    The task is then the same as that of a fit with this number.
     """
     settings = task.settings
     problem = task.problem
@@ -116,9 +116,9 @@ def _tell_path(model, path: dict[str, np.ndarray]) -> None:
 
 # ------------------------------------------------------------------------ plans
 def plans(model, task: Task) -> list[Plan]:
-    """Return the ways to train that compete on rows held out.
+    """Return the plans that compete on held-out rows.
 
-    Of a panel each way twice: groups share an expert, or each row has its own.
+    A panel has each plan twice: a group shares one expert, or each row has its own.
     """
     ways = _ways(model, task)
     if task.problem.panel is None or ways[0].choice is not None:
@@ -127,22 +127,22 @@ def plans(model, task: Task) -> list[Plan]:
 
 
 def _ways(model, task: Task) -> list[Plan]:
-    """Return the ways to train with the groups as they are.
+    """Return the plans, with the groups as they are.
 
-    One, but for shared_expert="auto", and for experts that differ as learners:
-    from every start these become another kind of mixture.
+    There is one plan, except with shared_expert="auto" and with experts that differ as
+    learners: there each start leads to another kind of mixture.
     """
     problem = task.problem
     learners = task.learners
     options = model._pool_options(problem.y, problem.sample_weight, problem.n_experts)
     options |= {"n_features": model.n_features_in_, "n_jobs": model.n_jobs}
-    # A penalty is the user's, and weighs against the weights that came with it.
+    # The user chose the penalty for the weights as given.
     options["weight_unit"] = 1.0 if model.expert is None else model._weight_unit
     expert_seeds, rest = np.split(task.seeds, [problem.n_experts])
     gates = cross_fitted_gate(model, task.gate, problem).variants()
     holds_out = _holds_out(model, task)
 
-    # Beside a shared expert the others learn residuals, which are about zero.
+    # Beside a shared expert, the others learn residuals, whose mean is about zero.
     left_over = options | {"likelihood": options["likelihood"].about(0.0)}
 
     def plan(learners: list, shared: Any) -> Plan:
@@ -179,7 +179,7 @@ def _ways(model, task: Task) -> list[Plan]:
 
 
 def _readers(model, learners: list) -> list:
-    """Return learners that can read X as it reaches them: a data frame, maybe."""
+    """Return learners that can read X as it reaches them, which may be a data frame."""
     names = model._reads["categories"]
     plain = list(map(reads_numbers_only, learners))
     if not model._reads["frame"] or not (names or all(plain)):
@@ -191,21 +191,19 @@ def _readers(model, learners: list) -> list:
 
 
 def _beside_shared(model, learners: list) -> list:
-    """Return the experts that a shared one has: one of them corrects nothing."""
+    """Return the experts beside a shared one: one of them corrects nothing."""
     return learners if model._classifies else [*learners[:-1], NO_CORRECTION]
 
 
 def _holds_out(model, task: Task) -> bool:
-    """Whether gate and shrinkage are chosen on rows held out."""
-    if (
-        task.settings.starts_stream
-    ):  # penalties chosen on the first rows do not suit more
-        return False
+    """Whether gate and shrinkage are chosen on held-out rows."""
+    if task.settings.starts_stream:
+        return False  # penalties chosen on the first rows do not suit later ones
     return model.cross_fit is not None and task.problem.n_experts > 1
 
 
 def _starts(model, seeds, pool: ExpertPool) -> list[Start]:
-    """Return the starts: the kinds in turn, each with its seed."""
+    """Return the starts: the kinds in turn, each start with its seed."""
     kinds = _start_kinds(model, pool)
     if isinstance(model.init, str) and model.init == "auto":
         seeds = seeds[: len(kinds)]
@@ -213,24 +211,24 @@ def _starts(model, seeds, pool: ExpertPool) -> list[Start]:
         Start(kinds[i % len(kinds)], i // len(kinds), int(seed))
         for i, seed in enumerate(seeds)
     ]
-    # These draw nothing, so a second one would be the first again.
+    # These kinds draw nothing, so a second start would repeat the first.
     fixed = ("given", "uniform", "single")
     return [s for s in starts if s.number == 0 or s.kind not in fixed]
 
 
 def _start_kinds(model, pool: ExpertPool) -> tuple[str, ...]:
-    """Return the kinds of starts, to be gone through in turn."""
+    """Return the kinds of starts, in the order in which they take turns."""
     if not names_starts(model):
         return ("given",)
     if not isinstance(model.init, str):
         return tuple(model.init)
     if model.init != "auto":
         return (model.init,)
-    if pool.frozen.all():  # what they say does not depend on where EM starts
+    if pool.frozen.all():  # their predictions do not depend on the start of EM
         return ("uniform",)
     if pool.rigid:
         return PORTFOLIO + ("random",) * max(0, model.n_init - len(PORTFOLIO))
-    # Linear experts find the regimes; learners that differ sort themselves out.
+    # Linear experts find the regimes; learners that differ also divide the rows.
     alike = parts.alike(pool.learners)
     return ("linear",) if alike else ("linear", "uniform", "single")
 
@@ -247,7 +245,7 @@ def names_starts(model) -> bool:
 def responsibilities_of(
     model, settings: Settings, sample_weight, weight
 ) -> Routing | None:
-    """Return the responsibilities that init gives, of rows that have weight."""
+    """Return the responsibilities in init, for the rows that have weight; else None."""
     if names_starts(model):
         kinds = (model.init,) if isinstance(model.init, str) else tuple(model.init)
         names = {"auto", *KINDS} if isinstance(model.init, str) else KINDS
@@ -276,8 +274,8 @@ def responsibilities_of(
     total = resp.sum(axis=1, keepdims=True)
     if (resp < 0).any() or (total == 0).any():
         raise ValueError(
-            "init holds responsibilities, which must not be negative nor all zero "
-            "in a row."
+            "init must hold responsibilities that are not negative, and not all zero "
+            "in any row."
         )
     return Routing.from_dense(resp / total).like(weight)
 
@@ -299,12 +297,12 @@ def go_on(model, task: Task, plan: Plan, runs: Watched) -> Mixture:
 
 # -------------------------------------------------------------- warm start
 def warm_gate(model, gate):
-    """Return what stands before the gate of the previous fit, and that gate."""
+    """Return the steps before the gate of the previous fit, and that gate."""
     before, old = parts.split_gate(model.gate_)
     if type(old) is not type(gate):
         raise ValueError(
-            f"warm_start=True needs the gate of the previous fit, {old!r}; got "
-            f"{gate!r}. Set warm_start=False to start afresh."
+            "warm_start=True needs the kind of gate of the previous fit, "
+            f"{old!r}; got {gate!r}. Set warm_start=False to start afresh."
         )
     # What "auto" chose stays chosen.
     params = {
@@ -325,7 +323,7 @@ def _warm_state(model, problem, gate, plan: Plan) -> State:
             f"previous fit; got {y.shape[1]}. Set warm_start=False to start afresh."
         )
     state = resume(problem, gate, _warm_pool(model, pool))
-    # What predicted is not what is trained, if that is judged out of fold.
+    # The parts that predict are not those that train, if these are judged out of fold.
     same = type(state.pool) is type(pool) and type(gate) is type(plan.gates[0])
     return state if same else begin(problem, plan.gates[0], pool, state.resp)
 

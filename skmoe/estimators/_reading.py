@@ -1,4 +1,4 @@
-"""From parameters and rows to a task: everything is checked here."""
+"""From parameters and rows to a task, with all checks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._task import Settings, Task
 
 
 def read_task(model, settings: Settings, X, y, sample_weight, groups=None) -> Task:
-    """Check parameters and rows, and return what there is to do."""
+    """Check parameters and rows, and return the task."""
     check_counts(model)
     learners = parts.read_experts(
         settings.expert,

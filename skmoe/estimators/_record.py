@@ -1,4 +1,4 @@
-"""What a fit says of itself: attributes, warnings, and the words of ``verbose``."""
+"""What a fit reports: attributes, warnings, and the lines of ``verbose``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..em import Mixture, count_moved, coverage, routed
 from ._task import Settings, Training, chooses_number, n_asked
 
 WORTH = 1e-3
-"""Nats a row from which a mixture is said to gain over one learner."""
+"""Nats per row from which a mixture is said to gain over one learner."""
 
 TOP_K = 2
-"""The default `top_k`, which may be more than there are experts."""
+"""The default `top_k`, which may exceed the number of experts without a warning."""
 
 IDLE = 0.01
-"""Share of an even load below which an expert is said to serve next to no rows."""
+"""Share of an even load below which an expert serves next to no rows."""
 
 
 def diagnosis(model, mixture: Mixture) -> dict[str, Any]:
-    """Return the attribute that sets bounds side by side."""
+    """Return the attribute of diagnostics."""
     problem = mixture.problem
     mass, rows, n_asked = coverage(problem.apart, mixture.gate, model._rule)
     in_sample = routed(problem, mixture.gate, mixture.pool, model._rule)
@@ -42,7 +42,7 @@ def diagnosis(model, mixture: Mixture) -> dict[str, Any]:
 
 
 def record(mixture: Mixture) -> dict[str, Any]:
-    """Return the attributes that tell how training went."""
+    """Return the attributes that say how training went."""
     result = mixture.run
     choice = mixture.choice
     return {
@@ -65,7 +65,7 @@ def record(mixture: Mixture) -> dict[str, Any]:
 
 
 def report(model, settings: Settings, training: Training) -> None:
-    """Say what a mixture that was just fitted is worth, and warn of what went wrong."""
+    """Say what a new mixture is worth, and warn of what went wrong."""
     if model.verbose:
         print(f"[{type(model).__name__}] {_verdict(model, settings)}")
     _warn_of_cut(model, settings, training.mixture)
@@ -74,25 +74,25 @@ def report(model, settings: Settings, training: Training) -> None:
 
 
 def _verdict(model, settings: Settings) -> str:
-    """Say what the mixture is worth, from the rows held out."""
+    """Say what the mixture is worth, by the held-out rows."""
     held = model.held_out_
     if settings.chooses_number and model.n_experts_ == 1:
-        return "No more than one expert is worth it: selection_path_ tells why."
+        return "No more than one expert is worth it: see selection_path_."
     if not np.isfinite(held["mixture"]):
         return (
-            f"No rows were held out, so nothing says whether {type(model).__name__} is "
-            f"better than one of its learners: {_why_none(model)}."
+            f"No rows were held out, so nothing tells whether {type(model).__name__} "
+            f"is better than one of its learners: {_why_none(model)}."
         )
     gain = held["mixture"] - held["single"]
     worth = (
         f"It gains {gain:.3f} nats per row over one learner"
         if gain > WORTH
-        else "It brings nothing over one learner"
+        else "It gains nothing over one learner"
     )
     return (
-        f"{worth} on rows held out; with a gate that ignores x it would lose "
+        f"{worth} on held-out rows; with a gate that ignores x it would lose "
         f"{model.routing_gain_:.3f}. Experts keep {1.0 - model.shrinkage_:.0%} of "
-        "their own answers"
+        "their own predictions"
         f"{', the rest is the best learner' if model._to_best else ''}; "
         f"{int(np.sum(model.expert_load_ < IDLE / model.n_experts_))} of "
         f"{model.n_experts_} experts serve next to no rows."
@@ -105,12 +105,12 @@ def _why_none(model) -> str:
         return "cross_fit=None asks for that"
     return (
         "there are too few rows, or a single expert. n_experts='auto' finds how "
-        "many experts so few rows can tell apart"
+        "many experts the rows can tell apart"
     )
 
 
 def _warn_of_cut(model, settings: Settings, mixture: Mixture) -> None:
-    """Warn of a run cut short, unless rows held out judged what it gave."""
+    """Warn of a run that was cut short, unless held-out rows judged its result."""
     run = mixture.run
     by_callback = run.n_iter < settings.max_iter
     if mixture.judged or run.converged or by_callback:
@@ -133,15 +133,15 @@ def _warn_of_rows_in_no_fold(model, mixture: Mixture) -> None:
         return
     warnings.warn(
         f"cross_fit={model.cross_fit!r} leaves {np.count_nonzero(~blind)} of the "
-        f"{len(blind)} rows in no test fold: they are judged by models that "
-        "learned from them, and do not count for noise scales.",
+        f"{len(blind)} rows in no test fold: models that learned from them judge "
+        "them, and they do not count for noise scales.",
         UserWarning,
         stacklevel=level_of_caller(),
     )
 
 
 def warn_of_top_k(model) -> None:
-    """Warn if more experts are to serve a row than there are."""
+    """Warn if top_k exceeds the number of experts."""
     number = n_asked(model)
     top_k = model.top_k or 0
     if chooses_number(model) or top_k <= max(number, TOP_K):
@@ -170,10 +170,10 @@ def _warn_of_fallbacks(models: list[str | None]) -> None:
     reasons = [why for why in models if why is not None]
     if reasons:
         warnings.warn(
-            f"{len(reasons)} of the {len(models)} models that judged the experts "
-            "or became them could not be fitted on the rows of their expert, and "
-            f"stand on the rows of others. The first: {reasons[0]} Use fewer "
-            "experts or folds, or a learner that needs fewer rows.",
+            f"{len(reasons)} of the {len(models)} models that are experts or judged "
+            "them could not be fitted on the rows of their expert, so they were "
+            f"fitted on other rows. The first: {reasons[0]} Use fewer experts or "
+            "folds, or a learner that needs fewer rows.",
             FitFailedWarning,
             stacklevel=level_of_caller(),
         )

@@ -1,4 +1,4 @@
-"""What reaches the parts of a mixture: rows, targets and weights, checked."""
+"""Checks of rows, targets and weights on their way to the parts of a mixture."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from ._validation import (
 )
 
 TRAINING_WIDTH = 2
-"""Training keeps this many times top_k experts a row: the rows that an expert will
-serve tomorrow are not only those that it serves today."""
+"""Training keeps this many times ``top_k`` experts per row. Otherwise an expert that
+the gate does not yet prefer could never prove its worth."""
 
 
 def listed_experts(model) -> list:
@@ -57,7 +57,7 @@ def experts_read_raw(model) -> bool:
 
 
 def has_pipelines(model) -> bool:
-    """Whether an expert is a Pipeline, which may read what is no array."""
+    """Whether an expert is a Pipeline, which may read more than arrays."""
     return any(isinstance(thawed(one), Pipeline) for one in listed_experts(model))
 
 
@@ -73,10 +73,10 @@ def _needs_array(model) -> bool:
 
 
 def _read_columns(model, X: Any) -> dict[str, Any]:
-    """Return what there is to know of the columns of X, if it is a data frame.
+    """Return what is known of the columns of X, if it is a data frame.
 
-    ``frame`` tells whether some expert reads X by its columns, ``categories`` are
-    the names of those that hold categories.
+    ``frame`` tells whether some expert reads X by its columns, ``categories`` has the
+    names of the columns that hold categories.
     """
     learners = listed_experts(model)
     if isinstance(model.shared_expert, BaseEstimator):
@@ -132,16 +132,16 @@ def check_training(model, settings: Settings, X, y, sample_weight) -> tuple:
 
 
 def _in_rows(model, weight: np.ndarray) -> np.ndarray:
-    """Return row weights in units of rows; warn if they came in others."""
+    """Return row weights in units of rows; warn if they came in other units."""
     model._weight_unit = weight_unit(weight)
     if model._weight_unit == 1.0:
         return weight
     warnings.warn(
         f"sample_weight sums to {weight.sum():.6g} for {len(weight)} rows. Weights "
-        "count rows: weight 2 is the row twice. These are taken in units of their "
-        "mean; but learners that you passed as experts get them as they are, and "
-        "their penalties, such as alpha of Ridge, weigh against them. To let a row "
-        "count as one throughout, pass sample_weight / sample_weight.mean().",
+        "count rows: weight 2 is the row twice. So these weights are divided by "
+        "their mean. But learners that you passed as experts get them as they are, "
+        "which matters for penalties such as alpha of Ridge. To avoid this, pass "
+        "sample_weight / sample_weight.mean().",
         UserWarning,
         stacklevel=level_of_caller(),
     )
@@ -149,7 +149,7 @@ def _in_rows(model, weight: np.ndarray) -> np.ndarray:
 
 
 def _codes_of(model, X: Any) -> IdCodes | None:
-    """Return codes for the ids that the gate reads, if they are no numbers."""
+    """Return codes for the ids that the gate reads, if they are not numbers."""
     if not hasattr(model.gate, "id_column"):
         return None
     model.gate.placed(getattr(X, "columns", None))
@@ -157,7 +157,7 @@ def _codes_of(model, X: Any) -> IdCodes | None:
 
 
 def _numbers(model, X: Any) -> Any:
-    """Return X in numbers, for a gate that knows ids: it reads no other column."""
+    """Return X in numbers for a gate that knows ids; it reads no other column."""
     if model._id_codes is None:
         return X
     coded = model._id_codes.coded(X)
@@ -165,7 +165,7 @@ def _numbers(model, X: Any) -> Any:
 
 
 def check_X(model, X, *, reset: bool) -> tuple[Any, Array | None]:
-    """Return (X as given, X as a float array or CSR if a part reads it)."""
+    """Return (X as given, X as a float array or CSR matrix if a part reads that)."""
     refuse_lazy(X, "X")
     if model.backend == "cupy" or namespace(X) is not np:
         _refuse_host_parts(model, X)
@@ -173,8 +173,8 @@ def check_X(model, X, *, reset: bool) -> tuple[Any, Array | None]:
         array = _check_device_array(model, X, reset=reset)
         return array, array
     if _needs_array(model):
-        # As validate_data does, but for the tags of all parts, read once in fit;
-        # and an array has no names to check against none.
+        # As validate_data does, except that fit read the tags of all parts once. An
+        # array without names needs no check if fit saw no names.
         if reset or type(X) is not np.ndarray or hasattr(model, "feature_names_in_"):
             with about("X"):
                 _check_feature_names(model, X, reset=reset)
@@ -185,7 +185,7 @@ def check_X(model, X, *, reset: bool) -> tuple[Any, Array | None]:
                     _numbers(model, X),
                     accept_sparse="csr" if model._reads["sparse"] else False,
                     dtype=[np.float64, np.float32],
-                    # Columns may lie one after another: sums would differ.
+                    # In another order of memory, sums would differ.
                     order="C",
                     ensure_all_finite=finite,
                     input_name="X",
@@ -224,24 +224,21 @@ def check_X(model, X, *, reset: bool) -> tuple[Any, Array | None]:
 
 
 def _takes_no_nan(model) -> str:
-    """Say what of the mixture is in the way of missing values."""
+    """Say which part of the mixture takes no missing values."""
     for part in listed_experts(model):
         if not parts.takes_nan(part):
             return (
                 f"expert {part!r} takes no missing values. Use one that does, such "
-                "as histogram gradient boosting, or a Pipeline that imputes them."
+                "as histogram gradient boosting, or a Pipeline with an imputer."
             )
     return (
-        "The rows given to fit held none, so the gate has not learned what to make "
-        "of missing values."
+        "The rows given to fit had no missing values, so the gate has not learned "
+        "from any."
     )
 
 
 def before_gate(model, X: Array | None, gate: BaseGate) -> Pipeline | None:
-    """Return what stands before a gate that cannot take what X holds.
-
-    That is NaN, or categories.
-    """
+    """Return the steps before a gate that does not take the NaN or categories of X."""
     if gate_is_pipeline(model) or model._id_codes is not None:
         return None
     if model._reads["categories"]:
@@ -249,13 +246,13 @@ def before_gate(model, X: Array | None, gate: BaseGate) -> Pipeline | None:
     if parts.takes_nan(gate):
         return None
     misses = X is not None and model._reads["allow_nan"] and parts.has_nan(X)
-    # New rows may only miss values where rows that were learned from do.
+    # New rows may only miss values if training rows do.
     model._reads["allow_nan"] = misses
     return parts.imputer() if misses else None
 
 
 def check_counts(model) -> None:
-    """Raise if something is to be made in numbers that no memory holds."""
+    """Raise if a parameter asks for more than memory can hold."""
     for name in ("n_experts", "n_init", "cross_fit"):
         count = getattr(model, name)
         if isinstance(count, Integral) and count > MOST:
@@ -265,7 +262,7 @@ def check_counts(model) -> None:
 def computing(
     model, X: Array, n_experts: int | None = None, backend: str | None = None
 ) -> AbstractContextManager:
-    """Return the context that operations on these rows run in."""
+    """Return the context for operations on these rows."""
     n_experts = model.n_experts_ if n_experts is None else n_experts
     n_threads = None if model.n_jobs is None else effective_n_jobs(model.n_jobs)
     n_elements = X.shape[0] * max(X.shape[1], n_experts)
@@ -289,14 +286,14 @@ def _refuse_host_parts(model, X: Any) -> None:
 
 
 def _check_device_array(model, X: Array, *, reset: bool) -> Array:
-    """Check an array of another library, where it lies.
+    """Check an array of another library on its device.
 
     scikit-learn's own check needs SCIPY_ARRAY_API=1 before its first import.
     """
     xp = namespace(X)
     if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
         raise ValueError(
-            "Expected a 2D array with at least one row and one feature, got shape "
+            "X must be a 2D array with at least one row and one feature; got shape "
             f"{tuple(X.shape)}."
         )
     if X.dtype not in (xp.float32, xp.float64):

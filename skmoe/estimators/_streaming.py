@@ -1,4 +1,4 @@
-"""Learning from rows that come in batches."""
+"""Learning from a stream of rows that comes in batches."""
 
 from __future__ import annotations
 
@@ -28,32 +28,33 @@ from ._training import trained
 from ._validation import N_EXPERTS, about, given, on_host, read_weights, refuse_lazy
 
 FEW = 10
-"""Rows an expert, below which a single one answers for all of them."""
+"""Rows per expert below which a single expert learns all rows."""
 
 ENOUGH = 4000
 ENOUGH_EACH = 200
-"""Rows of the last start, in all and for each expert. Until then all rows are held,
-and a fit starts again on them when there are `GROWN` times as many: where EM ends is
-decided where it starts. One of half as many is not repeated, and of twice as many takes
-some. A stream that was shaken starts anew in the same way."""
+"""Rows of the last start, in all and per expert. Until then all rows are kept, and a
+fit starts again on them whenever they are `GROWN` times as many, because where EM ends
+depends on where it starts. A start on at least half of `ENOUGH` rows is not repeated,
+and a start on more than twice as many takes a sample of them. A stream that was shaken
+starts anew in the same way."""
 
 GROWN = 4
-"""See `ENOUGH`."""
+"""Factor between the rows of two starts; see `ENOUGH`."""
 
 SHORT = 20
-"""Passes of a start, at most: the stream goes on with them."""
+"""Most passes of a start; the stream continues from there."""
 
 RUN = 4096
-"""Rows that are learned at a time, about: a larger batch is learned in several runs,
-each with a step of its own."""
+"""Rows, about, that are learned at a time. A larger batch is learned in several runs,
+each with its own step."""
 
 NUMBA_ROWS = 1000
-"""Rows of a start from which kernels are worth loading: a stream will need them."""
+"""Rows of a start from which compiled kernels repay their loading in a stream."""
 
 
 @dataclass(frozen=True, eq=False)
 class Early:
-    """The rows of a stream that is not under way yet."""
+    """The rows of a stream that may still start again."""
 
     X: Any
     y: np.ndarray
@@ -78,15 +79,15 @@ class Early:
 class StreamingMixin:
     """What `partial_fit` does in both estimators.
 
-    Private attributes: ``_stream`` is what was learned so far, ``_early`` the rows that
-    a start may still be repeated on, ``_rows_learned`` the weight of all rows.
+    Private attributes: ``_stream`` is what was learned so far, ``_early`` has the rows
+    on which a start may be repeated, ``_rows_learned`` is the weight of all rows.
     """
 
     _stream: Stream | None = None
     _early: Early | None = None
 
     def _learn(self, X, y, sample_weight) -> None:
-        """Learn from a batch, the first or another one."""
+        """Learn from a batch: the first, or a later one."""
         self._check_can_stream()
         if not hasattr(self, "gate_"):
             warn_of_top_k(self)
@@ -105,7 +106,7 @@ class StreamingMixin:
             self._start(self._early)
 
     def _check_can_stream(self) -> None:
-        """Raise if partial_fit does not know what to do with a parameter."""
+        """Raise if partial_fit cannot do what a parameter asks."""
         name = type(self).__name__
         if self.shared_expert is not None and not isinstance(self.shared_expert, str):
             raise ValueError(
@@ -121,15 +122,15 @@ class StreamingMixin:
         if not names_starts(self):
             raise ValueError(
                 "partial_fit needs init to name starts; got responsibilities, which "
-                "are of the rows of one fit."
+                "belong to the rows of one fit."
             )
 
     def _check_stream_of_kind(self) -> None:
-        """Raise if partial_fit cannot learn what only one kind of mixture has."""
+        """Raise if partial_fit cannot do what a parameter of this kind asks."""
 
     # ---------------------------------------------------------------- the first rows
     def _rows_as_given(self, X, y, sample_weight) -> Early:
-        """Return a batch as it was given, in containers that can be stacked."""
+        """Return a batch as given, in containers that can be stacked."""
         if y is None:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but "
@@ -147,24 +148,24 @@ class StreamingMixin:
 
     @property
     def _n_wanted(self) -> int:
-        """How many experts there are to be; a guess where rows decide."""
+        """Number of experts that are wanted; a guess where the rows decide."""
         return N_EXPERTS if chooses_number(self) else n_asked(self)
 
     @property
     def _enough(self) -> int:
-        """How many rows the last start is to have."""
+        """Number of rows for the last start."""
         return max(ENOUGH, ENOUGH_EACH * self._n_wanted)
 
     def _is_due(self, early: Early) -> bool:
-        """Tell whether a start is to be repeated on more rows."""
+        """Tell whether to start again, on more rows."""
         if early.started < FEW * self._n_wanted <= len(early):
             return True
         return len(early) >= min(GROWN * early.started, self._enough)
 
     def _start(self, early: Early) -> None:
-        """Fit a mixture to the rows at hand, by a short fit of the usual kind.
+        """Fit a mixture to the first rows, by a short fit of the usual kind.
 
-        It takes the place of the one that there is unless this explains them better.
+        It replaces the mixture so far unless the latter explains the rows better.
         """
         check_consistent_length(early.X, early.y)
         n_rows = len(early)
@@ -188,7 +189,7 @@ class StreamingMixin:
             self._absorb(self._batch(rest.X, rest.y, rest.weight))
 
     def _fit_first(self, early: Early) -> bool:
-        """Fit a mixture to first rows; go back to the old one if that is better."""
+        """Fit a mixture to the first rows; go back to the old one if that is better."""
         before = dict(vars(self))
         level = _explained(self, early) if hasattr(self, "gate_") else -np.inf
         settings = self._settings_of_start(len(early))
@@ -205,7 +206,7 @@ class StreamingMixin:
         return is_better
 
     def _settings_of_start(self, n_rows: int) -> Settings:
-        """Return how a mixture is fitted to first rows: of one expert if few."""
+        """Return the settings of a first fit; it has one expert if rows are few."""
         settings = replace(
             Settings.of(self),
             max_iter=min(self.max_iter, SHORT),
@@ -223,7 +224,7 @@ class StreamingMixin:
 
     # ------------------------------------------------------------------- the stream
     def _absorb(self, problem: Problem) -> bool:
-        """Learn from rows once there is a mixture; tell whether they shook it."""
+        """Learn from rows after the start; tell whether they shook the mixture."""
         shaken = False
         with self._streaming(problem), np.errstate(over="ignore", invalid="ignore"):
             stream = self._stream or self._opened(problem, self.expert_load_)
@@ -278,14 +279,14 @@ class StreamingMixin:
         return problem if all_used else problem.take(like(used, weight))
 
     def _class_weighted(self, y, weight: np.ndarray) -> np.ndarray:
-        """Return row weights times those of the classes."""
+        """Return row weights times the weights of their classes."""
         return weight
 
     def _forget_classes(self) -> None:
-        """Forget how many rows of each class there were."""
+        """Forget the number of rows of each class."""
 
     def _streaming(self, problem: Problem) -> AbstractContextManager:
-        """Return the context of a batch: a stream repays kernels that it would not."""
+        """Return the context of a batch: all rows so far say whether kernels repay."""
         n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
         n_columns = max(problem.X_gate.shape[1], self.n_experts_)
         n_rows = problem.sample_weight.shape[0]
@@ -295,7 +296,7 @@ class StreamingMixin:
 
 
 def _explained(model: Any, rows: Early) -> float:
-    """Return the mean log-likelihood of rows under the routing of predict."""
+    """Return the mean log-likelihood of rows, routed as in predict."""
     score = on_host(model.score_samples(rows.X, rows.y))
     return float(np.average(score, weights=rows.weight))
 

@@ -1,4 +1,4 @@
-"""What a fit is to do, as one value, and what it gives."""
+"""The task of a fit as one value, and its result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def chooses_number(model) -> bool:
 
 
 def n_asked(model) -> Any:
-    """How many experts the parameters ask for; "auto" leaves it to fit."""
+    """Number of experts that the parameters ask for; "auto" leaves it to fit."""
     if model.n_experts is not None:
         return model.n_experts if chooses_number(model) else int(model.n_experts)
     several = isinstance(model.expert, (list, tuple))
@@ -29,7 +29,7 @@ def n_asked(model) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """How a fit is run: as the parameters say, or shorter where a stream starts.
+    """How a fit is run: as the parameters say, or shorter at the start of a stream.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a fit is to do.
+    """The task of a fit.
 
     Attributes
     ----------
@@ -80,17 +80,17 @@ class Task:
     problem : Problem
         The rows of positive weight.
     learners : list of estimators
-        One for each expert, unfitted; one alone if the number is open.
+        One unfitted learner per expert; a single one if the number is open.
     gate : BaseGate
-        The gate, unfitted; of a previous fit if training goes on from there.
+        The unfitted gate; that of the previous fit if training goes on from it.
     before : Pipeline or None
-        Fitted transformers that stand before the gate.
+        Fitted transformers before the gate.
     seeds : (n_experts + 1 + n_init,) array of int
-        For the experts, the problem and the starts.
+        Seeds of the experts, the problem and the starts.
     resp : Routing or None
         Responsibilities to start from, if ``init`` gives them.
     path : dict or None
-        What was tried to choose the number of experts.
+        The numbers of experts that were tried; see ``selection_path_``.
     """
 
     settings: Settings
@@ -105,7 +105,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What training gave.
+    """The result of training.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Training:
     attributes : dict
         The fitted attributes, by name.
     models : list of str or None
-        Of each model of an expert, why it could not be fitted on its own rows.
+        For each model of an expert, why it could not be fitted on its own rows.
     """
 
     mixture: Mixture

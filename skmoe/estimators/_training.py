@@ -1,4 +1,4 @@
-"""From a task to a mixture: the one way that fits and starts of streams share."""
+"""From a task to a mixture, for fits and for starts of streams."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def trained(model, task: Task) -> Training:
     """Train as the task says, or go on from the previous fit."""
     problem = task.problem
     backend = task.settings.backend
-    # Small products too: the threads of BLAS would spin between them.
+    # One BLAS thread: more would spin between the many small products.
     with (
         one_blas_thread(),
         computing(model, problem.X_gate, problem.n_experts, backend),
@@ -49,7 +49,7 @@ def trained(model, task: Task) -> Training:
 
 
 def _attributes_of_state(model, task: Task):
-    """Return what callbacks are told that a state of EM would predict with."""
+    """Return a function from a state of EM to the attributes that callbacks get."""
 
     def attributes(problem, state: State) -> dict[str, Any]:
         gate = for_new_rows(problem, state.gate, state.resp)
@@ -60,7 +60,7 @@ def _attributes_of_state(model, task: Task):
 
 
 def _attributes(model, task: Task, mixture: Mixture) -> dict[str, Any]:
-    """Return all fitted attributes but the history."""
+    """Return all fitted attributes except the history."""
     attributes = trained_parts(
         model, task.before, mixture.gate, mixture.pool, mixture.problem
     )

@@ -17,15 +17,14 @@ from ._all_or_nothing import all_or_nothing
 class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     """Gate probabilities of a mixture of experts, as features.
 
-    The gate is trained with y in view, so its probabilities say in few columns which
-    regime a row belongs to. They serve a simple learner, a plot or a search for
-    similar rows.
+    The gate learns from y too, so its probabilities say in few columns which regime a
+    row belongs to. They suit a simple learner, a plot or a search for similar rows.
 
     Parameters
     ----------
     estimator : MoERegressor, MoEClassifier or FrozenEstimator
-        The mixture. It is cloned and fitted, unless
-        :class:`sklearn.frozen.FrozenEstimator` is around one that is fitted already.
+        The mixture. It is cloned and fitted. Wrap a fitted mixture in
+        :class:`sklearn.frozen.FrozenEstimator` to use it as it is.
 
     Attributes
     ----------
@@ -43,8 +42,8 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     Notes
     -----
     Gates that memorise their rows (trees, forests, neighbours) are surer of the rows
-    they were fitted on than of new ones. Fit what comes next on other rows, or take a
-    softmax gate.
+    that they were fitted on than of new rows. So fit the next learner on other rows, or
+    take a softmax gate.
 
     Examples
     --------
@@ -75,9 +74,9 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Training rows.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets. None is for a frozen mixture, which needs none.
+            Targets. A frozen mixture needs none.
         **fit_params : dict
-            Go to the mixture's ``fit``: ``sample_weight``, ``groups``.
+            Passed to the mixture's ``fit``: ``sample_weight``, ``groups``.
 
         Returns
         -------
@@ -86,8 +85,8 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         """
         if not hasattr(self.estimator, "gate_proba"):
             raise TypeError(
-                "estimator must be a MoERegressor or MoEClassifier (in a "
-                f"FrozenEstimator if it is fitted); got {self.estimator!r}."
+                "estimator must be a MoERegressor or MoEClassifier, or one that is "
+                f"fitted in a FrozenEstimator; got {self.estimator!r}."
             )
         if get_config()["enable_metadata_routing"]:
             fit_params = process_routing(self, "fit", **fit_params).estimator.fit
@@ -108,8 +107,8 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_experts)
-            p(k | x); rows sum to one. With gates per output, (n_samples, n_outputs *
-            n_experts), output by output.
+            p(k | x); rows sum to one. With ``gate_per_output=True``, shape (n_samples,
+            n_outputs * n_experts), output by output.
         """
         check_is_fitted(self)
         proba = self.estimator_.gate_proba(X)
@@ -126,7 +125,7 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of str
-            "expert0", "expert1", ...; with gates per output "output0_expert0", ...
+            "expert0", "expert1", …; with ``gate_per_output=True`` "output0_expert0", …
         """
         check_is_fitted(self)
         experts = [f"expert{k}" for k in range(self.estimator_.n_experts_)]
@@ -140,7 +139,7 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         MetadataRouter
-            All that `fit` is given goes to the mixture's ``fit``.
+            All metadata of `fit` goes to the mixture's ``fit``.
         """
         mapping = MethodMapping().add(caller="fit", callee="fit")
         return MetadataRouter(owner=self).add(

@@ -1,4 +1,4 @@
-"""Checks of what callers pass: arrays, labels and weights."""
+"""Checks of arrays, labels and weights that callers pass."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def on_host(array: Any) -> Any:
 
 
 def given(array: Any, name: str) -> Any:
-    """Return what a caller gave, on the host, unless its rows are not there yet."""
+    """Return an argument on the host; raise if its rows are not in memory."""
     refuse_lazy(array, name)
     return on_host(array)
 
 
 @contextmanager
 def about(name: str) -> Iterator[None]:
-    """Let errors inside name the argument that they are about."""
+    """Make errors inside name the argument that they are about."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -38,7 +38,7 @@ def about(name: str) -> Iterator[None]:
 
 
 def check_labels(labels: np.ndarray, name: str) -> None:
-    """Raise unless objects can be put in order: none is missing, all of one kind."""
+    """Raise if labels are missing or of several kinds, so that they have no order."""
     missing = sum(
         label is None or type(label).__name__ == "NAType" or bool(label != label)
         for label in labels
@@ -59,14 +59,14 @@ def check_labels(labels: np.ndarray, name: str) -> None:
 
 
 def refuse_lazy(array: Any, name: str) -> None:
-    """Raise if something would be computed and loaded whole, without a word."""
+    """Raise if an argument would silently be computed and loaded whole."""
     kind = type(array)
     graph = getattr(array, "__dask_graph__", None)
     if kind.__module__.startswith("dask.") or (callable(graph) and graph() is not None):
         raise TypeError(
             f"{name} is a Dask collection ({kind.__name__}), whose rows are not in "
-            "memory. To learn from them call its compute() first, or pass the "
-            "partitions to partial_fit one by one; to predict map predict over them, "
+            "memory. To learn from it, call its compute() first or pass its partitions "
+            "to partial_fit one by one. To predict, map predict over its partitions "
             "with map_blocks or map_partitions."
         )
     if kind.__module__.startswith("polars.") and kind.__name__ == "LazyFrame":
@@ -74,17 +74,17 @@ def refuse_lazy(array: Any, name: str) -> None:
 
 
 MOST = 1_000_000
-"""Experts, starts and folds, each."""
+"""Largest number of experts, of starts and of folds."""
 
 N_EXPERTS = 8
-"""How many experts there are if nothing says how many."""
+"""The default number of experts."""
 
 LARGEST = {np.dtype(np.float32): 1e15, np.dtype(np.float64): 1e100}
-"""Numbers whose squares, summed over rows, are numbers still."""
+"""Largest numbers whose squares can be summed over rows without overflow."""
 
 
 NOTHING = 1e-100
-"""A weight that is this share of the largest is none."""
+"""Weights below this share of the largest one count as zero."""
 
 
 def check_magnitude(array: Any, name: str, dtype: Any = None) -> None:
@@ -95,9 +95,9 @@ def check_magnitude(array: Any, name: str, dtype: Any = None) -> None:
     array : array or scipy CSR
         Floats; NaN passes.
     name : str
-        Which parameter it is.
+        Name of the parameter.
     dtype : dtype, default=None
-        That it will be computed in; None is its own.
+        Precision of the computations; None is that of the array.
     """
     values = array.data if sparse.issparse(array) else array
     dtype = _numpy_dtype(dtype or values.dtype)
@@ -122,9 +122,9 @@ def check_magnitude(array: Any, name: str, dtype: Any = None) -> None:
 
 
 def read_weights(sample_weight: Any, rows: Any, dtype: Any = None) -> np.ndarray:
-    """Return the weights of rows, checked: one may divide by them.
+    """Return the weights of rows, checked, so that it is safe to divide by them.
 
-    Those that are nothing beside the largest are nothing.
+    Weights that are negligible beside the largest become zero.
     """
     with about("sample_weight"):
         weight = _check_sample_weight(
@@ -138,8 +138,8 @@ def read_weights(sample_weight: Any, rows: Any, dtype: Any = None) -> np.ndarray
     largest = weight.max()
     if 0 < largest < smallest:
         raise ValueError(
-            f"sample_weight must hold a number of {smallest:g} or more; the largest is "
-            f"{largest:g}. Rescale it: weights count rows."
+            f"sample_weight must hold a number of at least {smallest:g}; the largest "
+            f"is {largest:g}. Rescale it: weights count rows."
         )
     return np.where(weight < NOTHING * largest, 0.0, weight)
 

@@ -156,8 +156,8 @@ class MixtureDistribution:
     def _only_output(self, method: str) -> PredictiveMixture:
         if not self._single_output:
             raise ValueError(
-                f"{method} is for one output, but y has {len(self._outputs)}: sets of "
-                "each row differ in number. Fit one mixture for each output."
+                f"{method} needs a y of one output; got {len(self._outputs)}. Fit one "
+                "mixture per output."
             )
         return self._outputs[0]
 
