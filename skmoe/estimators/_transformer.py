@@ -125,7 +125,8 @@ class MoETransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of str
-            "expert0", "expert1", …; with ``gate_per_output=True`` "output0_expert0", …
+            "expert0" and so on; with ``gate_per_output=True``, "output0_expert0" and
+            so on.
         """
         check_is_fitted(self)
         experts = [f"expert{k}" for k in range(self.estimator_.n_experts_)]
