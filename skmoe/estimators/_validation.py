@@ -138,8 +138,8 @@ def read_weights(sample_weight: Any, rows: Any, dtype: Any = None) -> np.ndarray
     largest = weight.max()
     if 0 < largest < smallest:
         raise ValueError(
-            f"sample_weight must hold a number of at least {smallest:g}; the largest "
-            f"is {largest:g}. Rescale it: weights count rows."
+            f"sample_weight must hold a number of {smallest:g} or more; the largest is "
+            f"{largest:g}. Rescale it: weights count rows."
         )
     return np.where(weight < NOTHING * largest, 0.0, weight)
 
