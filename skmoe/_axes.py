@@ -1,4 +1,4 @@
-"""Axes to draw on, and bands between quantiles. matplotlib loads when asked for."""
+"""Axes to draw on, and bands between quantiles. They load matplotlib at first use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._sklearn_compat import check_matplotlib_support
 def axes_of(display: Any, ax: Any, **options: Any) -> Any:
     """Return the axes to draw on, and keep them on the display.
 
-    Options are of a new figure, if there are no axes yet.
+    The options are for a new figure, if there are no axes yet.
     """
     check_matplotlib_support(f"{type(display).__name__}.plot")
     import matplotlib.pyplot as plt

@@ -1,4 +1,4 @@
-"""Where a warning points to: the line of the user."""
+"""The line of the user that a warning points to."""
 
 from __future__ import annotations
 

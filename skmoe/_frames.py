@@ -47,13 +47,13 @@ def blank(X: Any, names: list) -> Any:
 def remedy(X: Any, error: Exception) -> str:
     """Name the columns that a part could not read as numbers, and say what helps.
 
-    Nothing is said of other errors.
+    For other errors the text is empty.
     """
     names = categories(X)
     if not names or not re.search("could not convert|dtype", str(error)):
         return ""
     return (
-        f". Columns {names} of X hold text or categories, where numbers are needed. "
+        f". Columns {names} of X hold text or categories, but must hold numbers. "
         "Encode them before the mixture: make_pipeline(make_column_transformer("
         f"(OneHotEncoder(handle_unknown='ignore'), {names}), remainder='passthrough'), "
         "mixture). Or use an expert that reads category columns, such as "

@@ -1,4 +1,4 @@
-"""What gates and experts need to know to fit a learner of the user's."""
+"""What gates and experts need to know to fit a learner of the user."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import has_fit_parameter
 
 MIN_RESPONSIBILITY = 1e-3
-"""A learner is not fitted on rows of which it owns less than this.
+"""Least responsibility for a row with which a learner is fitted on it.
 
-To many learners a row of weight zero is still a row (bin edges, leaf counts)."""
+Many learners use even rows of weight zero, in bin edges or leaf counts."""
 
 
 FAR = 5.0
-"""How far the mean weight may be from 1, either way, for weights to count rows. Weights
-that count are whole numbers mostly below this, or shares of a row that are no less."""
+"""Weights count rows if their mean is at most this factor from 1, either way. Such
+weights are mostly small whole numbers, or fractions of a row that are not tiny."""
 
 
 def weight_unit(weights: np.ndarray) -> float:
-    """Return what stands for one row in weights: 1, or their mean if that is far off.
+    """Return the weight that stands for one row: 1, or the mean if that is far from 1.
 
-    Weights that sum to one, or to a population, count in other units than rows.
+    Weights that sum to one, or to a population, are not in units of rows.
     """
     largest = float(np.max(weights, initial=0.0))
     mean = largest * float(np.mean(weights / largest)) if largest > 0 else 1.0
@@ -38,7 +38,7 @@ def weight_unit(weights: np.ndarray) -> float:
 
 
 def weight_parameter(learner: BaseEstimator, method: str = "fit") -> str | None:
-    """Return the name under which the learner's fit takes sample weights."""
+    """Return the name of sample weights in a learner's fit; None without any."""
     if method != "fit":
         takes_weight = "sample_weight" in signature(getattr(learner, method)).parameters
         return "sample_weight" if takes_weight else None
@@ -54,11 +54,11 @@ def weight_parameter(learner: BaseEstimator, method: str = "fit") -> str | None:
 
 
 def reads_any_units(learner: BaseEstimator) -> bool:
-    """Tell whether a learner's answers are to follow y in any unit, from any origin.
+    """Tell whether a learner should predict the same for y in any unit and origin.
 
-    Those are scikit-learn's trees and ensembles of them, unless a parameter is in units
-    of y. What they compute does not: variances below 2e-16 are none to them, and of
-    targets a million deviations from zero the variance is rounding.
+    These are scikit-learn's trees and ensembles of trees, unless a parameter is in
+    units of y. Their arithmetic has limits: they take variances below 2e-16 for zero,
+    and if y is a million deviations from zero, its variance is lost to rounding.
     """
     if isinstance(learner, Pipeline):
         return reads_any_units(learner.steps[-1][1])
@@ -72,14 +72,14 @@ def reads_any_units(learner: BaseEstimator) -> bool:
 
 
 def standardising(learner: BaseEstimator) -> TransformedTargetRegressor:
-    """Return the learner that reads y in units of its deviation from its mean."""
+    """Return a learner that reads y standardised."""
     return TransformedTargetRegressor(
         learner, transformer=StandardScaler(), check_inverse=False
     )
 
 
 def standardises(learner: BaseEstimator) -> bool:
-    """Tell whether a learner reads y in units of its deviation, as those above do."""
+    """Tell whether a learner reads y standardised."""
     return isinstance(learner, TransformedTargetRegressor) and isinstance(
         learner.transformer, StandardScaler
     )
@@ -98,11 +98,11 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
 
 
 def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
-    """Return rows drawn in proportion to their weights, None for each row once.
+    """Return rows drawn in proportion to their weights; None for each row once.
 
-    Systematic resampling: as many rows in all as the weights sum to, rounded, and row
-    i is drawn floor or ceil of its share of them; weights are read in units of
-    `weight_unit`.
+    This is systematic resampling, with weights in units of `weight_unit`. The number of
+    draws is the rounded sum of the weights. The number of times that a row is drawn is
+    the floor or the ceiling of its share of the draws.
     """
     weights = weights / weight_unit(weights)
     if np.allclose(weights, 1.0):
@@ -116,9 +116,9 @@ def resample(weights: np.ndarray, seed: int) -> np.ndarray | None:
 
 # ------------------------------------------------------------------ frozen models
 def is_frozen(learner: Any) -> bool:
-    """Tell whether fit leaves a learner as it is: a model that exists already.
+    """Tell whether a learner is a fitted model, which fit leaves as it is.
 
-    That is a FrozenEstimator, alone or at the end of a Pipeline, or what says so.
+    It is a FrozenEstimator, alone or at the end of a Pipeline, or has a true ``stays``.
     """
     if isinstance(learner, Pipeline):
         return is_frozen(learner.steps[-1][1])
@@ -126,14 +126,14 @@ def is_frozen(learner: Any) -> bool:
 
 
 def thawed(part: Any) -> Any:
-    """Return what a FrozenEstimator holds; all else as it is."""
+    """Return the estimator in a FrozenEstimator; all else as it is."""
     while isinstance(part, FrozenEstimator):
         part = part.estimator
     return part
 
 
 def bare(part: Any) -> Any:
-    """Return what a part is without FrozenEstimators, also in a Pipeline."""
+    """Return a part without FrozenEstimators, also inside a Pipeline."""
     part = thawed(part)
     if not isinstance(part, Pipeline):
         return part
@@ -143,10 +143,9 @@ def bare(part: Any) -> Any:
 
 
 def recipe(learner: Any) -> Any:
-    """Return a key that learners share which become the same in fit.
+    """Return a key that is equal for learners that fit makes the same.
 
-    A model that exists already is told by what it is, not by what it holds, which may
-    be large.
+    The key of a frozen model is its identity, as its content may be large.
     """
     if isinstance(learner, FrozenEstimator):
         return FrozenEstimator, id(thawed(learner))
@@ -159,7 +158,7 @@ def recipe(learner: Any) -> Any:
 
 
 def _content(value: Any) -> Any:
-    """Return a key of what a value holds; of one without a file form, what it is."""
+    """Return a key of the content of a value; its identity if it cannot be pickled."""
     try:
         return content_hash(value)
     except Exception:  # such as a lambda
@@ -168,9 +167,10 @@ def _content(value: Any) -> Any:
 
 # ------------------------------------------------------------------------ answers
 def surely_lacks(learner: Any, method: str) -> bool:
-    """Tell whether a learner has no such method, nor will have it once it is fitted.
+    """Tell whether a learner lacks a method, and will lack it once it is fitted.
 
-    Of learners that hold others, as stacks and searches do, only the fitted one knows.
+    Learners that hold others, such as stacks and searches, only know once they are
+    fitted.
     """
     if isinstance(learner, Pipeline):
         return surely_lacks(learner.steps[-1][1], method)
@@ -190,16 +190,16 @@ def said_without(method: str) -> str:
 
 
 def read_answer(answer: Any, n_rows: int, n_columns: int, who: str) -> np.ndarray:
-    """Return what a learner answers as numbers, (n_rows, n_columns).
+    """Return the predictions of a learner as numbers, (n_rows, n_columns).
 
     Parameters
     ----------
     answer : array-like or sparse matrix
         Numbers of any dtype.
     n_rows, n_columns : int
-        What it is asked for; one column may come as a vector.
+        The shape that is asked for; one column may come as a vector.
     who : str
-        Who answers, for messages.
+        Name of the learner, for messages.
 
     Returns
     -------
@@ -217,8 +217,7 @@ def read_answer(answer: Any, n_rows: int, n_columns: int, who: str) -> np.ndarra
         expected = f"({n_rows}, {n_columns})"
         also = f" or ({n_rows},)" if n_columns == 1 else ""
         raise ValueError(
-            f"{who} answered shape {numbers.shape} for {n_rows} rows; it must be "
-            f"{expected}{also}."
+            f"{who} must predict shape {expected}{also}; got {numbers.shape}."
         )
     return numbers
 
@@ -233,6 +232,6 @@ def _numbers(answer: Any, who: str) -> np.ndarray:
         return numbers if is_float else numbers.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{who} answered a {type(answer).__name__} that cannot be read as numbers: "
-            f"{error}."
+            f"{who} must predict numbers; got a {type(answer).__name__} that cannot be "
+            f"read as numbers: {error}."
         ) from error

@@ -62,7 +62,7 @@ except ImportError:
     CALLBACKS = False
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands in where scikit-learn has no callbacks."""
+        """A stand-in for versions of scikit-learn without callbacks."""
 
         def _init_callback_context(self, **kwargs: Any) -> _NoContext:
             return _NoContext()
@@ -94,23 +94,23 @@ no_progress = _NoContext()
 def boosted_trees(model: Any) -> list[Any]:
     """Return the node tables of a fitted histogram gradient boosting model.
 
-    Structured arrays with the fields "is_leaf", "depth" and "count" among others.
+    They are structured arrays, with fields "is_leaf", "depth" and "count" among others.
     """
     return [tree.nodes for iteration in model._predictors for tree in iteration]
 
 
 CONTAINERS = ("default", *sorted(ADAPTERS_MANAGER.adapters))
-"""What set_output may ask for; "default" is no frame."""
+"""Containers that set_output takes; "default" is no data frame."""
 
 
 def frame(container: str, table: Any, X: Any, columns: list[str]) -> Any:
-    """Return a table in a data frame of some library, with the index of X's rows."""
+    """Return a table as a data frame of a library, with the index of X."""
     adapter = ADAPTERS_MANAGER.adapters[container]
     return adapter.create_container(table, X, columns=columns)
 
 
 def html_block(estimator: Any, parts: dict[str, Any]) -> _VisualBlock:
-    """Return how HTML shows an estimator that holds others, by name."""
+    """Return the HTML block of an estimator that holds others by name."""
     if not parts:
         name = type(estimator).__name__
         return _VisualBlock(

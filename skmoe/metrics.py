@@ -17,18 +17,18 @@ def crps_scorer(estimator, X, y, sample_weight=None) -> float:
     Parameters
     ----------
     estimator : MoERegressor, or a Pipeline or search that ends in one
-        Fitted, with a method ``crps(X, y)``.
+        The fitted model, which has a method ``crps(X, y)``.
     X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
         Rows.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         Targets.
     sample_weight : array-like of shape (n_samples,), default=None
-        Row weights.
+        Weight of each row; weight 2 is the row twice.
 
     Returns
     -------
     float
-        In units of y; the mean over the outputs, if there are several.
+        The score in units of y; the mean over outputs, if there are several.
 
     Raises
     ------
@@ -57,18 +57,18 @@ def log_likelihood_scorer(estimator, X, y, sample_weight=None) -> float:
     Parameters
     ----------
     estimator : MoERegressor or MoEClassifier, or a Pipeline or search that ends in one
-        Fitted, with a method ``score_samples(X, y)``.
+        The fitted model, which has a method ``score_samples(X, y)``.
     X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
         Rows.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         Targets.
     sample_weight : array-like of shape (n_samples,), default=None
-        Row weights.
+        Weight of each row; weight 2 is the row twice.
 
     Returns
     -------
     float
-        In nats.
+        The score in nats per row.
 
     Raises
     ------
@@ -86,8 +86,8 @@ def _asked(estimator, method: str, X, y) -> np.ndarray:
         estimator = estimator[-1]
     if not hasattr(estimator, method):
         raise TypeError(
-            f"{type(estimator).__name__} has no method {method}(X, y), which the score "
-            "is made of."
+            f"estimator must have a method {method}(X, y); "
+            f"{type(estimator).__name__} has none."
         )
     return _host(getattr(estimator, method)(X, y))
 

@@ -15,38 +15,40 @@ __all__ = ["pack"]
 def pack(model, dtype="int8"):
     """Return a fitted mixture that holds its linear experts in few bits.
 
-    For mixtures of many wide linear, logistic or log-linear experts, whose
-    coefficients are most of the memory: packed they take an eighth or a quarter, and
-    are kept once, not once more in ``experts_``. Predictions unpack the experts that
-    rows are routed to, so they are a little slower. The gate is left as it is: rows go
+    Use it for mixtures of many wide linear, logistic or log-linear experts, whose
+    coefficients take most of the memory. Packed coefficients take an eighth or a
+    quarter, and ``experts_`` holds no second copy. Predictions unpack the experts that
+    rows are routed to, so they are a little slower. The gate does not change: rows go
     to the same experts.
 
     Parameters
     ----------
     model : MoEClassifier or MoERegressor
-        Fitted, of experts that are trained together: `Ridge`, `LinearRegression`,
-        `LogisticRegression`, `PoissonRegressor` or `GammaRegressor`.
+        A fitted mixture of experts that are trained together: `Ridge`,
+        `LinearRegression`, `LogisticRegression`, `PoissonRegressor` or
+        `GammaRegressor`.
     dtype : {"int8", "float16"}, default="int8"
-        Coefficients are whole numbers from -127 to 127 times a scale for each feature
-        and one for each expert and output, or half precision numbers.
+        "int8" stores whole numbers from -127 to 127, with a scale per feature and one
+        per expert and output. "float16" stores half-precision numbers.
 
     Returns
     -------
     object
-        A copy that predicts, but whose experts learn no more (some can be added or
-        removed). Its ``experts_`` are unpacked one by one as they are asked for.
+        A copy that predicts, but whose experts cannot be trained further. Experts can
+        be added or removed. Its ``experts_`` are unpacked one by one, when they are
+        read.
 
     Raises
     ------
     TypeError
-        The experts are not linear, or are drawn to a shared expert that is not.
+        The experts are not linear, or shrink to a learner that is not.
     ValueError
         ``dtype`` is not one of those above.
 
     Notes
     -----
-    Of 8 bits the error of a coefficient is at most 1/254 of the largest of its expert,
-    in units of its feature. Measured losses: docs/deployment.md.
+    With "int8" the error of a coefficient is at most 1/254 of the expert's largest one,
+    in units of its feature. docs/deployment.md has measured losses of accuracy.
 
     Examples
     --------

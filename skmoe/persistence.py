@@ -23,17 +23,17 @@ PACKAGES = (
 def trusted_types() -> list[str]:
     """Return the names of all types of skmoe that a fitted mixture may hold.
 
-    Give them to ``skops.io.load(path, trusted=...)``, which refuses a file that asks
-    for any other type. They are classes that skmoe defines itself; a name that only
-    *begins* with "skmoe." may stand for something that one of its modules imports,
-    such as ``os``, and says nothing about safety.
+    Pass them to ``skops.io.load(path, trusted=...)``, which refuses a file that asks
+    for any other type. They are classes that skmoe defines itself. Do not trust a name
+    because it begins with "skmoe.": it may stand for something that one of its modules
+    imports, such as ``os``.
 
     Returns
     -------
     list of str
-        Full names, sorted. Types of other packages, such as the
-        ``sklearn.tree._tree.Tree`` of a tree expert, are for you to add: look them up
-        in `skops.io.get_untrusted_types`.
+        Full names, sorted. You must add types of other packages yourself, such as the
+        ``sklearn.tree._tree.Tree`` of a tree expert; `skops.io.get_untrusted_types`
+        names them.
 
     See Also
     --------

@@ -1,4 +1,4 @@
-"""A mixture at the end of a Pipeline, with all that it can do."""
+"""Access to a mixture at the end of a Pipeline."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["final"]
 
 
 def final(model: Any, X: Any) -> tuple[Any, Any]:
-    """Return the mixture that a fitted model ends in, and the rows as it reads them.
+    """Return the mixture at the end of a fitted model, and the rows as it reads them.
 
-    A Pipeline passes on ``predict`` and ``score``, but not what is special about a
-    mixture: intervals, routing, responsibilities. Ask the mixture itself for these.
+    A Pipeline passes on ``predict`` and ``score``, but not the methods of a mixture for
+    intervals, routing or responsibilities. Call these on the mixture itself.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ def final(model: Any, X: Any) -> tuple[Any, Any]:
     Returns
     -------
     mixture : MoEClassifier or MoERegressor
-        The last step.
+        The mixture, which is the last step.
     Z : {array-like, sparse matrix, data frame} of shape (n_samples, n_columns)
-        The rows behind all other steps; X itself if there are none.
+        The rows after all other steps; X itself if there are none.
 
     Raises
     ------

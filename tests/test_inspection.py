@@ -769,11 +769,11 @@ def test_wrong_arguments(regressor, classifier, two_gates):
     for feature in (3, -1, "depth", 1.5):
         with pytest.raises(ValueError, match="feature must be a name or a position"):
             GateDisplay.from_estimator(regressor, FRAME, feature=feature)
-    with pytest.raises(ValueError, match="X has 3 features; name the one"):
+    with pytest.raises(ValueError, match="feature must name one of the 3 features"):
         GateDisplay.from_estimator(regressor, FRAME)
-    with pytest.raises(ValueError, match="X has 3 features; name the one"):
+    with pytest.raises(ValueError, match="feature must name one of the 3 features"):
         PredictiveDistributionDisplay.from_estimator(regressor, FRAME)
-    with pytest.raises(TypeError, match="X is a sparse matrix"):
+    with pytest.raises(TypeError, match="got a sparse matrix"):
         GateDisplay.from_estimator(regressor, sparse.csr_array(X), feature=0)
     with pytest.raises(ValueError, match="grid_resolution must be at least 2"):
         GateDisplay.from_estimator(regressor, FRAME, feature=0, grid_resolution=1)

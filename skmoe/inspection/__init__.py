@@ -1,7 +1,7 @@
-"""Pictures of and reports on fitted mixtures, by their public attributes alone.
+"""Pictures of fitted mixtures and reports on them.
 
-Displays follow scikit-learn's: ``from_estimator`` computes, ``plot`` draws. They need
-matplotlib, `routing_report` needs pandas: ``pip install "skmoe[plot]"``.
+Displays follow scikit-learn's: ``from_estimator`` computes, ``plot`` draws. Displays
+need matplotlib, `routing_report` needs pandas: ``pip install "skmoe[plot]"``.
 """
 
 from ._compute import compute_report

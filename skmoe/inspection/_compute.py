@@ -1,4 +1,4 @@
-"""What a mixture computes for a row, and how long it takes."""
+"""What a mixture computes per row, and how long it takes."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from ._reading import Reading
 from ._routing import learner_name
 
 N_CALLS = 5
-"""Calls of predict that are timed, after one that is not."""
+"""Number of timed calls of predict, after one that is not timed."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ComputeReport:
-    """What a mixture computes for a row, in the mean; see `compute_report`.
+    """What a mixture computes per row, in the mean; see `compute_report`.
 
     Attributes
     ----------
     n_rows : int
-        Rows that were predicted.
+        Number of rows that were predicted.
     n_experts : int
         Number of experts.
     experts_per_row : float
-        Experts that predict asks for a row.
+        Number of experts that predict asks per row.
     n_parameters, n_parameters_active : float
-        Numbers that gate and experts hold, and those that a row meets.
+        Numbers that gate and experts hold; those of them that a row uses.
     gate_multiply_adds, expert_multiply_adds : float
-        Multiply-adds of a row: of the gate, and of the experts that are asked.
+        Multiply-adds per row of the gate; of the experts that are asked.
     dense_multiply_adds : float
-        The same of gate and experts if all experts were asked.
+        Multiply-adds per row of gate and experts, if all experts were asked.
     seconds_per_row : float
-        Median time of predict over the number of rows.
+        Median time of predict, divided by the number of rows.
     joules_per_row : float or None
-        Stated watts times this time.
+        This time times the given watts.
     notes : tuple of str
         What could not be counted.
     """
@@ -60,7 +60,7 @@ class ComputeReport:
 
     @property
     def multiply_adds(self) -> float:
-        """Multiply-adds of a row, gate and experts."""
+        """Multiply-adds per row of gate and experts."""
         return self.gate_multiply_adds + self.expert_multiply_adds
 
     def __repr__(self) -> str:
@@ -84,29 +84,33 @@ class ComputeReport:
 
 
 def compute_report(model, X, *, watts=None):
-    """Count what a fitted mixture computes for a row, and time it.
+    """Count what a fitted mixture computes per row, and time it.
 
     Parameters
     ----------
     model : MoEClassifier, MoERegressor or Pipeline
-        A fitted mixture, or a Pipeline that ends in one; its steps before the mixture
-        are neither counted nor timed.
+        A fitted mixture, or a Pipeline that ends in one. Steps before the mixture are
+        neither counted nor timed.
     X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
-        Rows, as many as are predicted at a time: small batches cost more a row.
+        Rows. Pass as many as will be predicted at a time: small batches cost more per
+        row.
     watts : float or None, default=None
-        Power that the machine draws while it predicts. The report's energy is this
-        number times the measured time, no measurement. None makes no estimate.
+        Power that the machine draws while it predicts. The energy in the report is an
+        estimate: this number times the measured time. None makes no estimate.
 
     Returns
     -------
     ComputeReport
-        Its attributes hold the numbers; printed, it is a small table. Counted are
-        linear models, trees, forests, bags, gradient boosting, multi-layer
-        perceptrons, constants, averages of these, and Pipelines by their last step. A
-        product of a coefficient and a feature is a multiply-add; so is a comparison in
-        a tree, on paths of ``X`` (of histogram gradient boosting on those of its
-        training rows). Activations, the softmax, and the sum over experts are not
-        counted. What cannot be counted is NaN, with a note.
+        Its attributes hold the numbers; it prints as a small table.
+
+    Notes
+    -----
+    The report counts linear models, trees, forests, bags, gradient boosting,
+    multi-layer perceptrons, constants, averages of these, and the last step of a
+    Pipeline. What it cannot count is NaN, with a note. A product of a coefficient and a
+    feature is one multiply-add, and so is a comparison in a tree, on the paths of ``X``
+    (histogram gradient boosting: on the paths of its training rows). Activations, the
+    softmax and the sum over experts are not counted.
 
     Examples
     --------
@@ -158,7 +162,7 @@ def compute_report(model, X, *, watts=None):
 
 
 def _total(costs: list[tuple[Any, Cost]], notes: list[str]) -> Cost:
-    """Return the sum of the costs of some models; note which are not known."""
+    """Return the sum of the costs of some models; note those that are unknown."""
     for model, each in costs:
         note = f"{learner_name(model)} cannot be counted"
         if np.isnan(each.multiply_adds) and note not in notes:
@@ -167,14 +171,14 @@ def _total(costs: list[tuple[Any, Cost]], notes: list[str]) -> Cost:
 
 
 def _of_gate(reading: Reading) -> tuple[Any, Cost]:
-    """Return the gate and its cost; steps of its own before it are not counted."""
+    """Return the gate and its cost, without the steps before it."""
     before, gate = reading.gate
     X = reading.X if before is None else before.transform(reading.X)
     return gate, cost(gate, X)
 
 
 def _of_shared(reading: Reading) -> list[tuple[Any, Cost]]:
-    """Return the shared expert that all rows ask, if there is one, and its cost."""
+    """Return the shared expert, which all rows ask, and its cost, if there is one."""
     shared = getattr(reading.mixture, "shared_expert_", None)
     if shared is None or reading.classifies:  # classifiers are averaged with it
         return []
@@ -182,9 +186,9 @@ def _of_shared(reading: Reading) -> list[tuple[Any, Cost]]:
 
 
 def _distinct(experts: list[Any]) -> tuple[list[Any], np.ndarray]:
-    """Return the models that experts are made of, and which expert asks which.
+    """Return the models that experts consist of, and which expert asks which.
 
-    Experts that are drawn to one learner all ask it; it answers a row once.
+    Experts that shrink to one learner all ask it, but it predicts each row only once.
     """
     models: dict[int, Any] = {}
     made_of = []
@@ -206,7 +210,7 @@ def _of_model(by_gate: list[Reading], model: Any, asks: np.ndarray) -> tuple[Any
 
 
 def _n_asked(reading: Reading, asks: np.ndarray) -> np.ndarray:
-    """Return how many rows ask each model."""
+    """Return the number of rows that ask each model."""
     return np.count_nonzero(reading.routing @ asks.astype(float), axis=0)
 
 

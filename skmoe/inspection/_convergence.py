@@ -1,4 +1,4 @@
-"""How training went."""
+"""The lower bound in the course of training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ._drawing import colours_of
 
 
 class ConvergenceDisplay:
-    """The lower bound by pass, of every run of EM.
+    """The lower bound of every run of EM, pass by pass.
 
-    The run that was kept is drawn in black, others in the colour of their kind of
-    start. A cross marks a pass in which the gate or an expert stayed as it was, since
-    the bound would have fallen with the new one. Runs on part of the rows ("chosen" and
-    "warm" are on all) have bounds of these rows, a mean per row; a run on others is not
-    better because its line is higher.
+    The run that gave the mixture is black; other runs have the colour of their kind of
+    start. A cross marks a pass in which the gate or an expert stayed as it was, because
+    the bound would have fallen with the new one. Bounds are in nats per row of the run.
+    Runs "chosen" and "warm" are on all rows, others may be on a part of them: a run on
+    other rows is not better because its line is higher.
 
     Make one with `from_estimator`; the parameters are stored as attributes.
 
@@ -25,7 +25,7 @@ class ConvergenceDisplay:
     history : list of dict
         ``history_`` of a fitted mixture.
     kept : int or None, default=None
-        Which of the runs the mixture goes back to.
+        Position of the run that gave the mixture.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class ConvergenceDisplay:
     lines_ : list of matplotlib Line2D
         The line of each run.
     rejected_ : list of ndarray
-        Passes of each run, from 1, in which not all blocks were renewed.
+        For each run, the passes (from 1) in which the gate or an expert stayed.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class ConvergenceDisplay:
         return display.plot(ax=ax, **style)
 
     def plot(self, ax=None, **style):
-        """Draw a line for each run.
+        """Draw one line per run.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
-"""Numbers held and multiply-adds a row, of gates and of experts.
+"""Parameters and multiply-adds per row of gates and experts.
 
-To count another learner, register a function that takes (model, X), X rows as the model
-reads them, and returns `Cost`.
+To count another learner, register a function that takes a model and X, the rows as the
+model reads them, and returns a `Cost`.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from ..gates import (
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model holds and computes.
+    """What a model holds, and computes per row.
 
     Attributes
     ----------
     parameters : float
-        Numbers that it holds; NaN if they cannot be counted.
+        Number of its parameters; NaN if they cannot be counted.
     multiply_adds : float
-        Multiply-adds of a row; a comparison in a tree counts as one.
+        Multiply-adds per row; a comparison in a tree counts as one.
     """
 
     parameters: float
@@ -59,7 +59,7 @@ class Cost:
 
     @classmethod
     def total(cls, costs: Any) -> Cost:
-        """Return the sum."""
+        """Return the sum of costs."""
         costs = list(costs)
         return cls(
             float(sum(each.parameters for each in costs)),
@@ -134,7 +134,7 @@ def _(model: Any, X: Any) -> Cost:
 @cost.register(HistGradientBoostingRegressor)
 @cost.register(HistGradientBoostingClassifier)
 def _(model: Any, X: Any) -> Cost:
-    """Paths are those of the training rows, which the trees have counted."""
+    """Count the paths of the training rows, whose numbers the trees hold."""
     held = compared = 0.0
     for nodes in boosted_trees(model):
         leaves = nodes[nodes["is_leaf"].astype(bool)]
@@ -155,7 +155,7 @@ def _(model: Any, X: Any) -> Cost:
 @cost.register(ProductGate)
 @cost.register(HierarchicalGate)
 def _(gate: Any, X: Any) -> Cost:
-    """A search that does not open all branches of a tree costs less."""
+    """Count all branches; a search that opens only some of them costs less."""
     return Cost(gate.coef_.size + gate.intercept_.size, gate.coef_.size)
 
 

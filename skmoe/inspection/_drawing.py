@@ -1,4 +1,4 @@
-"""What displays share: colours and heat maps. matplotlib loads when asked for."""
+"""Colours and heat maps of displays. They load matplotlib at first use."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ from typing import Any
 import numpy as np
 
 MOST_TICKS = 30
-"""Names on an axis of a heat map, at most."""
+"""Maximum number of names on an axis of a heat map."""
 
 MOST_LETTERS = 24
-"""Letters of such a name, at most: of a longer one the middle is left out."""
+"""Maximum length of such a name. A longer one loses its middle."""
 
 CELL, BESIDE = np.array([0.42, 0.24]), np.array([2.2, 1.2])
-"""Width and height, in inches, of a cell that is to be read, and of what stands beside
-all of them."""
+"""Width and height, in inches, of a legible cell, and of the space beside all cells."""
 
 SMALLEST, LARGEST = np.array([6.4, 4.8]), np.array([16.0, 12.0])
-"""Sizes of a figure, in inches."""
+"""Smallest and largest size of a figure, in inches."""
 
 FITS = np.array([0.32, 0.17])
-"""Width and height, in inches, of the smallest cell that a number is written into."""
+"""Width and height, in inches, of the smallest cell with room for a number."""
 
 
 def size_of_table(values: np.ndarray) -> np.ndarray:
-    """Return the size of a figure in which the cells of a table can be read."""
+    """Return the size of a figure in which all cells of a table are legible."""
     n_rows, n_columns = values.shape
     return np.clip(BESIDE + CELL * (n_columns, n_rows), SMALLEST, LARGEST)
 
 
 def colours_of(n: int) -> np.ndarray:
-    """Return a colour for each expert, (n, 4)."""
+    """Return one colour per expert, (n, 4)."""
     import matplotlib
 
     if n <= 10:
@@ -83,7 +82,7 @@ def shortened(name: str) -> str:
 
 
 def cell_of(ax: Any, values: np.ndarray) -> np.ndarray:
-    """Return width and height of a cell of the table that axes show, in inches."""
+    """Return width and height, in inches, of a cell of the table in the axes."""
     n_rows, n_columns = values.shape
     extent = ax.get_window_extent()
     size = np.array([extent.width / n_columns, extent.height / n_rows])

@@ -1,4 +1,4 @@
-"""Why a row gets the answer that it gets."""
+"""Why a mixture predicts what it predicts for a row."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from ._routing import learner_name
 
 INTERCEPT = "(intercept)"
 TOP_TERMS = 3
-"""Terms that are printed of each expert."""
+"""Number of terms that are printed per expert."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RowExplanation:
-    """The answer of a mixture for one row, taken apart; see `explain_row`.
+    """The prediction of a mixture for one row, taken apart; see `explain_row`.
 
     Attributes
     ----------
     experts : ndarray of shape (n_asked,)
         The experts that the row is routed to, best first.
     gate_proba : ndarray of shape (n_asked,)
-        Their gate probabilities, before any truncation.
+        Their gate probabilities, before ``top_k`` applies.
     weights : ndarray of shape (n_asked,)
-        Their weights in the answer; sum to one.
+        Their weights in the prediction, which sum to one.
     terms : list of dict or None
-        What each feature adds to the log odds of each of these experts against the
-        average expert, log p(k | x) - mean_j log p(j | x), largest first; the values of
-        a dict sum to it. None where the gate is not such a sum.
+        For each of these experts, what each feature adds to its log odds against the
+        average expert, log p(k | x) - mean_j log p(j | x), largest first. The values of
+        a dict sum to the log odds. None where the gate is not such a sum.
     rules : tuple of str
-        Conditions that led to the gate's answer: the path in a tree, the group.
+        Conditions behind the gate's choice: the path in a tree, or the group.
     learners : list of str
         Class of each of the experts.
     answers : list
-        What each of them predicts.
+        Prediction of each of the experts.
     proba : ndarray of shape (n_asked, n_classes) or None
-        Their class probabilities, if they classify.
+        Their class probabilities, if the mixture is a classifier.
     prediction : float or label
-        The answer of the mixture.
+        Prediction of the mixture.
     """
 
     experts: np.ndarray
@@ -72,7 +72,7 @@ class RowExplanation:
         return "\n".join(lines)
 
     def _chosen(self, i: int) -> str:
-        """Say how much the gate wants an expert, and why."""
+        """Say how probable the gate finds an expert, and why."""
         wanted = f"gives it {self.gate_proba[i]:.3f}"
         if self.terms is None:
             return wanted
@@ -80,7 +80,7 @@ class RowExplanation:
 
 
 def explain_row(model, x, *, background=None, output=0):
-    """Tell why a row gets its answer: which experts, why these, what each says.
+    """Explain the prediction for a row: which experts, why these, what each predicts.
 
     Parameters
     ----------
@@ -89,23 +89,23 @@ def explain_row(model, x, *, background=None, output=0):
     x : array-like of shape (n_features,), or a container of one row
         The row.
     background : {array-like, sparse matrix, data frame} or None, default=None
-        Rows to compare with: each feature counts by how far the row's is from what it
-        brings to these rows on average, and that average goes to the intercept. None
-        compares with zero, which suits centred features.
+        Rows to compare with. The term of a feature is then its deviation from the mean
+        term over these rows, and the intercept takes up the mean. None compares with
+        zero, which suits centred features.
     output : int, default=0
-        Of several outputs the one to look at.
+        Which output to explain, if y has several.
 
     Returns
     -------
     RowExplanation
-        Its attributes hold all the numbers; printed, it is a few lines. Of a softmax
-        or product gate ``terms`` are coefficients times features; of a Gaussian gate
-        parts of the squared distance from the expert's mean. A tree gate gives its
-        path and a group gate the group as ``rules``; other gates say nothing of why.
+        Its attributes hold all the numbers; it prints as a few lines. For a softmax or
+        product gate, ``terms`` are coefficients times features. For a Gaussian gate,
+        they are parts of the squared distance from the expert's mean. ``rules`` are the
+        path of a tree gate, or the group of a group gate. Other gates give no reasons.
 
     See Also
     --------
-    GateDisplay : The gate of all rows, along a feature.
+    GateDisplay : The gate's probabilities along a feature.
 
     Examples
     --------
@@ -154,7 +154,7 @@ def _one_row(x: Any) -> Any:
         x = np.asarray(x)
         x = x[None] if x.ndim == 1 else x
     if len(np.shape(x)) != 2 or np.shape(x)[0] != 1:
-        raise ValueError(f"x must be one row; got an array of shape {np.shape(x)}.")
+        raise ValueError(f"x must be one row; got shape {np.shape(x)}.")
     return x
 
 
@@ -190,7 +190,7 @@ def _terms(why: Reasons, expert: int, names: np.ndarray) -> dict[str, float]:
 
 
 def _sum(terms: dict[str, float]) -> str:
-    """Print a sum by its largest terms."""
+    """Return a sum as text, with its largest terms."""
     total = sum(terms.values())
     features = list(terms.items())[:-1]
     shown = [f"{name} {value:+z.3g}" for name, value in features[:TOP_TERMS]]

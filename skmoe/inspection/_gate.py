@@ -1,4 +1,4 @@
-"""Who serves where."""
+"""Which expert serves where."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from ._reading import (
 
 
 class GateDisplay:
-    """Regions of the gate in the plane, or its probabilities along one feature.
+    """Regions of the gate in the plane of two features, or probabilities along one.
 
-    With two features a point has the colour of the expert that the gate prefers, the
-    paler the less probable it is; white lines part experts. Along one ``feature`` there
-    is a line for each expert: its gate probability, averaged over rows in which the
-    feature is set to the value, known as partial dependence [1]_.
+    With two features, each point has the colour of the expert that the gate prefers. It
+    is paler where that expert is less probable; white lines separate experts. Along one
+    ``feature`` there is one line per expert: its gate probability, averaged over rows
+    in which the feature is set to the value. This is partial dependence [1]_.
 
     Make one with `from_estimator`; the parameters are stored as attributes.
 
     Parameters
     ----------
     gate_proba : ndarray
-        Gate probabilities: (n_values, n_experts) along one feature, else (n_values_1,
-        n_values_0, n_experts), the first axis being that of the second feature.
+        Gate probabilities. The shape is (n_values, n_experts) along one feature, and
+        (n_values_1, n_values_0, n_experts) in a plane, with the second feature first.
     grid : list of ndarray
-        Values of the feature, or of both.
+        Values of the feature or of both features.
     feature_names : list of str
-        Names of the feature, or of both.
+        Names of the feature or of both features.
     X : ndarray of shape (n_samples, 2) or None, default=None
-        Rows to draw on top of regions.
+        Rows to draw on top of the regions.
 
     Attributes
     ----------
@@ -90,22 +90,22 @@ class GateDisplay:
         ax=None,
         **style,
     ):
-        """Ask the gate of a fitted mixture on a grid, and plot what it says.
+        """Ask the gate of a fitted mixture on a grid, and plot its probabilities.
 
         Parameters
         ----------
         estimator : MoEClassifier, MoERegressor or Pipeline
             A fitted mixture, or a Pipeline that ends in one.
         X : {array-like, data frame} of shape (n_samples, n_features)
-            Rows; the grid spans their range. A partial dependence asks the gate
-            ``grid_resolution`` times about all of them: give some hundreds.
+            Rows; the grid spans their range. Partial dependence asks the gate
+            ``grid_resolution`` times about all of them, so some hundreds suffice.
         feature : int or str, default=None
-            Feature of numbers to go along. None is the plane of two features, or the
-            only one; more need a choice.
+            Name or position of a numeric feature. None shows the only feature, or the
+            plane of two; with more features, one must be named.
         grid_resolution : int, default=100
-            Values of a feature.
+            Number of values per feature.
         output : int, default=0
-            Of several outputs the one whose gate is shown, if each has its own.
+            Which output's gate to show, with ``gate_per_output=True``.
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes new ones.
         **style : dict
@@ -125,7 +125,7 @@ class GateDisplay:
         names = names_of(estimator, X)
         if feature is None and len(names) > 2:
             raise ValueError(
-                f"X has {len(names)} features; name the one to go along by feature=."
+                f"feature must name one of the {len(names)} features of X; got None."
             )
 
         def ask(rows: Any) -> np.ndarray:
@@ -148,7 +148,7 @@ class GateDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes new ones.
         rows : bool, default=True
-            Whether to draw the rows on top of regions.
+            Whether to draw the rows on top of the regions.
         **style : dict
             Passed on to ``ax.plot`` for lines, to ``ax.scatter`` for rows.
 
@@ -215,7 +215,7 @@ class GateDisplay:
 def _along(
     ask: Callable[[Any], np.ndarray], X: Any, j: int, n_values: int
 ) -> dict[str, Any]:
-    """Return the mean probabilities of rows in which a feature takes each value."""
+    """Return the mean probabilities over rows, for each value of a feature."""
     values = span(X, j, n_values)
     proba = [ask(with_column(X, j, value)).mean(axis=0) for value in values]
     return {"gate_proba": np.stack(proba), "grid": [values]}
@@ -224,7 +224,7 @@ def _along(
 def _in_plane(
     ask: Callable[[Any], np.ndarray], X: Any, n_values: int
 ) -> dict[str, Any]:
-    """Return the probabilities at the points of a grid of both features."""
+    """Return the probabilities on a grid of both features."""
     sides = [span(X, j, n_values) for j in range(2)]
     rows = typical(X, n_values**2)
     for j, values in enumerate(np.meshgrid(*sides)):

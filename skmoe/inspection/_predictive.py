@@ -1,4 +1,4 @@
-"""The whole predictive distribution."""
+"""The predicted distribution along one feature."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ._reading import (
 KINDS = ("bands", "density", "both")
 
 ALL_BUT = 1e-3
-"""Probability of y beyond either end of a density's picture."""
+"""Probability of y beyond each end of the picture of a density."""
 
 
 class PredictiveDistributionDisplay:
-    """What a mixture says of y along one feature: bands of quantiles, or the density.
+    """The predicted distribution along one feature: bands of quantiles, or the density.
 
-    All other features stay at their medians (the most frequent value where they are no
-    numbers).
+    All other features stay at their medians, or at their most frequent values if they
+    are not numeric.
 
     Make one with `from_estimator`; the parameters are stored as attributes.
 
@@ -42,18 +42,18 @@ class PredictiveDistributionDisplay:
     quantiles : ndarray of shape (n_values, n_levels) or None, default=None
         Predicted quantiles at ``levels``.
     levels : ndarray of shape (n_levels,) or None, default=None
-        Their levels, ascending and symmetric: the lower ends of the bands from the
-        widest, 0.5, and the upper ends.
+        Levels of the quantiles, ascending and symmetric: the lower ends of the bands,
+        the widest first, then 0.5 and the upper ends.
     y_grid : ndarray of shape (n_y,) or None, default=None
-        Values of the target at which the density is known.
+        Values of the target at which the density is given.
     density : ndarray of shape (n_values, n_y) or None, default=None
         Density p(y | x), in 1 / units of y.
     feature_name : str, default="x"
         Name of the feature.
     X : ndarray of shape (n_samples,) or None, default=None
-        The feature of the rows, to draw them if their targets are known.
+        Values of the feature in rows that are drawn, if their targets are given.
     y : ndarray of shape (n_samples,) or None, default=None
-        Their targets.
+        Targets of these rows.
 
     Attributes
     ----------
@@ -120,25 +120,25 @@ class PredictiveDistributionDisplay:
         ax=None,
         **style,
     ):
-        """Ask a fitted regressor along a feature, and plot what it says.
+        """Ask a fitted regressor along a feature, and plot its distribution.
 
         Parameters
         ----------
         estimator : MoERegressor or Pipeline
             A fitted mixture of one output, or a Pipeline that ends in one.
         X : {array-like, data frame} of shape (n_samples, n_features)
-            Rows: they give the range of the feature and the medians of all others.
+            Rows. They set the range of the feature and the medians of all others.
         y : array-like of shape (n_samples,), default=None
-            Their targets, to draw the rows on top.
+            Their targets. None does not draw the rows.
         feature : int or str, default=None
-            Feature of numbers to go along; None is the only one.
+            Name or position of a numeric feature; None is the only one.
         kind : {"bands", "density", "both"}, default="bands"
-            What to show: bands between quantiles, the density, or the outermost band's
-            borders upon the density.
+            What to show: bands between quantiles, the density, or the ends of the
+            widest band on top of the density.
         coverages : sequence of float, default=(0.5, 0.8, 0.95)
-            Probability that a band holds y.
+            Probabilities of the bands, between 0 and 1, both excluded.
         grid_resolution : int, default=200
-            Values of the feature, and of y for the density.
+            Number of values of the feature, and of y for the density.
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes new ones.
         **style : dict
@@ -154,7 +154,7 @@ class PredictiveDistributionDisplay:
         names = names_of(estimator, X)
         if feature is None and len(names) > 1:
             raise ValueError(
-                f"X has {len(names)} features; name the one to go along by feature=."
+                f"feature must name one of the {len(names)} features of X; got None."
             )
         j = 0 if feature is None else feature_position(feature, names)
         grid = span(X, j, grid_resolution)
@@ -164,8 +164,8 @@ class PredictiveDistributionDisplay:
         mean = np.asarray(mixture.predict(rows))
         if mean.ndim > 1:
             raise ValueError(
-                "PredictiveDistributionDisplay needs a mixture of one output; this one "
-                f"was fitted with {mean.shape[1]}."
+                "PredictiveDistributionDisplay needs a mixture of one output; got "
+                f"{mean.shape[1]}."
             )
         distribution = mixture.predict_distribution(rows)
         y_grid = density = quantiles = None
@@ -221,8 +221,8 @@ class PredictiveDistributionDisplay:
         return self
 
     def _plot_density(self) -> None:
-        # Where y is nearly certain the density has no bound: such peaks are cut, or
-        # nothing else would be seen.
+        # Where y is nearly certain, the density is very high. Such peaks are cut, so
+        # that the rest stays visible.
         most = np.quantile(self.density.max(axis=1), 0.9)
         self.image_ = self.ax_.pcolormesh(
             self.grid,
@@ -268,7 +268,8 @@ def _levels(coverages: Any) -> np.ndarray:
     coverages = np.unique(np.asarray(coverages, dtype=float))
     if not coverages.size or not ((coverages > 0) & (coverages < 1)).all():
         raise ValueError(
-            f"coverages must lie between 0 and 1; got {coverages.tolist()}."
+            "coverages must lie between 0 and 1, both excluded; got "
+            f"{coverages.tolist()}."
         )
     return quantile_levels(coverages)
 

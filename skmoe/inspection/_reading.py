@@ -1,4 +1,4 @@
-"""What a fitted mixture says of rows, read by its public methods and attributes."""
+"""What a fitted mixture predicts for rows, by its public methods and attributes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..pipeline import split
 
 
 def names_after(before: Pipeline | None, names: np.ndarray) -> np.ndarray | None:
-    """Return the names of the features that leave some steps; None if unknown."""
+    """Return the names of the features behind some steps; None if unknown."""
     if before is None:
         return names
     try:
@@ -40,17 +40,17 @@ def rows_on_host(X: Any) -> Any:
     elif not hasattr(X, "columns") and not sparse.issparse(X):
         X = np.asarray(X)
     if len(X.shape) != 2:
-        raise ValueError(f"X must have rows and columns; got shape {tuple(X.shape)}.")
+        raise ValueError(f"X must be a table with 2 axes; got shape {tuple(X.shape)}.")
     return X
 
 
 def numbered(n_features: int) -> np.ndarray:
-    """Return names for features that have none."""
+    """Return names for features without names."""
     return np.array([f"x{j}" for j in range(n_features)], dtype=object)
 
 
 def names_of(estimator: Any, X: Any) -> np.ndarray:
-    """Return the names of the features of rows as an estimator reads them."""
+    """Return the names of the features that an estimator reads."""
     if hasattr(X, "columns"):
         return np.asarray(list(X.columns), dtype=object)
     names = getattr(estimator, "feature_names_in_", None)
@@ -58,18 +58,18 @@ def names_of(estimator: Any, X: Any) -> np.ndarray:
 
 
 class Reading:
-    """A fitted mixture before rows: what its gate and its experts say of them.
+    """A fitted mixture with rows: the predictions of its gate and experts.
 
     Parameters
     ----------
     estimator : MoEClassifier, MoERegressor or Pipeline
-        Fitted; a Pipeline must end in a mixture.
+        A fitted mixture, or a Pipeline that ends in one.
     X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
         Rows as ``estimator`` reads them.
     y : array-like or None, default=None
         Their targets.
     output : int, default=0
-        Of several outputs the one to look at.
+        Which output to read, if y has several.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Reading:
     X : array, sparse matrix or data frame
         Rows as the mixture reads them.
     y : (n_samples,) array or None
-        Targets, of the one output.
+        Targets of that output.
     names : (n_features,) array of str
         Names of the mixture's features.
     """
@@ -104,7 +104,7 @@ class Reading:
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """The classes of a classifier; of the one label, if it has several."""
+        """The classes of a classifier; 0 and 1, if it has several labels."""
         return np.arange(2) if self.n_outputs > 1 else self.mixture.classes_
 
     @property
@@ -129,8 +129,8 @@ class Reading:
         ):
             return int(output)
         raise ValueError(
-            f"output must be a whole number from 0 to {self.n_outputs - 1}, one of the "
-            f"mixture's outputs; got {output!r}."
+            "output must be the position of an output, from 0 to "
+            f"{self.n_outputs - 1}; got {output!r}."
         )
 
     def _check_y(self, y: Any) -> np.ndarray:
@@ -154,7 +154,7 @@ class Reading:
 
     # ---------------------------------------------------------------------- gate
     def _own(self, found: Any) -> Any:
-        """Return what the gate of the output says, where each has its own."""
+        """Return the answer of the output's own gate, if outputs have their own."""
         return found[self.output] if hasattr(self.mixture, "gates_") else found
 
     @cached_property
@@ -174,7 +174,7 @@ class Reading:
 
     @property
     def gate(self) -> tuple[Pipeline | None, Any]:
-        """The gate, and the steps of its own before it or None."""
+        """The steps before the gate in its Pipeline, or None; and the gate."""
         gate = self.mixture.gate_
         if hasattr(self.mixture, "gates_"):
             gate = self.mixture.gates_[self.output]
@@ -185,7 +185,7 @@ class Reading:
     # ------------------------------------------------------------------- experts
     @cached_property
     def X_expert(self) -> Any:
-        """Rows as the experts read them: as they are, if a Pipeline is among these."""
+        """Rows as the experts read them: unchanged, if any expert is a Pipeline."""
         listed = self.mixture.expert
         listed = listed if isinstance(listed, (list, tuple)) else [listed]
         if any(isinstance(expert, Pipeline) for expert in listed):
@@ -203,7 +203,7 @@ class Reading:
 
     @cached_property
     def shared(self) -> np.ndarray | float:
-        """What experts add their answers to: what a shared regressor says."""
+        """The predictions of a shared regressor, to which experts add theirs."""
         shared = getattr(self.mixture, "shared_expert_", None)
         if shared is None or self.classifies:
             return 0.0
@@ -253,7 +253,7 @@ class Reading:
 
 
 def numeric_columns(X: Any, names: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Return the columns that hold numbers, as an array or CSR, and their names."""
+    """Return the numeric columns, as an array or CSR matrix, and their names."""
     if sparse.issparse(X):
         return X.tocsr(), names
     if not hasattr(X, "columns"):
@@ -261,7 +261,7 @@ def numeric_columns(X: Any, names: np.ndarray) -> tuple[Any, np.ndarray]:
     columns = {name: np.asarray(X[name]) for name in X.columns}
     columns = {name: c for name, c in columns.items() if c.dtype.kind in "biuf"}
     if not columns:
-        raise ValueError("X has no column of numbers.")
+        raise ValueError("X must have a numeric column; it has none.")
     values = np.column_stack([c.astype(np.float64) for c in columns.values()])
     return values, np.array(list(columns), dtype=object)
 
@@ -295,7 +295,7 @@ def with_column(X: Any, j: int, values: Any) -> Any:
 
 
 def typical(X: Any, n: int) -> Any:
-    """Return n equal rows: medians of numbers, the most frequent of all else."""
+    """Return n equal rows: medians of numbers, else the most frequent values."""
     rows = take_rows(X, np.zeros(n, dtype=np.intp))
     for j in range(X.shape[1]):
         column = column_of(X, j)
@@ -318,10 +318,12 @@ def column_of(X: Any, j: int) -> np.ndarray:
 def span(X: Any, j: int, n_values: int) -> np.ndarray:
     """Return values from the least to the largest of a column."""
     if sparse.issparse(X):
-        raise TypeError("X is a sparse matrix; pass some of its rows as X.toarray().")
+        raise TypeError(
+            "X must be dense; got a sparse matrix. Pass some of its rows, X.toarray()."
+        )
     column = column_of(X, j)
     if column.dtype.kind not in "biuf":
         name = X.columns[j] if hasattr(X, "columns") else j
-        raise ValueError(f"feature {name!r} does not hold numbers.")
+        raise ValueError(f"feature must hold numbers; {name!r} does not.")
     column = column.astype(float)
     return np.linspace(np.nanmin(column), np.nanmax(column), n_values)

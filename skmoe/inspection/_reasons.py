@@ -1,7 +1,7 @@
-"""Why a gate prefers an expert, as far as its kind can say.
+"""Why a gate prefers an expert, for kinds of gate that can say.
 
-To teach another gate, register a function that takes (gate, x, names), x a (d,) array,
-and returns `Reasons`.
+For another kind, register a function that takes a gate, x of shape (d,) and the names
+of the features, and returns `Reasons`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from ..gates import (
 
 @dataclass(frozen=True, eq=False)
 class Reasons:
-    """What a gate says of its choice.
+    """The reasons of a gate for its choice.
 
     Attributes
     ----------
     parts : (n_experts, d) array or None
-        What each feature adds to log p(k | x), up to a constant of all experts.
+        What each feature adds to log p(k | x), up to the same constant for all k.
     offset : (n_experts,) array or None
-        What is added whatever x.
+        What is added for any x.
     rules : list of str
-        Conditions that x meets, which lead to the gate's answer.
+        Conditions on x that lead to the choice.
     """
 
     parts: np.ndarray | None = None
@@ -44,7 +44,7 @@ class Reasons:
 
 @singledispatch
 def reasons(gate: Any, x: np.ndarray, names: np.ndarray) -> Reasons:
-    """Return why a gate answers for a row as it does; most kinds cannot say."""
+    """Return the reasons of a gate for a row; most kinds have none."""
     return Reasons()
 
 
@@ -55,7 +55,7 @@ def _(gate: SoftmaxGate, x: np.ndarray, names: np.ndarray) -> Reasons:
 
 @reasons.register
 def _(gate: ProductGate, x: np.ndarray, names: np.ndarray) -> Reasons:
-    # The logits of the grid's row and column add up.
+    # A logit is the sum of those of the cell's row and column in the grid.
     row = gate.cells_[:, 0]
     column = gate.cells_[:, 1] + gate.shape_[0]
     coef = gate.coef_[row] + gate.coef_[column]
@@ -69,10 +69,10 @@ def _(gate: GaussianGate, x: np.ndarray, names: np.ndarray) -> Reasons:
     gamma = gate.density_exponent_
     n_experts, d = apart.shape
     covariance = gate.densities.matrices(gate.covariances_, n_experts)
-    # A constant feature has no variance, and says nothing.
+    # A constant feature has no variance and gives no reason.
     varies = (np.diagonal(covariance, axis1=1, axis2=2) > 0).all(axis=0)
     covariance = covariance[:, varies][:, :, varies]
-    # In units of the features, which may be far apart.
+    # The units of features may differ by orders of magnitude.
     unit = np.sqrt(np.diagonal(covariance[0]))
     covariance = covariance / np.outer(unit, unit)
     apart = apart[:, varies] / unit

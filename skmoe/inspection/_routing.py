@@ -12,11 +12,11 @@ from ..experts import AveragedClassifier, AveragedRegressor
 from ._reading import Reading
 
 FEW_CLASSES = 3
-"""Classes of an expert's rows that the report names, at most."""
+"""Maximum number of classes that the report names per expert."""
 
 
 def routing_report(model, X, y=None, *, output=0):
-    """Return a table with a row an expert: what it is, what it serves, how well.
+    """Return a table with one line per expert: its kind, its rows, its score.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ def routing_report(model, X, y=None, *, output=0):
     X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
         Rows.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-        Targets. With them every expert is asked about all rows.
+        Targets. If given, every expert is asked about all rows.
     output : int, default=0
-        Of several outputs the one to report on.
+        Which output to report on, if y has several.
 
     Returns
     -------
@@ -35,17 +35,20 @@ def routing_report(model, X, y=None, *, output=0):
         Indexed by the position in ``experts_``. Columns:
 
         - ``learner``: class of the expert;
-        - ``rows``: how many rows it serves;
-        - ``load``: its share of the rows by routing weight, which sums to one;
+        - ``rows``: number of rows that it serves;
+        - ``load``: its share of the rows by routing weight; the shares sum to one;
         - ``gate_mass``: its mean gate probability over all rows, before ``top_k``;
         - ``gate_where_serving``: the same over the rows that it serves;
-        - ``scale``: its noise standard deviation, in units of y (regressors);
-        - with ``y`` also ``score``, its R² or accuracy on the rows that it serves,
-          weighted by routing; ``best_other`` and ``best_other_score``, the other expert
-          that does best on these rows; and ``target_mean`` or ``classes``, the most
-          frequent classes of these rows with their shares.
+        - ``scale``: its noise scale, ``scale_`` (regressors).
 
-        NaN where an expert serves too few rows to tell.
+        With ``y`` also, for the rows that it serves, weighted by routing:
+
+        - ``score``: its R² or accuracy;
+        - ``best_other``, ``best_other_score``: the best other expert and its score;
+        - ``target_mean``: the mean target (regressors);
+        - ``classes``: the most frequent classes and their shares (classifiers).
+
+        NaN where an expert serves too few rows.
 
     See Also
     --------
@@ -100,7 +103,7 @@ def routing_report(model, X, y=None, *, output=0):
 
 
 def learner_name(expert: Any) -> str:
-    """Return the class of a learner, of a Pipeline that of its last step."""
+    """Return the name of the class of a learner, or of a Pipeline's last step."""
     if isinstance(expert, (AveragedRegressor, AveragedClassifier)):
         return learner_name(expert.estimators[-1])
     if isinstance(expert, Pipeline):
@@ -109,7 +112,7 @@ def learner_name(expert: Any) -> str:
 
 
 def _scores(reading: Reading) -> dict[str, np.ndarray]:
-    """Return the score of each expert on its rows, and of the best other."""
+    """Return the scores on each expert's rows: its own, and the best other one."""
     scores = reading.scores
     others = scores.copy()
     np.fill_diagonal(others, -np.inf)

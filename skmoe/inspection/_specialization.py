@@ -1,4 +1,4 @@
-"""What experts are good at."""
+"""What rows the experts serve, and how well."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ KINDS = ("features", "classes", "score")
 
 
 class ExpertSpecializationDisplay:
-    """A heat map of what experts serve, or of how well they do it.
+    """A heat map of the rows that experts serve, or of how well they serve them.
 
     Make one with `from_estimator`; the parameters are stored as attributes.
 
     Parameters
     ----------
     values : ndarray of shape (n_experts, n_columns)
-        What is shown. Of kind "features" the mean of each feature over the rows of an
-        expert, in standard deviations from the mean of all rows; of kind "classes" the
-        share of each class in an expert's rows; of kind "score" R² or accuracy on the
-        rows of one expert (rows of the table) of every expert (columns). Rows count
-        with their routing weight. NaN where an expert serves no rows.
+        The values, where rows of X count with their routing weight. NaN where an expert
+        serves no rows. By ``kind``:
+
+        - "features": the mean of each feature over the rows of an expert, in standard
+          deviations from the mean of all rows;
+        - "classes": the share of each class in the rows of an expert;
+        - "score": at [j, k], the R² or accuracy of expert k on the rows of expert j.
     column_names : list of str
         Names of the columns.
     kind : {"features", "classes", "score"}
-        What the values are.
+        Kind of the values.
     score_name : str or None, default=None
-        What the score is.
+        Name of the score.
 
     Attributes
     ----------
@@ -48,8 +50,8 @@ class ExpertSpecializationDisplay:
 
     See Also
     --------
-    routing_report : A table with a row an expert.
-    GateDisplay : Who serves where.
+    routing_report : A table with one line per expert.
+    GateDisplay : Which expert serves where.
 
     Examples
     --------
@@ -82,24 +84,23 @@ class ExpertSpecializationDisplay:
         ax=None,
         **style,
     ):
-        """Compute what the experts of a fitted mixture serve, and plot it.
+        """Compute the values from a fitted mixture, and plot them.
 
         Parameters
         ----------
         estimator : MoEClassifier, MoERegressor or Pipeline
-            A fitted mixture, or a Pipeline that ends in one. Features are those that
-            the mixture reads, those of numbers.
+            A fitted mixture, or a Pipeline that ends in one. Features are the numeric
+            ones that the mixture reads.
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Targets; of kind "features" they are not read.
+            Targets; kind "features" does not read them.
         kind : {"features", "classes", "score"}, default="features"
-            What to show. "score" asks every expert about all rows.
+            What to show; see ``values``. "score" asks every expert about all rows.
         max_features : int, default=20
-            Features shown, at most: those in which experts differ most.
+            Maximum number of features: those in which experts differ most.
         output : int, default=0
-            Of several outputs the one whose score, and gate if it has its own, is
-            shown.
+            Which output to show, if y has several.
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes new ones.
         **style : dict
@@ -115,11 +116,11 @@ class ExpertSpecializationDisplay:
         if max_features < 1:
             raise ValueError(f"max_features must be at least 1; got {max_features!r}.")
         if kind != "features" and y is None:
-            raise ValueError(f"kind={kind!r} needs y.")
+            raise ValueError(f"kind={kind!r} needs y; got None.")
         reading = Reading(estimator, X, None if kind == "features" else y, output)
         if kind == "classes" and not reading.classifies:
             raise ValueError(
-                "kind='classes' needs a MoEClassifier; this one regresses."
+                "kind='classes' needs a MoEClassifier; got a MoERegressor."
             )
         score_name = None
         if kind == "features":
@@ -190,7 +191,7 @@ class ExpertSpecializationDisplay:
             "label": self.score_name,
             "values_format": ".2f",
             "cmap": "viridis",
-            # Worse than the mean is bad, however much worse.
+            # All scores below 0, that of the mean, have the same colour.
             "vmin": float(np.clip(finite.min(initial=1.0), 0.0, 0.99)),
             "vmax": 1.0,
         }

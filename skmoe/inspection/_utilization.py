@@ -14,8 +14,8 @@ from ._reading import Reading
 class ExpertUtilizationDisplay:
     """Load and gate mass of each expert, by class or by size of the target.
 
-    The load is what predict asks of an expert; the gate mass is what the gate would
-    ask of it if no expert were cut off by ``top_k``.
+    The load is the share of the rows that predict sends to an expert. The gate mass is
+    the share that it would send without ``top_k``.
 
     Make one with `from_estimator`; the parameters are stored as attributes.
 
@@ -26,8 +26,8 @@ class ExpertUtilizationDisplay:
     gate_mass : ndarray of shape (n_experts,)
         Mean gate probability of each expert; sums to one.
     load_by_group : ndarray of shape (n_groups, n_experts) or None, default=None
-        Parts of the loads that come from each class or bin of the target; its columns
-        sum to ``load``.
+        Part of each load that comes from each class or bin of the target; columns sum
+        to ``load``.
     group_names : list of str or None, default=None
         Names of the classes or bins.
 
@@ -38,7 +38,7 @@ class ExpertUtilizationDisplay:
     figure_ : matplotlib Figure
         Their figure.
     bars_ : list of matplotlib BarContainer
-        Bars of the load, one for each class or bin.
+        Bars of the load, one container per class or bin.
     mass_ : matplotlib Line2D
         Marks of the gate mass.
 
@@ -78,13 +78,12 @@ class ExpertUtilizationDisplay:
         X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Targets, to split the loads by.
+            Targets, by which to split the loads.
         bins : int, default=4
-            Bins of a regressor's target, between its quantiles; those of equal bounds
-            are one.
+            Number of bins of a regressor's target, between its quantiles. Bins with
+            equal ends are merged.
         output : int, default=0
-            Of several outputs the one whose target, and gate if it has its own, is
-            shown.
+            Which output to show, if y has several.
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes new ones.
         **style : dict
@@ -116,7 +115,7 @@ class ExpertUtilizationDisplay:
         return display.plot(ax=ax, **style)
 
     def plot(self, ax=None, **style):
-        """Draw a bar for each expert's load, and a mark for its gate mass.
+        """Draw one bar per expert for its load, and a mark for its gate mass.
 
         Parameters
         ----------
@@ -158,13 +157,13 @@ class ExpertUtilizationDisplay:
         return self
 
     def _colours(self) -> Any:
-        """Return a colour for each group: hues for classes, shades for bins."""
+        """Return one colour per group: hues for classes, shades for bins."""
         import matplotlib
 
         n = len(self.group_names)
         if isinstance(self.group_names, Bins):
             return matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, n))
-        # Not the colours that experts have elsewhere.
+        # Experts have other colours elsewhere.
         return matplotlib.colormaps["Set2" if n <= 8 else "tab20"](np.arange(n) % 20)
 
 
@@ -173,7 +172,7 @@ class Bins(list):
 
 
 def _groups(reading: Reading, bins: int) -> tuple[np.ndarray, list[str]]:
-    """Return the class or bin of each row, and the names of these."""
+    """Return the class or bin of each row, and the names of classes or bins."""
     y = reading.y
     if reading.classifies:
         classes = reading.classes

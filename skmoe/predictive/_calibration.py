@@ -11,22 +11,22 @@ from ..likelihoods import PredictiveMixture
 from . import _regions as density
 
 TIE = 1e-9
-"""What is added to a score, so that rows as bad as the worst one allowed are in."""
+"""Added to a score, so that rows as bad as the worst allowed one count as within."""
 
 
 class Calibration:
-    """Rows that the model did not see, and what its distributions say of them.
+    """Calibration rows, which the model did not see, and their scores.
 
-    All rules need rows that are exchangeable with new ones, nothing of the model, and
-    hold for n rows exactly: a score of rank ceil(c (n + 1)) is one that a new row's
-    score exceeds with a probability of at most 1 - c [1]_.
+    The rows must be exchangeable with new rows; the model may be anything. Then a new
+    row's score exceeds the score of rank ceil(c (n + 1)) with a probability of at most
+    1 - c [1]_, for any number n of rows.
 
     Parameters
     ----------
     mixture : PredictiveMixture
-        What the model says of the rows.
+        The distributions that the model predicts for the rows.
     y : (n,) array
-        Their targets.
+        Targets of the rows.
 
     References
     ----------
@@ -41,11 +41,11 @@ class Calibration:
         self.upto, self.below = mixture.score(y), mixture.score(before)
 
     def scores(self, p: np.ndarray) -> np.ndarray:
-        """Return the normal scores whose y are to stand for quantiles at p.
+        """Return the normal scores of the calibrated quantiles at p.
 
-        They are empirical quantiles of P(Y <= y) [1]_, away from the median: of
-        P(Y < y) from the median on. Counts have both, so below it a score is at most
-        that of the median, and none falls as p grows.
+        They are empirical quantiles of P(Y < y) from the median on, and of P(Y <= y)
+        below it [1]_. For counts the two differ. So a score below the median is at most
+        that of the median, and no score falls as p grows.
 
         References
         ----------
@@ -64,9 +64,9 @@ class Calibration:
     def interval(self, low: np.ndarray, coverage: float, own: np.ndarray) -> np.ndarray:
         """Return the normal scores of the ends of calibrated intervals, (n, 2).
 
-        An interval from the quantile at a to that at a + c is widened, or narrowed,
-        by the same amount of the normal score of P(Y <= y) on both sides; the amount
-        is the rank of that which the calibration rows needed. With a = (1 - c) / 2
+        An interval from the quantile at a to that at a + c is widened or narrowed by
+        the same amount of the normal score of P(Y <= y) on both sides. The amount is a
+        quantile of the amounts that the calibration rows needed. With a = (1 - c) / 2,
         this is distributional conformal prediction [1]_.
 
         Parameters
@@ -76,7 +76,7 @@ class Calibration:
         coverage : float
             c.
         own : array
-            The same as ``low``, of the calibration rows.
+            The same as ``low``, for the calibration rows.
 
         References
         ----------
@@ -88,7 +88,7 @@ class Calibration:
         room = self._rank(misses, coverage)
         first, last = _scores(low, coverage)
         below, above = _minus(first, room), -_minus(-last, room)
-        # Narrowed to nothing, an interval is a point.
+        # An interval that is narrowed to nothing becomes a point.
         middle = (first + last) / 2
         crossed = below > above
         scores = np.column_stack([below, above])
@@ -96,11 +96,11 @@ class Calibration:
 
     @cached_property
     def own_mass(self) -> np.ndarray:
-        """Probability of a higher density than that of the row's own y."""
+        """Probability of a density above that at the row's y."""
         return density.mass_above(self.mixture, self.y)
 
     def mass(self, coverage: float) -> float:
-        """Return the probability that regions of highest density are to hold.
+        """Return the probability that regions must hold under the model.
 
         References
         ----------
@@ -123,5 +123,5 @@ def _scores(low: np.ndarray, coverage: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _minus(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
-    """Return a - b, -inf where a is: an end without limit is never missed."""
+    """Return a - b, and -inf where a is -inf: an infinite end is never missed."""
     return np.where(np.isneginf(a), -np.inf, np.where(np.isneginf(a), 0.0, a) - b)

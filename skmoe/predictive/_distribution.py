@@ -19,54 +19,55 @@ from . import _regions as density
 KINDS = ("equal_tailed", "highest_density")
 
 MOST_CURVES = 10
-"""Rows that a plot shows by their densities; of more it shows bands of quantiles."""
+"""Most rows that a plot shows by densities; more rows get bands of quantiles."""
 
 BANDS = (0.5, 0.8, 0.95)
-"""Probabilities of these bands."""
+"""Probabilities of the bands."""
 
 CURVE = special.ndtr(np.linspace(-3.3, 3.3, 133))
-"""Quantiles of each component at which a curve is drawn."""
+"""Levels of the quantiles of each component at which a curve is drawn."""
 
 MOST_STEMS = 1000
-"""Counts that a curve is drawn at, at most."""
+"""Maximum number of counts at which a curve is drawn."""
 
 Ask = Callable[[PredictiveMixture, int], np.ndarray]
-"""Ask one output: its mixture, and which one it is."""
+"""A question to one output, given its mixture and its position."""
 
 
 class MixtureDistribution:
     """The predicted distribution of y, one for each row of X.
 
-    Make one with `MoERegressor.predict_distribution`: rows are routed once, and all
-    methods speak of that routing. They have the names of a frozen distribution of
-    `scipy.stats`. Answers are NumPy arrays, or arrays of the container of X, whose
-    first axis is the row; with several outputs the last one is the output, and each
-    output is answered by itself. ``len(distribution)`` is the number of rows, and
-    ``distribution[rows]`` is the distribution of some: a position, a slice, a list of
-    positions or a mask. A position gives a distribution of one row.
+    Make one with `MoERegressor.predict_distribution`, which routes the rows once. The
+    methods have the names of a frozen distribution of `scipy.stats`. They return NumPy
+    arrays, or arrays in the container of X. The first axis is the row. With several
+    outputs, the last axis is the output, and each output is treated by itself.
+
+    ``len(distribution)`` is the number of rows. ``distribution[rows]`` is the
+    distribution of some rows, by a position, a slice, a list of positions or a mask. A
+    position gives a distribution of one row.
 
     If the model was calibrated by ``conformalize``, `ppf`, `interval` and `region` are
-    calibrated too. All else is the mixture as it was trained.
+    calibrated too. All other methods use the mixture as it was trained.
 
     Parameters
     ----------
     mixtures : list of list of PredictiveMixture
-        For each gate the distributions of the outputs that it routes.
+        For each gate, the distributions of the outputs that it routes.
     calibrations : list of Calibration or None, default=None
-        What calibration rows say of each output.
+        The calibration of each output.
     single_output : bool, default=True
-        Whether answers have no axis of outputs.
+        Whether results have no axis of outputs.
     dtype : dtype, default=float64
-        Precision of the answers; computations are in float64.
+        Precision of the results; computations are in float64.
     container : array or None, default=None
-        An array in whose container and on whose device answers are; None is NumPy.
+        An array whose container and device the results have; None is NumPy.
 
     Attributes
     ----------
     weights : ndarray of shape (n_samples, width) or (n_samples, width, n_outputs)
-        Weight of each component. ``width`` is the number of experts that a row may
-        ask, at most ``top_k``. Weights of a row sum to one; where it asks fewer
-        experts, they are zero.
+        Weight of each component; weights of a row sum to one. ``width`` is the number
+        of experts that a row may ask, at most ``top_k``. If a row asks fewer, the other
+        weights are zero.
     means : ndarray of the shape of ``weights``
         Mean of each component.
     scales : ndarray of the shape of ``weights``, or None
@@ -122,7 +123,7 @@ class MixtureDistribution:
     def __getitem__(self, rows) -> Self:
         positions = np.atleast_1d(np.arange(len(self))[_key(rows)])
         if positions.ndim != 1:
-            raise IndexError("index a distribution by rows alone, along one axis.")
+            raise IndexError("A distribution takes one index, of rows.")
         return type(self)(
             [[each.take(positions) for each in of_gate] for of_gate in self._mixtures],
             calibrations=self._calibrations,
@@ -144,7 +145,7 @@ class MixtureDistribution:
         return [each for of_gate in self._mixtures for each in of_gate]
 
     def _ask(self, ask: Ask) -> Any:
-        """Return what is asked of each output, along the last axis if several."""
+        """Ask each output; return the results, along the last axis if several."""
         answers = [ask(mixture, j) for j, mixture in enumerate(self._outputs)]
         return self._answer(
             answers[0] if self._single_output else np.stack(answers, axis=-1)
@@ -162,14 +163,14 @@ class MixtureDistribution:
         return self._outputs[0]
 
     def _targets(self, y) -> np.ndarray:
-        """Return a number for each row and output, (n_samples, n_outputs)."""
+        """Return one number per row and output, (n_samples, n_outputs)."""
         y = np.asarray(_on_host(y), dtype=np.float64)
         shape = len(self), len(self._outputs)
         if y.ndim == 0:
             return np.full(shape, y)
         if y.shape != (shape[:1] if self._single_output else shape):
             raise ValueError(
-                f"y must be one number, or one for each row and output, of shape "
+                f"y must be one number, or one per row and output of shape "
                 f"{shape[:1] if self._single_output else shape}; got shape {y.shape}."
             )
         return y.reshape(shape)
@@ -199,8 +200,8 @@ class MixtureDistribution:
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            The weighted mean of the components. ``predict`` answers the same, except
-            where the likelihood makes it the median ("student_t", "laplace") or
+            The weighted mean of the components, in units of y. ``predict`` returns the
+            same, unless its likelihood makes it the median ("student_t", "laplace") or
             leaves outliers out.
         """
         return self._ask(lambda mixture, j: mixture.mean())
@@ -211,7 +212,7 @@ class MixtureDistribution:
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            The variance within the components and that between their means; infinite
+            The variance within the components plus that between their means; infinite
             where the likelihood has no variance.
         """
         return self._ask(lambda mixture, j: mixture.variance())
@@ -228,18 +229,17 @@ class MixtureDistribution:
 
     # ----------------------------------------------------------------- densities
     def pdf(self, y):
-        """Return the density at y; of counts the probability.
+        """Return the density at y; for counts, the probability.
 
         Parameters
         ----------
         y : float or array-like of shape (n_samples,) or (n_samples, n_outputs)
-            One value for each row, and each output; a number stands for all.
+            One value per row and output; a number stands for all.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Densities p(y | x), of each output by itself, in 1 / units of y; zero where
-            the likelihood cannot have such a y.
+            Densities p(y | x) in 1 / units of y; zero where the likelihood excludes y.
         """
         targets = self._targets(y)
         return self._ask(
@@ -252,29 +252,29 @@ class MixtureDistribution:
         Parameters
         ----------
         y : float or array-like of shape (n_samples,) or (n_samples, n_outputs)
-            One value for each row, and each output; a number stands for all.
+            One value per row and output; a number stands for all.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Natural logarithms of `pdf`. With one output this is what ``score_samples``
-            returns; with several, that is the joint density of all outputs.
+            Natural logarithms of `pdf`. With one output, ``score_samples`` returns the
+            same; with several, it returns the joint density of all outputs.
         """
         targets = self._targets(y)
         return self._ask(lambda mixture, j: _log_density(mixture, targets[:, j]))
 
     def cdf(self, y):
-        """Return the probability that y is at most as large as given.
+        """Return the probability of a target up to y.
 
         Parameters
         ----------
         y : float or array-like of shape (n_samples,) or (n_samples, n_outputs)
-            One value for each row, and each output; a number stands for all.
+            One value per row and output; a number stands for all.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            P(Y <= y | x), of each output by itself.
+            P(Y <= y | x) of each output.
         """
         targets = self._targets(y)
         return self._ask(lambda mixture, j: mixture.cdf(targets[:, j : j + 1])[:, 0])
@@ -286,15 +286,18 @@ class MixtureDistribution:
         Parameters
         ----------
         p : float or array-like of shape (n_quantiles,)
-            Probabilities, from 0 to 1. The quantiles at 0 and 1 are the ends of the
-            values that y may take.
+            Probabilities from 0 to 1. The quantiles at 0 and 1 are the smallest and
+            the largest y that the likelihood allows.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_quantiles)
-            The quantiles, with several outputs along one more axis at the end. They
-            are what ``predict_quantiles`` returns; see there for counts and for what
-            ``conformalize`` changes.
+            Quantiles, in units of y; with several outputs, along one more axis at the
+            end. They are exact to 1e-10 of the standard deviation. For counts, a
+            quantile is the smallest y with P(Y <= y | x) >= p. After ``conformalize``,
+            a new y is at most the quantile with a probability of at least p, for p of
+            0.5 or more, and less than it with a probability of at most p, for smaller
+            p. A quantile is infinite if calibration rows are too few.
 
         Raises
         ------
@@ -333,19 +336,20 @@ class MixtureDistribution:
         coverage : float, default=0.9
             Probability of the interval, between 0 and 1, both excluded.
         kind : {"equal_tailed", "highest_density"}, default="equal_tailed"
-            "equal_tailed" leaves the same probability out on both sides;
-            "highest_density" is the shortest interval, which takes some ten times as
+            "equal_tailed" leaves the same probability out on both sides.
+            "highest_density" is the shortest interval and takes about ten times as
             long.
 
         Returns
         -------
         ndarray of shape (n_samples, 2) or (n_samples, 2, n_outputs)
-            Ends of the intervals, as ``predict_interval`` returns them.
+            Ends of the intervals, in units of y. After ``conformalize`` they are
+            widened or narrowed to hold for new rows, whatever is wrong with the model.
 
         Raises
         ------
         ValueError
-            If ``coverage`` is not between 0 and 1, or ``kind`` unknown.
+            If ``coverage`` is not between 0 and 1, or ``kind`` is unknown.
         """
         _check_coverage(coverage)
         if kind not in KINDS:
@@ -368,7 +372,7 @@ class MixtureDistribution:
         return self._ask(ask)
 
     def region(self, coverage=0.9):
-        """Return where the density of y is highest: one or several intervals.
+        """Return where the density of y is highest, as one or more intervals.
 
         Parameters
         ----------
@@ -378,13 +382,20 @@ class MixtureDistribution:
         Returns
         -------
         list of ndarray of shape (n_intervals, 2)
-            For each row the smallest set of the probability, as intervals in
-            increasing order, both ends included; see ``predict_region``.
+            For each row, the smallest set of that probability, as intervals in
+            increasing order with both ends included, in units of y. After
+            ``conformalize`` it holds for new rows, whatever is wrong with the model
+            (HPD-split [1]_).
 
         Raises
         ------
         ValueError
             If ``coverage`` is not between 0 and 1, or y has several outputs.
+
+        References
+        ----------
+        .. [1] R. Izbicki, G. Shimizu and R. B. Stern, "CD-split and HPD-split:
+           efficient conformal regions in high dimensions", JMLR 23 (2022) 1-32.
         """
         _check_coverage(coverage)
         mixture = self._only_output("region")
@@ -398,7 +409,7 @@ class MixtureDistribution:
         Returns
         -------
         list of ndarray of shape (n_modes,)
-            For each row the modes, highest first.
+            The modes of each row, highest first, in units of y.
 
         Raises
         ------
@@ -415,14 +426,14 @@ class MixtureDistribution:
         Parameters
         ----------
         n_samples : int, default=1
-            Draws of each row.
+            Number of draws per row.
         random_state : int, RandomState or None, default=None
-            Seeds the draws.
+            Seed of the draws.
 
         Returns
         -------
         ndarray of shape (len(self), n_samples) or (len(self), n_outputs, n_samples)
-            Independent draws. Outputs of a draw come from one expert, unless each
+            Independent draws. All outputs of a draw come from one expert, unless each
             output has its own gate.
         """
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
@@ -438,16 +449,25 @@ class MixtureDistribution:
 
         .. math:: \int (P(Y \le z | x) - 1[y \le z])^2 dz
 
+        It is the absolute error if all probability lies at one point, and unlike the
+        log-likelihood it is always finite [1]_.
+
         Parameters
         ----------
         y : float or array-like of shape (n_samples,) or (n_samples, n_outputs)
-            What was observed: one value for each row, and each output; a number
-            stands for all.
+            What was observed: one value per row and output; a number stands for all.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            The scores, in units of y.
+            The scores, in units of y: in closed form for "gaussian", as sums for
+            counts, else by quadrature to 1e-5 of the standard deviation.
+
+        References
+        ----------
+        .. [1] T. Gneiting and A. E. Raftery, "Strictly proper scoring rules,
+           prediction, and estimation", JASA 102 (2007) 359-378.
+           doi:10.1198/016214506000001437
         """
         targets = self._targets(y)
         return self._ask(lambda mixture, j: mixture.crps(targets[:, j]))
@@ -456,9 +476,9 @@ class MixtureDistribution:
     def plot(self, ax=None, *, output=0, **style):
         """Draw the densities of a few rows, or bands of quantiles of many.
 
-        Up to ten rows are drawn as curves, density over y. More rows stand side by
-        side in their order, as bands that hold y with probabilities of 50, 80 and
-        95 %, and their means.
+        Up to ten rows are drawn as curves of their densities. More rows are drawn side
+        by side: their means, and bands that hold y with probabilities of 50, 80 and
+        95 %.
 
         Parameters
         ----------
@@ -467,12 +487,12 @@ class MixtureDistribution:
         output : int, default=0
             Which output to draw, if y has several.
         **style : dict
-            Passed on to ``ax.plot`` for the curves, or for the means.
+            Passed on to ``ax.plot`` for the curves or the means.
 
         Returns
         -------
         self : MixtureDistribution
-            The distribution, whose ``ax_`` and ``figure_`` are those of the picture.
+            The distribution, with the plot's ``ax_`` and ``figure_``.
         """
         mixture = self._outputs[output]
         ax = axes_of(self, ax)
@@ -500,7 +520,7 @@ class MixtureDistribution:
 
 
 def _key(rows: Any) -> Any:
-    """Return what indexes rows, as NumPy takes it."""
+    """Return an index of rows that NumPy takes."""
     if isinstance(rows, (slice, Integral)):
         return rows
     key = _on_host(rows)
@@ -526,7 +546,7 @@ def _check_coverage(coverage: Any) -> None:
 
 
 def _log_density(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
-    """Return log p(y) of one y per row: -inf beyond what the family can have."""
+    """Return log p(y) of one y per row; -inf where the family excludes it."""
     if mixture.family.any_real:
         return mixture.log_density(y[:, None])[:, 0]
     low, high = mixture.quantile(np.tile([0.0, 1.0], (len(mixture), 1))).T
@@ -536,7 +556,7 @@ def _log_density(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
 
 
 def _curve(row: PredictiveMixture) -> tuple[np.ndarray, np.ndarray]:
-    """Return values of y in increasing order, and the density at each, of one row."""
+    """Return increasing values of y and the density at each, for one row."""
     y = row.component_quantiles(CURVE[None, :])[0] + row.shift
     y = np.unique(y)
     if row.family.discrete:

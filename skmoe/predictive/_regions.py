@@ -10,49 +10,49 @@ from scipy import special
 from ..likelihoods import PredictiveMixture
 
 N_LEVELS = 49
-"""Quantiles of each component at which its density is known first."""
+"""Number of quantiles of each component in the first grid of y."""
 
 BEYOND = 1e-3
-"""Share of the probability left out that may lie beyond the outermost of them."""
+"""Share of the excluded probability that may lie beyond the ends of the grid."""
 
 EDGE = 1e-12
-"""Probability beyond the outermost value of a support that ends: at the end itself
+"""Probability beyond the last value of the grid, if the support ends. At the end itself
 the density may be infinite."""
 
 ALL = 1.0 - 1e-6
-"""A region of more than this is the whole support."""
+"""A region of more coverage than this is the whole support."""
 
 NEARBY = 24
-"""The parabola's three starts of an interval are apart by this part of the rest."""
+"""The three starts of the parabola are this fraction of 1 - coverage apart."""
 
 LOWEST = -700.0
 """Logarithm that stands for a density of zero."""
 
 LEVEL_STEPS = 28
-"""Bisections between two heights of the grid for that at the edge of a region."""
+"""Bisections, between two heights of the grid, for the height at the edges."""
 
 EDGE_STEPS = 4
 """Steps of regula falsi from the grid to the edge of a region."""
 
 GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 MODE_STEPS = 45
-"""Golden sections from the grid to a mode: 1e-9 of the bracket is left."""
+"""Golden sections from the grid to a mode. They leave 1e-9 of the bracket."""
 
 HALVED = 0.5 ** np.arange(1, 11)
-"""Shares of the way from a peak to the values of the grid beside it."""
+"""Fractions of the way from a peak to its neighbours in the grid."""
 
 APART = 1e-9
-"""Values of a grid that are closer than this share of its middle half are one."""
+"""Values of a grid that are closer than this share of its middle half are merged."""
 
 TIE = 1e-9
-"""Probability that tells a count from the one before."""
+"""Probability above which a count differs from the one before."""
 
 
 MOST_COUNTS = 5000
-"""Counts of one row that are looked at one by one; of more, runs of them."""
+"""Most counts per row that are examined one by one; more are examined in runs."""
 
 EXACT = 2.0**53
-"""Beyond it floats leave out whole numbers."""
+"""Floats beyond it leave out whole numbers."""
 
 RUNS = 16
 """Runs of counts between two quantiles of a component."""
@@ -73,8 +73,8 @@ def modes(mixture: PredictiveMixture) -> list[np.ndarray]:
 def regions(mixture: PredictiveMixture, coverage: float) -> list[np.ndarray]:
     """Return the intervals of highest density of each row that hold the coverage.
 
-    Each is an (n_intervals, 2) array in increasing order. Counts are within an
-    interval with both of its ends.
+    Each is an (n_intervals, 2) array in increasing order. An interval of counts
+    includes both ends.
     """
     if coverage > ALL:
         ends = mixture.quantile(np.tile([0.0, 1.0], (len(mixture), 1)))
@@ -88,7 +88,7 @@ def regions(mixture: PredictiveMixture, coverage: float) -> list[np.ndarray]:
 
 
 def mass_above(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
-    """Return the probability of a higher density than that at y, (n,)."""
+    """Return the probability of a density above that at y, (n,)."""
     mass_of_rows = np.empty(len(mixture))
     if mixture.family.discrete:
         for i, (counts, at) in enumerate(_cells(mixture, ALL)):
@@ -124,13 +124,13 @@ def _blocks(mixture: PredictiveMixture):
 
 
 def _values(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
-    """Return values in increasing order, (n, t), between which y mostly lies."""
+    """Return increasing values, (n, t), between which y mostly lies."""
     outermost = special.ndtri(1.0 - BEYOND * (1.0 - coverage))
     levels = special.ndtr(np.linspace(-outermost, outermost, N_LEVELS))
     levels = [0.0, EDGE, *levels, 1.0 - EDGE, 1.0]
     levels = np.broadcast_to(levels, (len(mixture), len(levels)))
     values = mixture.component_quantiles(levels)
-    # Of the far tails the density need not be known, but of the ends of a support.
+    # The grid needs the ends of a bounded support, but not the far tails.
     bounded = np.isfinite(values[:, :, [0, -1]])
     inner = values[:, :, [2, -3]]
     for side, ends in ((0, slice(0, 2)), (1, slice(-2, None))):
@@ -141,10 +141,10 @@ def _values(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
 
 
 def _shortest(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
-    """Return where the shortest interval begins: on the grid, then by a parabola."""
+    """Return where the shortest interval begins: best of the grid, then a parabola."""
     values = _values(mixture, coverage)
     at = mixture.cdf(values)
-    # Starts and ends of intervals are values of the grid.
+    # Candidates start or end at a value of the grid.
     starts = np.clip(np.hstack([at, at - coverage]), at[:, :1], at[:, -1:] - coverage)
     width = _between(at, values, starts + coverage) - _between(at, values, starts)
     best = np.argmin(width, axis=1)[:, None]
@@ -171,9 +171,9 @@ def _shortest(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
 
 
 def _between(at: np.ndarray, values: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Return quantiles of each row by linear interpolation of its grid."""
+    """Return the quantiles of each row by linear interpolation in its grid."""
     n, t = values.shape
-    # One search for all rows: theirs follow each other at a distance of 2.
+    # One search serves all rows: adding 2 per row keeps them apart.
     row = 2.0 * np.arange(n)[:, None]
     after = np.searchsorted((at + row).ravel(), (p + row).ravel())
     right = np.clip(after.reshape(p.shape) - t * np.arange(n)[:, None], 1, t - 1)
@@ -194,13 +194,13 @@ def _height(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
 
 
 class _Levels:
-    """The sets {y: log p(y) >= level} of some rows, and what they hold."""
+    """The sets {y: log p(y) >= level} of some rows, and their probability."""
 
     def __init__(self, mixture: PredictiveMixture, coverage: float) -> None:
         self.mixture = mixture
         self.values = _with_peaks(mixture, _values(mixture, coverage))
         self.height = _height(mixture, self.values)
-        # At the end of a support a density may be infinite, or take its last value.
+        # At the end of a support a density may be infinite, or jump.
         self.height[:, 0] = np.maximum(self.height[:, 0], self.height[:, 1])
         self.height[:, -1] = np.maximum(self.height[:, -1], self.height[:, -2])
         before = np.nextafter(self.values[:, 0], -np.inf)
@@ -208,7 +208,7 @@ class _Levels:
         self.last = mixture.cdf(self.values[:, -1:])[:, 0]
 
     def edges(self, level: np.ndarray):
-        """Return row, position and direction (1 rises, -1 falls) of each edge."""
+        """Return row, position and direction (1 is up, -1 is down) of each edge."""
         inside = self.height >= level[:, None]
         rows, before = np.nonzero(inside[:, 1:] != inside[:, :-1])
         a, b = self.values[rows, before], self.values[rows, before + 1]
@@ -233,7 +233,7 @@ class _Levels:
         return total - np.where(inside[:, 0], self.first, 0.0)
 
     def _bracket(self, coverage: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return two heights of the grid between which the level lies."""
+        """Return two heights of the grid that enclose the level."""
         lowest = self.height.min(axis=1, keepdims=True) - 1.0
         heights = np.sort(np.hstack([lowest, self.height]), axis=1)
         low = np.zeros(len(heights), dtype=int)
@@ -277,7 +277,7 @@ def _modes(mixture, values: np.ndarray, height: np.ndarray) -> list[np.ndarray]:
 
 
 def _with_peaks(mixture, values: np.ndarray) -> np.ndarray:
-    """Return a grid that holds the peaks too, and is denser the nearer to one."""
+    """Return the grid with its peaks, and with more values close to them."""
     rows, y, _, beside = _peaks(mixture, values, _height(mixture, values))
     first = np.searchsorted(rows, np.arange(len(mixture)))
     place = np.arange(len(rows)) - first[rows]
@@ -292,7 +292,7 @@ def _with_peaks(mixture, values: np.ndarray) -> np.ndarray:
 def _peaks(mixture, values: np.ndarray, height: np.ndarray):
     """Return row, place and height of peaks, and the values beside them, (p, 2).
 
-    They are peaks of the grid, and then golden section.
+    Each peak of the grid is refined by golden section.
     """
     quarter = values.shape[1] // 4
     near = APART * (values[:, -1 - quarter] - values[:, quarter])[:, None]
@@ -316,7 +316,7 @@ def _peaks(mixture, values: np.ndarray, height: np.ndarray):
         higher = _height(part, left[:, None]) > _height(part, right[:, None])
         a, b = np.where(higher[:, 0], a, left), np.where(higher[:, 0], right, b)
     y = (a + b) / 2
-    # A density may have its peak at the end of its support, or a kink at a mean.
+    # The peak may be at the end of the support, or at a kink.
     at_y = _height(part, y[:, None])[:, 0]
     return (
         rows,
@@ -344,7 +344,7 @@ def _cells(mixture: PredictiveMixture, coverage: float):
 
 
 def _many(row: PredictiveMixture, low: float, high: float, tail: float) -> np.ndarray:
-    """Return counts from low to high, dense where a component has its own."""
+    """Return counts from low to high, dense where a component has its mass."""
     outermost = special.ndtri(1.0 - tail)
     levels = special.ndtr(np.linspace(-outermost, outermost, N_LEVELS))
     quantiles = np.unique(row.component_quantiles(levels[None, :]))
