@@ -1,4 +1,4 @@
-"""Likelihoods: how an expert's answer becomes a density of y.
+"""Likelihoods: how the prediction of an expert becomes a density of y.
 
 A family is a small object; see `Likelihood` for its contract. Name one in
 ``MoERegressor(likelihood="student_t")``, or give an object to set its parameters:

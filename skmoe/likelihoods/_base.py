@@ -17,44 +17,44 @@ from ..backends import Array, filled, like, namespace, to_host
 from ..routing import Routing
 
 SCALE_FLOOR = 1e-3
-"""Smallest noise variance of an expert, in units of that of all experts together, where
-the scales have a prior."""
+"""Smallest noise variance of an expert whose scale has a prior, as a share of the
+variance of all experts together."""
 
 SCALE_FLOOR_ML = 1e-8
-"""The same for plain maximum likelihood (prior 0)."""
+"""The same under maximum likelihood (prior 0)."""
 
 ROUNDING = float(np.finfo(np.float64).eps)
-"""Smallest noise variance of all, in units of that of y."""
+"""Smallest noise variance of any expert, in units of `unit_of` squared."""
 
 FAR = 8.0
-"""In units of what y varies by: targets no further from zero are left there."""
+"""Distance from zero, in units of `unit_of`, up to which targets keep their origin."""
 
 TINY = 1e-4
 HUGE = 1e100
 LEVEL = 1e4
-"""What y varies by, and its level in units of that, from where on learners that compute
-with squares of y go wrong."""
+"""Limits of `unit_of` and, in units of it, of the level of y. Beyond them, learners
+that compute with squares of y go wrong."""
 
 MEAN_FLOOR = 1e-3
-"""Smallest mean of a family of positive means, in units of the mean of y: learners
-that minimise squared errors may answer less than nothing."""
+"""Smallest mean of a family of positive means, in units of the mean of y. Learners that
+minimise squared errors may predict less than zero."""
 
 ROOM = 1e-8
-"""Largest mean of such a family, in units of the largest number: exponentials of
-linear models overflow far from the rows that were learned from."""
+"""Largest mean of such a family, in units of the largest float. Exponentials of linear
+models overflow far from the training rows."""
 
 GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 
 SEARCH_STEPS = 14
-"""Steps of the search for a dispersion; each leaves 0.618 of the bracket, and a
-parabola through what is left finds its logarithm to 1e-4."""
+"""Steps of the search for a dispersion. Each leaves 0.618 of the bracket; a parabola
+through the rest finds the logarithm to 1e-4."""
 
 
 class Likelihood(BaseEstimator, ABC):
     """Base class of the families of p(y | x, k).
 
-    An expert predicts the mean; a family says how y scatters around it. Parameters
-    are those of a scikit-learn estimator, so ``likelihood__df`` can be searched over.
+    An expert predicts the mean; a family says how y scatters around it. A family has
+    parameters like a scikit-learn estimator, so a search can set ``likelihood__df``.
 
     To add a family you must
 
@@ -62,14 +62,14 @@ class Likelihood(BaseEstimator, ABC):
        ``log_density_of(y, mean, scale)``, ``cdf(y, mean, scale)``,
        ``quantile(p, mean, scale)``, ``variance(mean, scale)`` and
        ``sample(mean, scale, random)``; outputs are independent given the expert;
-    2. write ``check(y)``, which raises ValueError for targets it cannot have;
+    2. write ``check(y)``, which raises ValueError for targets that the family excludes;
     3. unless the mean may be any real number, write ``mean(answers)``, which brings
-       an expert's answers into the family's domain, and set ``plain = False``;
-    4. if it has a scale, keep `scales`, which searches for the best dispersion between
-       ``BRACKET`` (for real targets in units of the residuals), or write the closed
+       an expert's predictions into the family's domain, and set ``plain = False``;
+    4. if it has a scale, keep `scales`, which searches for the best dispersion in
+       ``BRACKET`` (for real targets, in units of the residuals), or write the closed
        form; else set ``has_scale = False``;
-    5. set ``loss``, the name that gradient boosting has for it, and ``learner()``, the
-       expert that ``expert=None`` stands for, where there are better ones than Ridge.
+    5. set ``loss``, the name of its loss in gradient boosting, and ``learner()``, the
+       expert that ``expert=None`` stands for, if another one is better than Ridge.
 
     Attributes
     ----------
@@ -77,23 +77,23 @@ class Likelihood(BaseEstimator, ABC):
         Whether y and the mean may be any real numbers, so that residuals can be
         learned too.
     has_residuals : bool
-        Whether what a prediction leaves over of y scatters as y does; not so if single
-        values of y have a meaning.
+        Whether residuals scatter as y does. They do not if single values of y have a
+        meaning, as zero has in `ZeroInflated`.
     discrete : bool
-        Whether y are whole numbers.
+        Whether y holds whole numbers.
     has_scale : bool
-        Whether each expert and output has a scale to be estimated.
+        Whether each expert and output has a scale to estimate.
     plain : bool
-        Whether the answers of experts are means as they are.
+        Whether the predictions of experts are the means.
     robust : bool
-        Whether `row_weights` has a say in how experts are fitted.
+        Whether experts are fitted with `row_weights`.
     centred : bool
-        Whether `centre`, which predict answers, is another point than the mean: one
-        that outliers do not move. It is judged by absolute errors.
+        Whether predict returns not the mean but a `centre` that outliers do not move.
+        It is judged by absolute errors.
     normal : bool
-        Whether each expert's y are normal.
+        Whether y is normal given the expert.
     n_fixed : int
-        How many of the experts, the last ones, learn nothing.
+        Number of experts, at the end of the list, that learn nothing.
     loss : str or None
         Name of its loss in `HistGradientBoostingRegressor`.
     """
@@ -111,7 +111,7 @@ class Likelihood(BaseEstimator, ABC):
 
     BRACKET = (1e-4, 1e2)
 
-    # What `bound` sets: facts of the training targets.
+    # Set by `bound`, from the training targets.
     prior_: float = 0.0
     floor_: np.ndarray | float = 0.0
     low_: np.ndarray | float = 0.0
@@ -136,14 +136,14 @@ class Likelihood(BaseEstimator, ABC):
 
     @abstractmethod
     def sample(self, mean, scale, random):
-        """Draw y, one for each element; ``random`` is a `numpy.random.RandomState`."""
+        """Draw y, elementwise; ``random`` is a `numpy.random.RandomState`."""
 
     # ----------------------------------------------------------------- given
     def check(self, y: np.ndarray) -> None:
-        """Raise ValueError if the family cannot have these targets."""
+        """Raise ValueError if the family excludes any of these targets."""
 
     def mean(self, answers: Array) -> Array:
-        """Return the means that experts' answers stand for."""
+        """Return the means that predictions of experts stand for."""
         return answers
 
     def learner(self) -> BaseEstimator:
@@ -151,10 +151,10 @@ class Likelihood(BaseEstimator, ABC):
         return Ridge()
 
     def adapted(self, learner: BaseEstimator) -> BaseEstimator:
-        """Return a learner with the family's own loss, if it has it by another name.
+        """Return a learner with the loss of the family, if it can be set.
 
-        That is gradient boosting, alone or at the end of a Pipeline, whose loss was
-        left at the default.
+        It is set for gradient boosting, alone or at the end of a Pipeline, whose loss
+        is the default.
         """
         last = learner.steps[-1][1] if isinstance(learner, Pipeline) else learner
         if self.loss is None or not isinstance(last, HistGradientBoostingRegressor):
@@ -167,7 +167,7 @@ class Likelihood(BaseEstimator, ABC):
         return learner
 
     def has_loss(self, learner: BaseEstimator) -> bool:
-        """Tell whether a learner minimises the family's own loss."""
+        """Tell whether a learner minimises the loss of the family."""
         if isinstance(learner, TransformedTargetRegressor):
             learner = learner.regressor
         last = learner.steps[-1][1] if isinstance(learner, Pipeline) else learner
@@ -178,18 +178,18 @@ class Likelihood(BaseEstimator, ABC):
     def bound(
         self, prior: float, floor: Any, low: Any = 0.0, origin: Any = 0.0
     ) -> Self:
-        """Return the family with pseudo-rows at the pooled scale, and floors.
+        """Return the family with a prior on its scales, and floors.
 
         Parameters
         ----------
         prior : float
             Pseudo-rows at the pooled scale; 0 is maximum likelihood.
         floor : float or (q,) array
-            Smallest noise variance of all, of families of real targets.
+            Smallest noise variance, for families of real targets.
         low : float or (q,) array
-            Smallest mean, of families of positive means.
+            Smallest mean, for families of positive means.
         origin : float or (q,) array
-            What was taken from the targets; see `origin_of`.
+            What was subtracted from the targets; see `origin_of`.
         """
         family = copy.copy(self)
         family.prior_ = prior
@@ -199,7 +199,7 @@ class Likelihood(BaseEstimator, ABC):
         return family
 
     def about(self, origin: Any) -> Self:
-        """Return the family of targets from which another origin was taken."""
+        """Return the family for targets with another origin."""
         family = copy.copy(self)
         family.origin_ = origin
         return family
@@ -209,15 +209,15 @@ class Likelihood(BaseEstimator, ABC):
     ) -> Self:
         """Return the family bound to training targets and their weights.
 
-        Targets (n, q) are those that are learned: the origin was taken from them. Where
-        they are recorded in steps, as grades are, no noise is taken to be less than
-        that of rounding to these, or than a share of their variance if that is less:
-        an expert that owns the rows of a single grade leaves nothing of them.
+        The origin is already subtracted from the targets (n, q). If they are recorded
+        in steps, as grades are, the noise variance is at least that of rounding to
+        these steps, or a share of the variance of y if that is less. Otherwise an
+        expert with the rows of a single grade would have no noise.
         """
         unit = unit_of(y + origin, weight)
         mean = np.average(y, axis=0, weights=weight)
         variance = np.average((y - mean) ** 2, axis=0, weights=weight)
-        if self.robust or self.n_fixed:  # outliers are not what a floor is in units of
+        if self.robust or self.n_fixed:  # outliers do not count
             variance = np.minimum(variance, unit**2)
         share = SCALE_FLOOR if prior > 0 else SCALE_FLOOR_ML
         floor = np.minimum(share * variance, step_of(y) ** 2 / 12.0)
@@ -228,7 +228,7 @@ class Likelihood(BaseEstimator, ABC):
 
     @property
     def least_share(self) -> float:
-        """Smallest noise variance of an expert, in units of that of all together."""
+        """Smallest noise variance of an expert, as a share of that of all together."""
         return SCALE_FLOOR if self.prior_ > 0 else SCALE_FLOOR_ML
 
     def one_output(self, output: slice) -> Self:
@@ -241,7 +241,7 @@ class Likelihood(BaseEstimator, ABC):
         return family
 
     def shown(self, experts: list[Any]) -> list[Any]:
-        """Return fitted experts as users see them."""
+        """Return fitted experts in the form that users see."""
         return experts
 
     def take(self, experts: np.ndarray) -> Likelihood:
@@ -253,31 +253,31 @@ class Likelihood(BaseEstimator, ABC):
         return np.zeros(n_experts, dtype=bool)
 
     def beyond(self, y: Array) -> np.ndarray | None:
-        """Return the rows that no expert that learns can have, bool; None is none."""
+        """Return the rows that only fixed experts can have, a mask; None for none."""
         return None
 
     # --------------------------------------------------- entries of a routing
     def each(self, what: str, expert: np.ndarray, *values: Any) -> np.ndarray:
-        """Return one of the family's functions at entries that belong to experts.
+        """Call a function of the family, by name, at entries that belong to experts.
 
-        ``expert`` (n, m) are positions of experts; ``values`` are the arguments, each
-        broadcasting against (n, m, q).
+        ``expert`` (n, m) has the positions of the experts. ``values`` are the
+        arguments, which broadcast against (n, m, q).
         """
         return getattr(self, what)(*values)
 
     def means(self, answers: Array, routing: Routing) -> Array:
-        """Return the means that answers at the entries of a routing stand for."""
+        """Return the means that predictions at the entries of a routing stand for."""
         return self.mean(answers)
 
     def centre(self, means: Array, scale: np.ndarray | None, routing: Routing) -> Array:
-        """Return the point that predict answers for each row: the mean, (n, q).
+        """Return what predict returns for each row, (n, q); here the mean.
 
         Parameters
         ----------
         means : (n, m, q) array
             Means at the entries of the routing.
         scale : (n, m, q) array or None
-            Scales at these.
+            Scales at the entries.
         routing : Routing
             The weights of the experts, which sum to one in each row.
         """
@@ -288,7 +288,7 @@ class Likelihood(BaseEstimator, ABC):
     ) -> Array:
         """Return log p(y | x, k) at each entry, summed over outputs, (n, m).
 
-        -inf at entries of -1.
+        It is -inf at entries whose expert is -1.
         """
         expert = to_host(filled(routing.indices))
         target = to_host(y)[:, None, :].astype(np.float64)
@@ -302,13 +302,13 @@ class Likelihood(BaseEstimator, ABC):
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray | None:
         r"""Return the scale of each expert and output, (K, q).
 
-        The maximum of
+        Golden section finds the maximum of
 
         .. math:: \sum_i r_{ik} \log p(y_i | \mu_{ik}, s_k)
                   - \frac{\nu}{2} (\log s_k - \log \bar s)^2
 
-        by golden section, where the pooled scale is that of all experts together and
-        :math:`\nu` is the prior.
+        where :math:`\bar s` is the scale of all experts together and :math:`\nu` the
+        prior.
         """
         if not self.has_scale:
             return None
@@ -356,16 +356,16 @@ class Likelihood(BaseEstimator, ABC):
     ) -> Array | None:
         """Return the weight of each entry for a learner of squared errors, or None.
 
-        Families that are scale mixtures of normals weigh rows down that lie far off.
+        Families with heavy tails weigh down rows with large residuals.
         """
         return None
 
 
 def maximum(function, shape: tuple[int, ...], bracket: tuple):
-    """Return the values of a bracket where a function is largest.
+    """Return where in a bracket a function is largest, for each element.
 
-    One golden section search for each element: the function maps arrays of the shape
-    to arrays of the shape, element by element, and has one maximum in each.
+    Each element has its own golden section search. The function maps arrays of the
+    shape to arrays of the shape, element by element, and has one maximum in each.
     """
     a, b = (np.broadcast_to(end, shape) for end in bracket)
     left = b - GOLDEN * (b - a)
@@ -391,10 +391,10 @@ def maximum(function, shape: tuple[int, ...], bracket: tuple):
 
 
 def unit_of(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return what each column of y varies by, (q,): never zero.
+    """Return the unit in which each column of y varies, (q,); it is never zero.
 
-    That is the distance of the quartiles, or the standard deviation where it is less or
-    half of the rows are equal; for a constant, its size.
+    It is the distance between the quartiles, or the standard deviation if that is less
+    or the quartiles are equal. For a constant it is its absolute value.
     """
     low, middle, high = quartiles(y, weight)
     span = np.ptp(y, axis=0)
@@ -408,11 +408,11 @@ def unit_of(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def origin_of(y: np.ndarray, weight: np.ndarray) -> np.ndarray | float:
-    """Return what to take from each column of y, (q,); 0.0 if all are near zero.
+    """Return what to subtract from each column of y, (q,); 0.0 if all are near zero.
 
-    It is near the median, and a multiple of a power of two of the size of what y varies
-    by, so that taking it away rounds nothing: a clock's seconds since 1970 keep what
-    they differ by, in float32 too.
+    It is near the median, and a multiple of a power of two about as large as the unit
+    of y, so that subtraction rounds nothing. So seconds since 1970 keep their
+    differences, even in float32.
     """
     _, middle, _ = quartiles(y, weight)
     step = 2.0 ** np.ceil(np.log2(FAR * unit_of(y, weight)))
@@ -421,7 +421,7 @@ def origin_of(y: np.ndarray, weight: np.ndarray) -> np.ndarray | float:
 
 
 def is_extreme(y: np.ndarray, weight: np.ndarray) -> bool:
-    """Tell whether what y varies by is tiny or huge, or tiny beside its level."""
+    """Tell whether the unit of y is tiny or huge, or tiny beside the level of y."""
     unit = unit_of(y, weight)
     _, level, _ = quartiles(y, weight)
     varies = np.ptp(y, axis=0) > 0
@@ -430,7 +430,7 @@ def is_extreme(y: np.ndarray, weight: np.ndarray) -> bool:
 
 
 def step_of(y: np.ndarray) -> np.ndarray:
-    """Return the smallest distance of two values in each column of y, (q,)."""
+    """Return the smallest distance between values in each column of y, (q,)."""
     gaps = [np.diff(np.unique(column)) for column in y.T]
     return np.array([gap.min(initial=np.inf) for gap in gaps])
 
@@ -447,7 +447,7 @@ def quartiles(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def positive_mean(family: Likelihood, answers: Array) -> Array:
-    """Return answers raised to the smallest mean, and lowered to a finite one."""
+    """Return predictions clipped between the smallest mean and a finite one."""
     xp = namespace(answers)
     low = like(np.asarray(family.low_), answers, answers.dtype)
     high = xp.finfo(answers.dtype).max * ROOM
@@ -456,7 +456,7 @@ def positive_mean(family: Likelihood, answers: Array) -> Array:
 
 
 def not_negative(y: np.ndarray, name: str) -> None:
-    """Raise ValueError unless targets are counts, or rates of counts."""
+    """Raise ValueError unless targets are counts or rates, so 0 or more."""
     if (y < 0).any():
         raise ValueError(
             f"likelihood={name!r} needs y of 0 or more, counts or rates; got "

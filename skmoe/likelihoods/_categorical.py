@@ -10,12 +10,12 @@ from ..backends import Array, namespace
 from ..routing import Routing
 
 PROBABILITY_FLOOR = 1e-3
-"""Floor of class probabilities, shared over the classes: an expert that never saw
-a class, or whose tree is sure, must not rule a row out for good."""
+"""Floor of class probabilities, divided by the number of classes. An expert that never
+met a class, or whose tree is sure, must not rule a row out for good."""
 
 
 class Categorical:
-    """Class labels: the answer of an expert is log p(label) already."""
+    """Class labels, for which an expert predicts log p(label) directly."""
 
     has_scale = False
     plain = True
@@ -25,7 +25,7 @@ class Categorical:
     origin_ = 0.0
 
     def about(self, origin: Any) -> Self:
-        """Return the family: labels have no origin."""
+        """Return the family unchanged: labels have no origin."""
         return self
 
     def take(self, experts: np.ndarray) -> Self:
@@ -33,19 +33,19 @@ class Categorical:
         return self
 
     def fixed(self, n_experts: int) -> np.ndarray:
-        """Return which of the experts learn nothing: none."""
+        """Return which of the experts learn nothing; none do."""
         return np.zeros(n_experts, dtype=bool)
 
     def beyond(self, y: Array) -> None:
-        """Return the rows that no expert that learns can have: None, there are none."""
+        """Return the rows that only fixed experts can have; there are none."""
         return None
 
     def shown(self, experts: list[Any]) -> list[Any]:
-        """Return fitted experts as users see them."""
+        """Return fitted experts in the form that users see."""
         return experts
 
     def means(self, answers: Array, routing: Routing) -> Array:
-        """Return the class probabilities that experts answer."""
+        """Return the class probabilities of experts."""
         return answers
 
     def centre(self, means: Array, scale: Any, routing: Routing) -> Array:
@@ -53,7 +53,7 @@ class Categorical:
         return routing.combine(means)
 
     def row_weights(self, *entries: Any) -> None:
-        """Return None: all rows count alike."""
+        """Return None, as all rows count alike."""
         return None
 
     def log_density(

@@ -13,16 +13,16 @@ from ..backends import Array
 from ._base import Likelihood, not_negative, positive_mean
 
 LARGE = 1e15
-"""Means beyond which counts are next to continuous, and so are their probabilities."""
+"""Mean beyond which counts are treated as continuous."""
 
 SMALL = 1e-150
-"""Means are no less than that, so that y may be divided by them."""
+"""Smallest mean, so that it is safe to divide by it."""
 
 STIRLING = 1e4
-"""Counts from which on Stirling's series gives log y! to rounding."""
+"""Count from which Stirling's series gives log y! up to rounding."""
 
 SEARCH_STEPS = 100
-"""Steps of the search for a count, at most: 10 find its magnitude, 53 its digits."""
+"""Maximum steps of the search for a count: 10 for its magnitude, 53 for its digits."""
 
 
 class Poisson(Likelihood):
@@ -32,17 +32,16 @@ class Poisson(Likelihood):
 
     ``expert=None`` is ``PoissonRegressor()``, a log-linear model; gradient boosting
     with its default loss gets ``loss="poisson"``. Other learners predict the mean by
-    squared errors; answers below 0.001 of the mean of y are raised to that.
+    squared errors; predictions below 0.001 of the mean of y are raised to that.
 
     Notes
     -----
-    *Rates.* Any y from 0 on is taken. Where rows were observed for unequal times,
-    let y be the rate, events over time, and ``sample_weight`` the time: experts are
-    fitted as `sklearn.linear_model.PoissonRegressor` fits them, and ``predict`` is
-    the rate. Of fractions the formula above, with :math:`\Gamma(y + 1)` for
-    :math:`y!`, is no density but a quasi-likelihood [1]_: it serves to fit and to
-    compare, while quantiles, intervals and samples are those of counts in one unit of
-    time.
+    *Rates.* y may be any number from 0 on. If rows were observed for unequal times, let
+    y be the rate (events divided by time) and ``sample_weight`` the time. Experts are
+    then fitted as `sklearn.linear_model.PoissonRegressor` fits them, and ``predict``
+    returns the rate. For fractions, the formula above with :math:`\Gamma(y + 1)` for
+    :math:`y!` is not a density but a quasi-likelihood [1]_. It serves to fit and to
+    compare. Quantiles, intervals and samples are those of counts in one unit of time.
 
     References
     ----------
@@ -73,7 +72,7 @@ class Poisson(Likelihood):
         not_negative(y, "poisson")
 
     def mean(self, answers: Array) -> Array:
-        """Return the means that experts' answers stand for."""
+        """Return the means that predictions of experts stand for."""
         return positive_mean(self, answers)
 
     def learner(self) -> BaseEstimator:
@@ -115,12 +114,12 @@ class Poisson(Likelihood):
         return np.sqrt(mean)
 
     def sample(self, mean, scale, random):
-        """Draw y, one for each element."""
+        """Draw y, elementwise."""
         return _sample_poisson(mean, random)
 
 
 class NegativeBinomial(Poisson):
-    r"""Counts that scatter more than Poisson's.
+    r"""Counts whose variance is larger than their mean.
 
     The variance is :math:`\mu + \alpha\mu^2`; the scale of an expert is its
     dispersion :math:`\alpha` (NB2 [1]_).
@@ -167,16 +166,16 @@ class NegativeBinomial(Poisson):
         return np.hypot(np.sqrt(mean), np.sqrt(scale) * mean)
 
     def sample(self, mean, scale, random):
-        """Draw y, one for each element."""
+        """Draw y, elementwise."""
         return _sample_poisson(random.gamma(1.0 / scale, scale * mean), random)
 
 
 def first_count(reached: Callable, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return the first count above low that is reached, for each of n searches.
 
-    ``reached`` is asked with positions among the n, and a count for each. Counts after
-    one that is reached are reached too; where none below ``high`` is, it is that.
-    Beyond 2**53 counts are the whole numbers that floats have.
+    ``reached`` takes positions among the n and a count for each. All counts after a
+    reached one must be reached too. If none below ``high`` is reached, the result is
+    ``high``. Beyond 2**53, only whole numbers that are floats are tried.
     """
     at = np.arange(len(low))
     high = high.copy()
@@ -194,7 +193,7 @@ def first_count(reached: Callable, low: np.ndarray, high: np.ndarray) -> np.ndar
 
 
 def _between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the middle count; of ends of other magnitudes, the geometric one."""
+    """Return the middle count; the geometric one if magnitudes differ."""
     wide = (high + 1.0) / 4.0 > low + 2.0
     geometric = np.sqrt(low + 2.0) * np.sqrt(high + 1.0) - 1.0
     return np.floor(np.where(wide, geometric, low / 2 + high / 2))
@@ -210,7 +209,7 @@ def _ends(p, mean, spread) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _log_poisson(y, mean):
-    """Return log p(y) of a large count, about which all is stable."""
+    """Return log p(y) of a large count, by Stirling's series."""
     y, mean = np.maximum(y, STIRLING), np.maximum(mean, SMALL)
     off = (y - mean) / mean
     loss = mean * ((1.0 + off) * np.log1p(off) - off)
@@ -218,7 +217,7 @@ def _log_poisson(y, mean):
 
 
 def _normal_cdf(count, mean):
-    """Return P(Y <= count) of a large mean; between two floats there is no count."""
+    """Return P(Y <= count) for a large mean, by the normal distribution."""
     half = np.maximum(np.finfo(np.float64).eps * mean, 1.0) / 2
     return special.ndtr((count - mean + half) / np.sqrt(np.maximum(mean, LARGE)))
 

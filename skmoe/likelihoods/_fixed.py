@@ -1,4 +1,4 @@
-"""Families beside one more expert that is fixed: it learns nothing but its rows."""
+"""Families with a fixed last expert, which only the gate learns about."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ._families import FAMILIES
 from ._mixture import median
 
 IMPOSSIBLE = -1e3
-"""Logarithm of a density of nothing. Finite: a row that is routed to the fixed expert
-alone still has responsibilities."""
+"""Logarithm of a density of zero. It is finite, so that a row that only the fixed
+expert serves still has responsibilities."""
 
 MARGIN = 0.05
-"""How far a uniform density reaches beyond the training targets, in units of their
-range."""
+"""Distance that a uniform density reaches beyond the training targets, as a share of
+their range."""
 
 
 class _Zero(Likelihood):
-    """All of the probability at y = 0."""
+    """All probability at y = 0."""
 
     has_scale = False
 
@@ -49,7 +49,7 @@ class _Zero(Likelihood):
 
 
 class _Uniform(Likelihood):
-    """The same density everywhere between two ends."""
+    """The same density everywhere between two ends, and none outside."""
 
     has_scale = False
 
@@ -84,14 +84,14 @@ class _Uniform(Likelihood):
 
 
 class BesideFixed(Likelihood):
-    """A family for the experts that learn; the last expert is fixed."""
+    """A family for the experts that learn, while the last expert is fixed."""
 
     family: Any
     plain = False
     n_fixed = 1
 
     def check(self, y: np.ndarray) -> None:
-        """Raise ValueError if the family cannot have these targets."""
+        """Raise ValueError if the family excludes any of these targets."""
         self._named().check(y)
 
     def _named(self) -> Likelihood:
@@ -124,7 +124,7 @@ class BesideFixed(Likelihood):
         return other
 
     def shown(self, experts: list[Any]) -> list[Any]:
-        """Return fitted experts, where fixed ones answer with the same mean always."""
+        """Return fitted experts; fixed ones become constant regressors."""
         mean = self.fixed_.mean(np.zeros(np.shape(self.floor_))) + self.origin_
         mean = np.atleast_1d(mean)
         blank = np.zeros((1, 1)), mean[None] if mean.size > 1 else mean
@@ -151,7 +151,7 @@ class BesideFixed(Likelihood):
         other.fixed_ = self.fixed_.one_output(output)
         return other
 
-    # The functions of the experts that learn.
+    # The functions below are those of the experts that learn.
     @property
     def any_real(self) -> bool:  # type: ignore[override]
         """Whether y and the mean may be any real numbers."""
@@ -159,17 +159,17 @@ class BesideFixed(Likelihood):
 
     @property
     def discrete(self) -> bool:  # type: ignore[override]
-        """Whether y are whole numbers."""
+        """Whether y holds whole numbers."""
         return self._named().discrete
 
     @property
     def has_scale(self) -> bool:  # type: ignore[override]
-        """Whether each expert and output has a scale to be estimated."""
+        """Whether each expert and output has a scale to estimate."""
         return self._named().has_scale
 
     @property
     def robust(self) -> bool:  # type: ignore[override]
-        """Whether `row_weights` has a say in how experts are fitted."""
+        """Whether experts are fitted with `row_weights`."""
         return self._named().robust
 
     @property
@@ -182,7 +182,7 @@ class BesideFixed(Likelihood):
         return self._named().learner()
 
     def mean(self, answers: Array) -> Array:
-        """Return the means that experts' answers stand for."""
+        """Return the means that predictions of experts stand for."""
         return self.base_.mean(answers)
 
     def log_density_of(self, y, mean, scale):
@@ -207,7 +207,7 @@ class BesideFixed(Likelihood):
 
     # ------------------------------------------------------------- entries
     def each(self, what: str, expert: np.ndarray, *values: Any) -> np.ndarray:
-        """Return one of the functions at entries that belong to experts."""
+        """Call a function, by name, at entries that belong to experts."""
         fixed = self.is_fixed_[expert]
         if not fixed.any():
             return getattr(self.base_, what)(*values)
@@ -216,21 +216,21 @@ class BesideFixed(Likelihood):
         return np.where(fixed[..., None], getattr(self.fixed_, what)(*values), learning)
 
     def means(self, answers: Array, routing: Routing) -> Array:
-        """Return the means that answers at the entries of a routing stand for."""
+        """Return the means that predictions at the entries of a routing stand for."""
         expert = to_host(filled(routing.indices))
         return like(self.each("mean", expert, to_host(answers)), answers, answers.dtype)
 
     @property
     def centred(self) -> bool:  # type: ignore[override]
-        """Whether predict answers a point that outliers do not move."""
+        """Whether predict returns a point that outliers do not move."""
         return self._named().centred
 
     def centre(self, means: Array, scale: np.ndarray | None, routing: Routing) -> Array:
-        """Return the point that predict answers for each row, (n, q)."""
+        """Return what predict returns for each row, (n, q)."""
         return type(self.base_).centre(self, means, scale, routing)
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray | None:
-        """Return the scales: those of the experts that learn, from their rows alone."""
+        """Return the scales of the experts that learn, from their rows alone."""
         xp = namespace(routing.weights)
         weights = routing.weights
         theirs = routing.lookup(like(self.is_fixed_, routing.indices))
@@ -245,11 +245,11 @@ class BesideFixed(Likelihood):
 
 
 class ZeroInflated(BesideFixed):
-    """Counts or amounts with more zeros than their family has.
+    """Counts or amounts with more zeros than their family allows.
 
-    The last of the ``n_experts`` says that y is 0, and nothing else; the gate knows
-    where [1]_. Where the family has no zeros, as "gamma" and "beta", rows of zeros are
-    the last expert's for certain, and other learners never see them.
+    The last of the ``n_experts`` always predicts 0; the gate learns where [1]_. If the
+    family has no zeros, as "gamma" and "beta", all rows of zeros belong to the last
+    expert, and the other experts never see them.
 
     Parameters
     ----------
@@ -280,14 +280,13 @@ class ZeroInflated(BesideFixed):
         self.family = family
 
     def check(self, y: np.ndarray) -> None:
-        """Raise ValueError if the family cannot have these targets."""
+        """Raise ValueError if the family excludes any of these targets."""
         self._named().check(y[y != 0])
 
     def beyond(self, y: Array) -> np.ndarray | None:
-        """Return the rows that no expert that learns can have, bool; None is none.
+        """Return the rows that only fixed experts can have, a mask; None for none.
 
-        Those of zeros, if the family has none: they are the fixed expert's, and never
-        reach another learner.
+        They are the rows of zeros, if the family has no zeros.
         """
         try:
             self._named().check(np.zeros(1))
@@ -299,20 +298,20 @@ class ZeroInflated(BesideFixed):
         beyond = self.beyond(y)
         if beyond is not None and beyond.all():
             raise ValueError(
-                f"likelihood={self!r} needs rows of y above 0 to learn from; in each "
-                "row y is 0."
+                f"likelihood={self!r} needs rows of y above 0 to learn from; got only "
+                "rows of 0."
             )
         return _Zero()
 
 
 class WithOutliers(BesideFixed):
-    """A family beside rows that follow nothing.
+    """A family for rows among which some follow no expert.
 
-    The last of the ``n_experts`` gives every y between the ends of the training
-    targets the same density [1]_: rows that no expert explains are its own, and do
-    not pull the others. ``predict`` leaves that expert out: it answers the median of
-    the others, of families that are symmetric, else their mean by gate weights. It
-    fits where outliers are frequent; against a few heavy tails `StudentT` is simpler.
+    The last of the ``n_experts`` has the same density for every y in the range of the
+    training targets [1]_. It takes the rows that no other expert explains, so they do
+    not disturb the others. ``predict`` leaves that expert out. It returns the median of
+    the others if the family is symmetric, else their mean by gate weights. Use this
+    where outliers are frequent; for heavy tails, `StudentT` is simpler.
 
     Parameters
     ----------
@@ -332,9 +331,9 @@ class WithOutliers(BesideFixed):
     centred = True
 
     def centre(self, means: Array, scale: np.ndarray | None, routing: Routing) -> Array:
-        """Return the median of the experts that learn, (n, q); of counts the mean.
+        """Return the median of the experts that learn, (n, q); for counts, the mean.
 
-        One of them may stand for outliers too, where these are alike.
+        The median is safer, as one of these experts may also stand for outliers.
         """
         family = self.base_
         others = self._without_fixed(routing)
@@ -345,7 +344,7 @@ class WithOutliers(BesideFixed):
     def _without_fixed(self, routing: Routing) -> Routing:
         indices, weights = to_host(routing.indices), to_host(routing.weights)
         learns = (indices >= 0) & ~routing.lookup(self.is_fixed_)
-        # Where the gate is sure of the fixed expert, the others count alike.
+        # If the gate is sure of the fixed expert, the others count alike.
         share = np.where(learns, weights, 0.0)
         sure = (share.sum(axis=1) <= 0) & learns.any(axis=1)
         share = np.where(sure[:, None], learns, share)

@@ -1,4 +1,4 @@
-"""Several labels a row, each there or not."""
+"""Several labels per row, each present or absent."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ._categorical import PROBABILITY_FLOOR
 class Bernoulli(Likelihood):
     r"""Labels that are 0 or 1, independent given the expert.
 
-    An expert answers with the probabilities of the labels, and
+    An expert predicts the probabilities of the labels, and
 
     .. math:: \log p(y | x, k) = \sum_l y_l \log p_{kl}(x)
               + (1 - y_l) \log(1 - p_{kl}(x))
 
-    Probabilities are kept between 0.0005 and 0.9995, as those of two classes are, so
-    that an expert that is sure rules no row out. The labels of the mixture depend on
-    each other all the same: which expert a row belongs to tells of all of them.
+    Probabilities stay between 0.0005 and 0.9995, as for two classes, so that no expert
+    rules a row out. In the mixture, labels depend on each other all the same, because
+    the expert of a row says something about all of them.
 
-    This is what `MoEClassifier` fits to labels; see there.
+    `MoEClassifier` fits this family to an indicator of labels.
 
     Examples
     --------
@@ -43,11 +43,11 @@ class Bernoulli(Likelihood):
         bad = (y != 0) & (y != 1)
         if bad.any():
             raise ValueError(
-                f"Labels must be 0 or 1 in every column of y; got {y[bad][0]:g}."
+                f"y must hold labels 0 or 1 in every column; got {y[bad][0]:g}."
             )
 
     def mean(self, answers: Array) -> Array:
-        """Return the probabilities that experts' answers stand for."""
+        """Return the probabilities of experts, within their limits."""
         xp = namespace(answers)
         low = PROBABILITY_FLOOR / 2
         answers = xp.where(answers > low, answers, low)
@@ -71,5 +71,5 @@ class Bernoulli(Likelihood):
         return mean * (1.0 - mean)
 
     def sample(self, mean, scale, random):
-        """Draw y, one for each element."""
+        """Draw y, elementwise."""
         return random.binomial(1, mean).astype(np.float64)

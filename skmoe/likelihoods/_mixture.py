@@ -15,48 +15,48 @@ from ._base import Likelihood
 from ._counts import first_count
 
 MAX_STEPS = 200
-"""Steps of the search for a quantile, at most; bisection alone needs some 50."""
+"""Maximum steps of the search for a quantile; bisection alone needs about 50."""
 
 STEP_TOL = 1e-12
-"""Newton step, in units of the bracket, that ends it."""
+"""Size of a Newton step, in units of the bracket, that ends the search."""
 
 BLOCK = 1 << 21
-"""Numbers that a block of rows may take."""
+"""Maximum number of floats in a block of rows."""
 
 TAIL = 1e-9
 """Probability beyond the ends of the integral of a score."""
 
 LEVELS = special.ndtr(np.concatenate([[-6.0, -4.5], np.linspace(-3.2, 3.2, 9)]))
 LEVELS = np.sort(np.concatenate([[TAIL], LEVELS, special.ndtr([4.5, 6.0]), [1 - TAIL]]))
-"""Quantiles of the components between which a score is integrated."""
+"""Levels of the quantiles of components between which a score is integrated."""
 
 FAR = 5.0
-"""Normal score beyond which probabilities are told by distances."""
+"""Normal score beyond which distances replace probabilities."""
 
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 LONGEST_SUM = 5000
-"""Scores of counts are sums of so many terms at most, beyond it integrals."""
+"""Maximum number of terms in a score of counts; a longer sum becomes an integral."""
 
 
 @dataclass(frozen=True)
 class PredictiveMixture:
-    """The distribution of one output given x, of each of n rows.
+    """The distribution of one output given x, for each of n rows.
 
     Parameters
     ----------
     weights : (n, m) array
-        Weights of the components, summing to one; 0 where a row has fewer.
+        Weights of the components, which sum to one; 0 where a row has fewer.
     expert : (n, m) array of int
-        Which expert a component is, as the family counts them.
+        The expert of each component.
     means : (n, m) array
         Means of the components.
     scale : (n, m) array or None
-        Their scales.
+        Scales of the components.
     family : Likelihood
-        How they scatter.
+        Distribution of each component around its mean.
     shift : (n,) array
-        What is added to y in the end: the word of a shared expert.
+        What is added to y in the end: the prediction of a shared expert.
     """
 
     weights: np.ndarray
@@ -70,7 +70,7 @@ class PredictiveMixture:
         return self.weights.shape[0]
 
     def take(self, rows: np.ndarray | slice) -> Self:
-        """Return the distributions of some rows; one may stand several times."""
+        """Return the distributions of some rows, which may repeat."""
         return replace(
             self,
             weights=self.weights[rows],
@@ -81,7 +81,7 @@ class PredictiveMixture:
         )
 
     def output(self, j: int) -> Self:
-        """Return the distribution of one output of several, whose axis is the last."""
+        """Return the distribution of one output of several, on the last axis."""
         return replace(
             self,
             means=self.means[:, :, j],
@@ -91,13 +91,13 @@ class PredictiveMixture:
         )
 
     def blocks(self, numbers: int) -> Iterator[slice]:
-        """Yield slices of rows, of which each row takes so many numbers."""
+        """Yield slices of rows for computations with so many numbers per row."""
         size = max(1, BLOCK // max(1, numbers))
         for start in range(0, len(self), size):
             yield slice(start, start + size)
 
     def _each(self, what: str, *values: np.ndarray) -> np.ndarray:
-        """Return a function of the family at (n, t) values, component by component."""
+        """Call a function of the family at (n, t) values, component by component."""
         parts = [self.means] if self.scale is None else [self.means, self.scale]
         own = [part[:, :, None] for part in parts] + [None] * (2 - len(parts))
         asked = [value[:, None, :] for value in values]
@@ -105,7 +105,7 @@ class PredictiveMixture:
 
     def _mixed(self, values: np.ndarray) -> np.ndarray:
         """Return the weighted sum of (n, m, t) values over the components, (n, t)."""
-        # A component of weight 0 may stand anywhere.
+        # A component of weight 0 may hold any number.
         counted = self.weights[:, :, None]
         return np.sum(counted * np.where(counted > 0, values, 0.0), axis=1)
 
@@ -115,7 +115,7 @@ class PredictiveMixture:
         return self._mixed(self.means[:, :, None])[:, 0] + self.shift
 
     def variance(self) -> np.ndarray:
-        """Return the variance of each row: within the components, and between."""
+        """Return the variance of each row, within components plus between them."""
         mean = self._mixed(self.means[:, :, None])
         between = (self.means - mean)[:, :, None] ** 2
         return self._mixed(self._each("variance") + between)[:, 0]
@@ -130,7 +130,7 @@ class PredictiveMixture:
         return special.logsumexp(terms, axis=1)
 
     def density(self, y: np.ndarray) -> np.ndarray:
-        """Return p(y | x) at (n, t) values: faster than its logarithm."""
+        """Return p(y | x) at (n, t) values, faster than its logarithm."""
         each = self._each("log_density_of", y - self.shift[:, None])
         with np.errstate(over="ignore"):
             return self._mixed(np.exp(each))
@@ -144,7 +144,7 @@ class PredictiveMixture:
     def quantile(self, p: np.ndarray) -> np.ndarray:
         """Return the smallest y with P(Y <= y | x) >= p, for (n, t) probabilities.
 
-        The quantiles of the components bracket it.
+        The search begins between the quantiles of the components.
         """
         n, t = p.shape
         y = np.empty((n, t))
@@ -158,7 +158,7 @@ class PredictiveMixture:
     def component_quantiles(self, p: np.ndarray) -> np.ndarray:
         """Return the quantiles of the components, (n, m, t), for (n, t) p.
 
-        A component of weight 0 repeats those of the heaviest.
+        A component of weight 0 gets those of the heaviest component.
         """
         quantiles = np.array(self._each("quantile", p))
         heaviest = np.argmax(self.weights, axis=1)[:, None, None]
@@ -166,13 +166,13 @@ class PredictiveMixture:
         return np.where(self.weights[:, :, None] > 0, quantiles, best)
 
     def _quantile(self, p: np.ndarray) -> np.ndarray:
-        """Return the quantile of each row at a p of its own, (n,)."""
+        """Return the quantile of each row at its own p, (n,)."""
         ends = self.component_quantiles(p[:, None])[:, :, 0]
         if self.family.discrete:  # scipy's quantile at 0 is -1
             ends = np.maximum(ends, 0.0)
         low = ends.min(axis=1)
         high = ends.max(axis=1)
-        y = np.where(np.isneginf(low), low, high)  # of p = 0, and of p = 1
+        y = np.where(np.isneginf(low), low, high)  # for p = 0 and p = 1
         plain = replace(self, shift=np.zeros(len(self)))
         rows = np.flatnonzero((low > -np.inf) & (high < np.inf) & (low < high))
         reached = _cdf_at(plain.take(rows), low[rows]) >= p[rows]
@@ -183,9 +183,9 @@ class PredictiveMixture:
         return y + self.shift
 
     def median(self) -> np.ndarray:
-        """Return the median of each row, of components symmetric about their means.
+        """Return the median of each row, for components symmetric about their means.
 
-        Most rows have one component that counts: the search starts at its mean.
+        In most rows a single component counts, so the search starts at its mean.
         """
         counted = self.weights > 0
         low = np.min(self.means, axis=1, where=counted, initial=np.inf)
@@ -202,7 +202,7 @@ class PredictiveMixture:
     def score(self, y: np.ndarray) -> np.ndarray:
         """Return the normal scores of P(Y <= y | x) at (n,) values.
 
-        Beyond `FAR` they go on linearly in y, where probabilities are rounded to 1.
+        Beyond `FAR`, where probabilities round to 1, they are linear in y.
         """
         z = special.ndtri(_cdf_at(self, y))
         far = np.abs(z) > FAR
@@ -214,7 +214,7 @@ class PredictiveMixture:
         return z
 
     def at_score(self, z: np.ndarray) -> np.ndarray:
-        """Return the y of (n, t) normal scores; the first counts that reach them."""
+        """Return the y of (n, t) normal scores; of counts, the first to reach them."""
         near = np.where(np.isfinite(z), np.clip(z, -FAR, FAR), z)
         values = self.quantile(special.ndtr(near))
         rows, columns = np.nonzero(np.isfinite(z) & (np.abs(z) > FAR))
@@ -229,7 +229,7 @@ class PredictiveMixture:
         return values
 
     def _far(self, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the y of a score of `FAR` on one side, and that of a score more."""
+        """Return the y of score `FAR` on one side, and the step to the next score."""
         ends = self.quantile(special.ndtr(sign[:, None] * [FAR - 1.0, FAR]))
         step = np.abs(np.diff(ends)[:, 0])
         least = 1.0 if self.family.discrete else np.finfo(np.float64).tiny
@@ -237,7 +237,7 @@ class PredictiveMixture:
 
     # --------------------------------------------------------------- sampling
     def choose(self, n_samples: int, random: np.random.RandomState) -> np.ndarray:
-        """Draw components, (n, n_samples), positions in a row."""
+        """Draw components, (n, n_samples), as positions in a row."""
         edges = np.cumsum(self.weights, axis=1)
         drawn = random.uniform(size=(len(self), n_samples)) * edges[:, -1:]
         chosen = np.zeros(drawn.shape, dtype=np.intp)
@@ -246,7 +246,7 @@ class PredictiveMixture:
         return chosen
 
     def sample(self, chosen: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-        """Draw y of chosen components, (n, n_samples)."""
+        """Draw y from chosen components, (n, n_samples)."""
         own = [
             None
             if part is None
@@ -263,9 +263,9 @@ class PredictiveMixture:
 
         .. math:: \int (F(z) - 1[z \ge y])^2 dz
 
-        in closed form for normal components [1]_, as a sum for counts, and otherwise
-        by Gauss-Legendre quadrature between quantiles of the components, to some 1e-5
-        of the spread.
+        It is in closed form for normal components [1]_, and a sum for counts. Otherwise
+        it is computed by Gauss-Legendre quadrature between quantiles of the components,
+        to about 1e-5 of the standard deviation.
 
         References
         ----------
@@ -298,7 +298,7 @@ def median(
 ) -> Array:
     """Return the medians of mixtures at the entries of a routing, (n, q).
 
-    Parameters are those of `Likelihood.centre`.
+    The parameters are those of `Likelihood.centre`.
     """
     host = to_host(means).astype(np.float64)
     expert = to_host(filled(routing.indices))
@@ -315,7 +315,7 @@ def _cdf_at(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
 
 
 def _first_count(mixture, p, low, high) -> np.ndarray:
-    """Return the first count whose cdf reaches p: above low, high at most."""
+    """Return the first count above low, and at most high, whose cdf reaches p."""
 
     def reached(rows: np.ndarray, y: np.ndarray) -> np.ndarray:
         return _cdf_at(mixture.take(rows), y) >= p[rows]
@@ -326,8 +326,8 @@ def _first_count(mixture, p, low, high) -> np.ndarray:
 def _root(mixture, p, low, high, start=None) -> np.ndarray:
     """Return where the cdf is p, between low and high.
 
-    Newton's steps where they stay in the bracket and at least halve the step before
-    the last, else bisection.
+    It takes Newton's steps where they stay in the bracket and at least halve the step
+    before the last, else it bisects.
     """
     low = low.copy()
     high = high.copy()
@@ -375,7 +375,7 @@ def _crps_normal(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
 
 
 def _mean_absolute(mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return E|Z| of normal Z."""
+    """Return E|Z| for normal Z."""
     z = mean / scale
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     return scale * (2 * density + z * (2 * special.ndtr(z) - 1))

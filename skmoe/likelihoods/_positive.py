@@ -1,4 +1,4 @@
-"""Families of positive targets, and of rates."""
+"""Families of positive targets and of rates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Gamma(Likelihood):
             )
 
     def mean(self, answers: Array) -> Array:
-        """Return the means that experts' answers stand for."""
+        """Return the means that predictions of experts stand for."""
         return positive_mean(self, answers)
 
     def learner(self) -> BaseEstimator:
@@ -61,7 +61,7 @@ class Gamma(Likelihood):
         return scale * mean**2
 
     def sample(self, mean, scale, random):
-        """Draw y, one for each element."""
+        """Draw y, elementwise."""
         return random.gamma(1.0 / scale, scale * mean)
 
 
@@ -70,7 +70,7 @@ class Beta(Likelihood):
 
     The variance is :math:`\mu(1-\mu)\phi/(1+\phi)`; the scale of an expert is its
     dispersion :math:`\phi`, one over the precision [1]_. Experts predict the mean by
-    squared errors; answers are kept between 0.001 and 0.999.
+    squared errors; predictions are clipped to the range from 0.001 to 0.999.
 
     References
     ----------
@@ -88,12 +88,12 @@ class Beta(Likelihood):
         if bad.any():
             raise ValueError(
                 "likelihood='beta' needs y between 0 and 1, both excluded; got "
-                f"{y[bad].ravel()[0]!r}. Rates of counts can be moved inside: "
+                f"{y[bad].ravel()[0]!r}. To move rates of n counts inside, use "
                 "(y * (n - 1) + 0.5) / n."
             )
 
     def mean(self, answers: Array) -> Array:
-        """Return the means that experts' answers stand for."""
+        """Return the means that predictions of experts stand for."""
         xp = namespace(answers)
         low = MEAN_FLOOR
         answers = xp.where(answers > low, answers, low)
@@ -122,5 +122,5 @@ class Beta(Likelihood):
         return mean * (1.0 - mean) * scale / (1.0 + scale)
 
     def sample(self, mean, scale, random):
-        """Draw y, one for each element."""
+        """Draw y, elementwise."""
         return random.beta(mean / scale, (1.0 - mean) / scale)

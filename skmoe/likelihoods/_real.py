@@ -15,21 +15,21 @@ from ._mixture import median
 LOG_2PI = float(np.log(2.0 * np.pi))
 
 ROBUST_STEPS = 50
-"""Fixed-point steps for the scale of Student's t, at most."""
+"""Maximum number of fixed-point steps for the scale of Student's t."""
 
 SCALE_TOL = 1e-6
-"""Relative change of a scale at which they end."""
+"""Relative change of a scale at which the steps end."""
 
 MOST_DF = 1e15
-"""Degrees of freedom from which on Student's t is normal, to rounding."""
+"""Degrees of freedom from which Student's t is normal, up to rounding."""
 
 NEAR = 1e-3
-"""Residuals smaller than this share of the scale count as so large: the weight of a
-Laplace residual is one over its size."""
+"""Smallest residual, as a share of the scale, because the weight of a Laplace residual
+is one over its size."""
 
 
 class Gaussian(Likelihood):
-    r"""Normal noise of one scale an expert and output; outputs are independent.
+    r"""Normal noise with one scale per expert and output; outputs are independent.
 
     The scale is the posterior mode under an inverse-gamma prior whose centre is the
     pooled scale [1]_:
@@ -37,9 +37,9 @@ class Gaussian(Likelihood):
     .. math:: \sigma_k^2 = \frac{\sum_i r_{ik} e_{ik}^2 + \nu \bar\sigma^2}
               {\sum_i r_{ik} + \nu}
 
-    so an expert with few rows cannot run away to zero noise. The pooled scale is that
-    of what all experts leave of their own rows at this pass, not that of y; no variance
-    is below 0.001 of it (1e-8 without a prior).
+    so an expert with few rows cannot reach zero noise. The pooled scale is that of the
+    residuals of all experts in this pass, not that of y. No variance is below 0.001 of
+    the pooled one (1e-8 without a prior).
 
     References
     ----------
@@ -69,7 +69,7 @@ class Gaussian(Likelihood):
         return np.broadcast_to(scale**2, np.broadcast(mean, scale).shape)
 
     def sample(self, mean, scale, random):
-        """Draw y, one for each element."""
+        """Draw y, elementwise."""
         return random.normal(mean, scale)
 
     def log_density(
@@ -84,14 +84,14 @@ class Gaussian(Likelihood):
         return np.sqrt(self._variances(_sums(y, values, routing, _square), routing))
 
     def _variances(self, squares: np.ndarray, routing: Routing) -> np.ndarray:
-        """Return the variances of summed squares, drawn to that of all experts."""
+        """Return variances from summed squares, shrunk to that of all experts."""
         drawn, pooled = self._drawn(squares, routing)
         return np.maximum(drawn, np.maximum(self.least_share * pooled, self.floor_))
 
     def _drawn(
         self, sums: np.ndarray, routing: Routing
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the means of summed losses, drawn to that of all experts, and it."""
+        """Return mean losses, shrunk to that of all experts; and the latter."""
         nk = routing.sum_by_expert(routing.weights)
         pooled = sums.sum(axis=0) / max(nk.sum(), np.finfo(np.float64).tiny)
         rows = (nk + self.prior_)[:, None]
@@ -101,8 +101,10 @@ class Gaussian(Likelihood):
 
 
 class _Robust(Gaussian):
-    """Noise with heavy tails. Predict answers the median: in a mean, an expert that
-    stands for outliers counts by how far out it lies."""
+    """Noise with heavy tails, for which predict returns the median.
+
+    An expert that stands for outliers would move the mean by how far out it lies.
+    """
 
     robust = True
     centred = True
@@ -116,22 +118,22 @@ class _Robust(Gaussian):
 
 
 class StudentT(_Robust):
-    r"""Student's t: normal noise with heavy tails, so outliers do not pull an expert.
+    r"""Student's t: noise with heavy tails, so that outliers hardly move an expert.
 
-    It is a normal whose precision varies from row to row; the E-step takes the mean
-    of that precision [1]_,
+    It is a normal distribution whose precision varies from row to row. The E-step takes
+    the mean of that precision [1]_,
 
     .. math:: w_{ik} = \frac{\nu + 1}{\nu + (y_i - \mu_{ik})^2 / \sigma_k^2}
 
-    and experts are fitted with weights :math:`r_{ik} w_{ik}`. ``predict`` answers the
+    and experts are fitted with weights :math:`r_{ik} w_{ik}`. ``predict`` returns the
     median of the mixture, which outliers do not move.
 
     Parameters
     ----------
     df : float, default=4.0
-        Degrees of freedom, above 0. 4 is the classic robust choice [1]_: efficient
-        where noise is normal, and rows beyond some five scales hardly count. The
-        variance is finite above 2. Infinity is normal noise.
+        Degrees of freedom, above 0. 4 is the classic robust choice [1]_: it is
+        efficient under normal noise, and residuals beyond about five scales hardly
+        count. The variance is finite above 2. Infinity is normal noise.
 
     References
     ----------
@@ -158,13 +160,13 @@ class StudentT(_Robust):
         self.df = df
 
     def check(self, y: np.ndarray) -> None:
-        """Raise ValueError for degrees of freedom that are none."""
+        """Raise ValueError unless df is above 0."""
         if not (isinstance(self.df, Real) and self.df > 0):
             raise ValueError(f"df of StudentT must be above 0; got {self.df!r}.")
 
     @property
     def _df(self) -> float:
-        """Degrees of freedom, of which more would change nothing."""
+        """Degrees of freedom, up to a number beyond which nothing changes."""
         return min(float(self.df), MOST_DF)
 
     def log_density_of(self, y, mean, scale):
@@ -189,13 +191,13 @@ class StudentT(_Robust):
         return np.broadcast_to(factor * scale**2, np.broadcast(mean, scale).shape)
 
     def sample(self, mean, scale, random):
-        """Draw y, one for each element."""
+        """Draw y, elementwise."""
         size = np.broadcast(mean, scale).shape
         return mean + scale * random.standard_t(self._df, size=size)
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the scale of each expert and output, (K, q), by fixed-point steps."""
-        # A third of the spread: from above, outliers are part of the noise for long.
+        # Start at a third: from above, outliers would count as noise for long.
         variances = self._variances(_sums(y, values, routing, _square), routing)
         scale = np.sqrt(np.maximum(variances / 9, self.floor_))
         for _ in range(ROBUST_STEPS):
@@ -211,7 +213,7 @@ class StudentT(_Robust):
     def row_weights(
         self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
     ) -> Array:
-        """Return the mean precision of each entry, in units of the scale's, (n, m)."""
+        """Return the mean precision of each entry, relative to the scale, (n, m)."""
         weights = self._precision(y, values, scale, routing).mean(axis=2)
         return like(weights, values, values.dtype)
 
@@ -225,10 +227,10 @@ class Laplace(_Robust):
     r"""Laplace noise: absolute errors instead of squared ones.
 
     An expert that minimises squared errors is fitted with weights
-    :math:`r_{ik} b_k / |y_i - \mu_{ik}|` [1]_, which leads it to the median; one with
-    ``loss="absolute_error"`` or ``criterion="absolute_error"`` finds it by itself.
-    The scale b is the mean absolute error; the standard deviation is
-    :math:`\sqrt 2 b`. ``predict`` answers the median of the mixture.
+    :math:`r_{ik} b_k / |y_i - \mu_{ik}|` [1]_, which lead it to the median. An expert
+    with ``loss="absolute_error"`` or ``criterion="absolute_error"`` needs no such
+    weights. The scale b is the mean absolute error; the standard deviation is
+    :math:`\sqrt 2 b`. ``predict`` returns the median of the mixture.
 
     References
     ----------
@@ -260,7 +262,7 @@ class Laplace(_Robust):
         return np.broadcast_to(2.0 * scale**2, np.broadcast(mean, scale).shape)
 
     def sample(self, mean, scale, random):
-        """Draw y, one for each element."""
+        """Draw y, elementwise."""
         return random.laplace(mean, scale)
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
@@ -272,7 +274,7 @@ class Laplace(_Robust):
     def row_weights(
         self, y: Array, values: Array, scale: np.ndarray | None, routing: Routing
     ) -> Array:
-        """Return the mean precision of each entry, in units of the scale's, (n, m)."""
+        """Return the mean precision of each entry, relative to the scale, (n, m)."""
         assert scale is not None
         error = np.abs(to_host(y)[:, None, :] - to_host(values))
         at = routing.lookup(scale)

@@ -1,7 +1,7 @@
 """Export of fitted mixtures to ONNX, through skl2onnx.
 
-Importing this module registers the estimators with skl2onnx, so that mixtures convert
-inside a Pipeline as well, by `to_onnx` or by ``skl2onnx.to_onnx``.
+Importing this module registers the estimators with skl2onnx, so that `to_onnx` and
+``skl2onnx.to_onnx`` also convert a Pipeline with a mixture.
 """
 
 try:
@@ -30,56 +30,55 @@ def to_onnx(model, X, *, target_opset=None):
     """Return a fitted mixture, or a Pipeline with one, as an ONNX model.
 
     The graph routes as ``predict`` does: the gate chooses the ``top_k`` experts of each
-    row, each expert is asked about its own rows only, and answers are added up where
-    the rows belong. Linear and logistic experts are computed for all rows in one
+    row, each expert is asked about its own rows only, and the weighted predictions of a
+    row are added up. Linear and logistic experts are computed for all rows in one
     product, which costs less than finding their rows.
 
-    The graph is loaded by onnxruntime and compared with the model on the rows given,
-    so that nothing is returned that does not load, or that answers otherwise.
+    onnxruntime loads the graph and compares it with the model on X, so that no graph is
+    returned that does not load or that predicts something else.
 
     Parameters
     ----------
     model : MoEClassifier, MoERegressor, MoETransformer or Pipeline
-        Fitted; they may be steps of the Pipeline. The gate must be a `SoftmaxGate`,
+        A fitted mixture, or a Pipeline with one. The gate must be a `SoftmaxGate`,
         `GaussianGate`, `HierarchicalGate`, `ProductGate`, `TreeGate`, `EstimatorGate`
-        or `ConstantGate`, the experts learners that skl2onnx converts, or histogram
-        gradient boosting.
+        or `ConstantGate`. The experts must be learners that skl2onnx converts, or
+        histogram gradient boosting.
     X : {array-like, data frame} of shape (n_samples, n_features)
-        Some rows of the kind that will be predicted: their dtypes are those of the
-        graph's inputs, and on them its answers are compared with the model's. One row
-        is enough, a hundred make the comparison worth more. float64 gives a graph that
-        computes in float64, float32 one in float32. Of a data frame every column is an
-        input of its own.
+        Some rows of the kind that will be predicted. The inputs of the graph have their
+        dtypes, and the comparison is on them. One row is enough; a hundred make the
+        comparison worth more. float64 gives a graph that computes in float64, float32
+        one in float32. Each column of a data frame becomes an input.
     target_opset : int or None, default=None
-        The version of ONNX to write, at least 18; None is the newest that skl2onnx
-        knows.
+        Version of ONNX to write, at least 18. None is the newest that skl2onnx knows.
 
     Returns
     -------
     onnx.ModelProto
-        A regressor has the output "variable" (n_samples, n_outputs), a transformer
-        "variable" (n_samples, n_columns), a classifier "label" (n_samples,) and
-        "probabilities" (n_samples, n_classes).
+        The graph. Its output is "variable" (n_samples, n_outputs) for a regressor,
+        "variable" (n_samples, n_columns) for a transformer, and "label" (n_samples,)
+        and "probabilities" (n_samples, n_classes) for a classifier.
 
     Raises
     ------
     TypeError
         The gate, an expert or the class labels cannot be written; or the graph does
-        not load, or answers otherwise than the model on more than a tenth of the rows.
+        not load, or it differs from the model on more than a tenth of the rows.
     ValueError
-        ``capacity_factor`` is set, which makes answers depend on the batch; or an
+        ``capacity_factor`` is set, which makes predictions depend on the batch; or an
         expert of histogram gradient boosting has categorical features.
 
     Warns
     -----
     UserWarning
-        The graph answers otherwise on some of the rows, at most a tenth.
+        The graph differs from the model on some rows, at most a tenth.
 
     Notes
     -----
-    A `HierarchicalGate` finds the best of all experts here, where ``predict`` searches
-    with a beam. Trees and probabilities of forests are float32 in any graph, and so are
-    parts that onnxruntime has in float32 only, such as support vector machines.
+    For a `HierarchicalGate` the graph compares all experts, whereas ``predict``
+    searches with a beam. Trees and probabilities of forests are float32 in any graph,
+    and so are parts that onnxruntime has in float32 only, such as support vector
+    machines.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Graphs are loaded, and asked about rows, before a user gets them."""
+"""The check that a graph loads, and predicts what the model predicts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sklearn.base import is_classifier
 from .._caller import level_of_caller
 
 AGREES = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
-"""Largest difference of an answer that counts as rounding, in units of the largest
-answer. Trees compute in float32 in any graph."""
+"""Largest difference that counts as rounding, in units of the largest prediction. Trees
+compute in float32 in any graph."""
 
 OTHERS = 0.1
-"""Share of rows whose answers may differ by more. Rounding can take a number across a
-threshold of a tree, and a row between two experts to the other expert."""
+"""Share of rows that may differ by more. Rounding can take a number across a threshold
+of a tree, or a row between two experts to the other expert."""
 
 
 def loaded(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Return a session of a graph on the CPU; onnxruntime's error if it refuses it."""
+    """Return a session of a graph on the CPU; raise if onnxruntime refuses it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(
@@ -32,9 +32,9 @@ def loaded(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 def check_answers(proto: onnx.ModelProto, model: Any, X: Any) -> None:
-    """Raise TypeError if a graph does not answer as the model does, on these rows.
+    """Raise TypeError if a graph does not predict what the model predicts for X.
 
-    Warn if it does so for some rows only.
+    Only warn if it differs on few rows.
     """
     try:
         answers = loaded(proto).run(None, feed(proto, X))[-1]
@@ -51,26 +51,26 @@ def check_answers(proto: onnx.ModelProto, model: Any, X: Any) -> None:
     if not differs.any():
         return
     message = (
-        f"The ONNX graph answers otherwise than {type(model).__name__} on "
-        f"{differs.sum()} of the {len(differs)} rows given, by up to "
+        f"The ONNX graph differs from {type(model).__name__} on "
+        f"{differs.sum()} of the {len(differs)} rows of X, by up to "
         f"{np.max(np.abs(answers - expected)[differs]):.2g}."
     )
     if differs.mean() > OTHERS:
         raise TypeError(
-            f"{message} skl2onnx's converter of an expert or of the gate computes "
-            "something else than the estimator does: compare "
-            "skl2onnx.to_onnx(expert, X) with expert.predict(X) for each of experts_."
+            f"{message} skl2onnx converts an expert or the gate into something else: "
+            "compare skl2onnx.to_onnx(expert, X) with expert.predict(X) for each of "
+            "experts_."
         )
     warnings.warn(
-        f"{message} Rounding can do that, next to a threshold of a tree or between two "
-        "experts that the gate likes alike.",
+        f"{message} Rounding can do that next to a threshold of a tree, or between two "
+        "experts that the gate finds equally probable.",
         UserWarning,
         stacklevel=level_of_caller(),
     )
 
 
 def feed(proto: onnx.ModelProto, X: Any) -> dict[str, np.ndarray]:
-    """Return what a graph reads: the rows, or each column of a data frame."""
+    """Return the inputs of a graph: the rows, or each column of a data frame."""
     names = [each.name for each in proto.graph.input]
     if not hasattr(X, "columns"):
         X = X.toarray() if sparse.issparse(X) else np.asarray(X)
@@ -80,7 +80,7 @@ def feed(proto: onnx.ModelProto, X: Any) -> dict[str, np.ndarray]:
 
 
 def _ask(model: Any, X: Any) -> np.ndarray:
-    """Return what the last output of the graph should be."""
+    """Return the expected last output of the graph."""
     if is_classifier(model):
         return model.predict_proba(X)
     answers = model.predict(X) if hasattr(model, "predict") else model.transform(X)

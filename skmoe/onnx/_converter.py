@@ -28,7 +28,7 @@ def convert_mixture(scope: Any, operator: Any, container: Any) -> None:
     if model.capacity_factor is not None:
         raise ValueError(
             f"capacity_factor={model.capacity_factor!r} cannot be exported to ONNX: "
-            "answers depend on the batch. Use set_params(capacity_factor=None)."
+            "predictions depend on the batch. Use set_params(capacity_factor=None)."
         )
     graph, inputs, X = begin(scope, operator, container)
     classes = getattr(model, "classes_", None)
@@ -61,21 +61,21 @@ def convert_transformer(scope: Any, operator: Any, container: Any) -> None:
 def all_logits(
     graph: Graph, inputs: Sequence[Input], X: str, model: Any
 ) -> Iterator[str]:
-    """Add the gates of a mixture, one or one for each output; yield their logits."""
+    """Add the gates of a mixture, one or one per output; yield their logits."""
     for gate in getattr(model, "gates_", [model.gate_]):
         before, last = gate_parts(gate)
         yield gate_logits(last, graph, gate_view(graph, before, inputs, X))
 
 
 def gate_parts(gate: Any) -> tuple[Any, Any]:
-    """Return the fitted steps before a gate, or None, and the gate."""
+    """Return the fitted steps before a gate or None, and the gate."""
     if not isinstance(gate, Pipeline):
         return None, gate
     return (gate[:-1] if len(gate.steps) > 1 else None), gate.steps[-1][1]
 
 
 def calibrated(graph: Graph, proba: str, temperature: float, bias: np.ndarray) -> str:
-    """Return class probabilities as calibrated on rows held out."""
+    """Return the calibrated class probabilities."""
     if temperature == 1.0 and not bias.any():
         return proba
     tiny = graph.constant(np.array(np.finfo(np.float32).tiny, dtype=np.float64))
@@ -95,7 +95,7 @@ def n_outputs(model: Any) -> int:
 
 
 def answers_of(model: Any) -> Answers:
-    """Return what the experts of a mixture answer."""
+    """Return the kind of the experts' predictions."""
     n = n_outputs(model)
     if hasattr(model, "classes_"):
         return Answers(n, model.classes_)
@@ -103,8 +103,8 @@ def answers_of(model: Any) -> Answers:
     if family.centred and model.n_experts_ > 1 and model.top_k != 1:
         raise TypeError(
             f"likelihood={model.likelihood!r} cannot be exported to ONNX: predict "
-            "answers another point than the mean of the experts. With top_k=1, one "
-            "expert answers."
+            "returns the median of several experts. Use top_k=1, so that one expert "
+            "answers."
         )
     probe = np.outer([-LARGE, -1.0, 0.0, 0.25, 0.5, 0.75, 1.0, LARGE], np.ones(n))
     means = family.mean(probe)
@@ -136,7 +136,7 @@ def set_output_types(operator: Any) -> None:
 
 
 def register() -> None:
-    """Tell skl2onnx of the three estimators; import does it."""
+    """Register the three estimators with skl2onnx; the import does so."""
     update_registered_converter(
         MoETransformer, "SkmoeMoETransformer", set_output_types, convert_transformer
     )

@@ -1,18 +1,18 @@
-"""Experts: nodes that ask each of them about the rows that are routed to it.
+"""Nodes that ask each expert about the rows that are routed to it.
 
-An expert may be the mean of several models, some of which experts share. So a mixture
-is read as weights on *models*: a row's experts and their weights become models and
-weights.
+An expert may be the mean of several models, and experts may share models. So a mixture
+is read as weights on *models*: the experts of a row and their weights become models and
+their weights.
 
-names and shapes, used throughout this module:
+Names and shapes in this module:
 
 ================  ==============  ====================================================
 name              shape           meaning
 ================  ==============  ====================================================
-``model_of``      (K, m)          the models of which an expert is the mean
-``share``         (K, m)          the weight of each in it; 0 where there are fewer
-``experts``       (n, k)          experts of a row, with ``weights``
-``q``                             outputs, or classes
+``model_of``      (K, m)          the models of each expert
+``share``         (K, m)          the weight of each model; 0 where there are fewer
+``experts``       (n, k)          experts of each row, with ``weights``
+``q``                             number of outputs or classes
 ================  ==============  ====================================================
 """
 
@@ -42,9 +42,9 @@ AVERAGES = AveragedRegressor, AveragedClassifier
 
 @dataclass(frozen=True)
 class Answers:
-    """What experts answer: the ``classes``' probabilities, or ``n`` outputs.
+    """What experts predict: probabilities of ``classes``, or ``n`` outputs.
 
-    Outputs are cut off at ``low`` and ``high``, (n,) each, unless these are None.
+    Outputs are clipped to ``low`` and ``high``, (n,) each, unless these are None.
     """
 
     n: int
@@ -55,10 +55,10 @@ class Answers:
 
 @dataclass
 class Models:
-    """The models of which experts are made; see above.
+    """The models that experts consist of; see above.
 
-    ``linear`` tells which are linear functions, or logistic ones whose probabilities
-    are floored only for classes that they did not meet.
+    ``linear`` tells which models are linear, or logistic with a floor of probabilities
+    only for classes that they did not meet.
     """
 
     models: list[Any]
@@ -68,7 +68,7 @@ class Models:
 
     @classmethod
     def of(cls, experts: Sequence[Any], answers: Answers) -> Models:
-        """Take experts apart, unless their answers are cut off."""
+        """Take experts apart, unless their predictions are clipped."""
         classifies = answers.classes is not None
         if answers.low is None:
             parts = [list(_parts(expert)) for expert in experts]
@@ -87,7 +87,7 @@ class Models:
         linear = np.zeros(len(models), dtype=bool)
         for same in alike.values():
             found = [answers.low is None and _is_linear(m, classifies) for m in same]
-            # Experts that are logistic all together have probabilities of their own.
+            # Probabilities need no common floor only if all experts are logistic.
             if not classifies or all(found):
                 for model, is_linear in zip(same, found, strict=True):
                     linear[place[id(model)]] = is_linear
@@ -113,7 +113,7 @@ class Models:
         )
 
     def entries(self, graph: Graph, experts: str, weights: str) -> tuple[str, str]:
-        """Return models and their weights in place of experts and theirs."""
+        """Return the models and their weights, from experts and their weights."""
         n_experts, width = self.model_of.shape
         one_each = np.array_equal(self.model_of[:, 0], np.arange(n_experts))
         if one_each and width == 1 and np.all(self.share == 1.0):
@@ -129,7 +129,7 @@ class Models:
 def _parts(
     expert: Any, weight: float = 1.0, role: tuple = ()
 ) -> Iterator[tuple[Any, float, tuple]]:
-    """Yield the models of which an expert is the mean, weights, and their places."""
+    """Yield the models of an expert, with their weights and places."""
     expert = bare(expert)
     if not isinstance(expert, AVERAGES):
         yield expert, weight, role
@@ -156,17 +156,17 @@ def mixture(
     experts: Sequence[Any],
     answers: Answers,
 ) -> str:
-    """Add the experts; return the weighted sum of each row's answers, (n, q).
+    """Add the experts; return the weighted sum of each row's predictions, (n, q).
 
     Parameters
     ----------
     graph : Graph
     inputs : sequence of Input
-        What experts read.
+        The inputs of the experts.
     X : str
-        The same as one array.
+        The inputs as one array.
     routings : sequence of (str, str)
-        Experts and weights of each row; one for all outputs, or one each.
+        Experts and weights of each row: one pair for all outputs, or one each.
     experts : sequence of fitted estimators
     answers : Answers
     """
@@ -187,7 +187,7 @@ def _coefficients(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return coefficients (M, q, d), intercepts and probability floors (M, q).
 
-    Intercepts rule out the classes that a model did not meet.
+    The intercepts of classes that a model did not meet are -inf.
     """
     coefs = []
     intercepts = []
@@ -226,7 +226,7 @@ def _linear(
     models: Models,
     answers: Answers,
 ) -> str:
-    """Add linear models: one product for all, of which each row takes its own."""
+    """Add linear models as one product, from which each row takes its own."""
     coef, intercept, floor = _coefficients(models.models, answers.classes, answers.n)
     product = graph.product(X, coef.reshape(-1, coef.shape[2]), intercept.ravel())
     product = graph.node("Reshape", product, graph.constant([0, *coef.shape[:2]]))
@@ -248,7 +248,7 @@ def _linear(
 
 
 def _own_columns(graph: Graph, answers: Sequence[str]) -> str:
-    """Return answers where each output has a routing of its own, side by side."""
+    """Return predictions side by side, if each output has its own routing."""
     if len(answers) == 1:
         return answers[0]
     columns = [
@@ -266,9 +266,9 @@ def _scattered(
     models: Models,
     answers: Answers,
 ) -> str:
-    """Add models, each asked about its own rows; their answers are scattered back.
+    """Add models, ask each about its own rows, and scatter the predictions back.
 
-    A model without rows costs nothing: it stands in a branch that is not taken.
+    A model without rows costs nothing, because its branch is not taken.
     """
     n_models = len(models.models)
     q = answers.n
@@ -315,7 +315,7 @@ def _scattered(
         rows_by(graph, first, q),
         value=numpy_helper.from_array(np.zeros(1, graph.dtype)),
     )
-    # ScatterND adds in parallel, which loses sums where a row has several experts.
+    # ScatterND adds in parallel, which loses terms if a row has several experts.
     return graph.node(
         "ScatterElements", total, rows_, answers_, axis=0, reduction="add"
     )
@@ -330,7 +330,7 @@ def _ask(
     answers: Answers,
     outputs: list[str],
 ) -> None:
-    """Add a model with the rows that it serves and its weighted answers for them."""
+    """Add a model, the rows that it serves and its weighted predictions for them."""
     last = graph.constant([-1])
     weights = graph.node("Gather", by_model, at, axis=0)
     most = graph.node("ReduceMax", weights, last, keepdims=0)
@@ -352,7 +352,7 @@ def _ask(
 
 
 def _mean(graph: Graph, expert: Any, inputs: Sequence[Input]) -> str:
-    """Add an expert; return its answers, or the mean of its models' answers."""
+    """Add an expert; return its predictions, the mean of those of its models."""
     if not isinstance(expert, AVERAGES):
         return answer(graph, expert, inputs)
     terms = [

@@ -1,4 +1,4 @@
-"""Gates: nodes that compute log p(k | x), up to what a row's experts share."""
+"""Nodes that compute log p(k | x) of a gate, up to a constant of each row."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def gate_logits(gate: Any, graph: Graph, X: str) -> str:
     gate : BaseGate
     graph : Graph
     X : str
-        Rows that the gate sees, in the graph's dtype.
+        Rows as the gate reads them, in the graph's dtype.
     """
     kinds = sorted(kind.__name__ for kind in gate_logits.registry if kind is not object)
     raise TypeError(
-        f"The gate {gate!r} cannot be exported to ONNX; gates that can are "
+        f"gate {gate!r} cannot be exported to ONNX; it must be one of "
         f"{', '.join(kinds)}."
     )
 
@@ -114,10 +114,10 @@ def _(gate: GaussianGate, graph: Graph, X: str) -> str:
         return gate_logits(gate.to_softmax(), graph, X)
     covariances = gate.covariances_
     variances = densities.variances(covariances)
-    seen = np.flatnonzero(variances.max(axis=0) > 0)  # constant features say nothing
+    seen = np.flatnonzero(variances.max(axis=0) > 0)  # constant features do not count
     gamma = gate.density_exponent_
     log_weights = np.log(gate.weights_)
-    # In units of the data, so that float32 loses little.
+    # Standardise, so that float32 loses little.
     center = gate.means_.mean(axis=0)[seen]
     scale = np.sqrt(variances.mean(0))[seen]
     means = (gate.means_[:, seen] - center) / scale
@@ -142,7 +142,7 @@ def _crossed(
     means: np.ndarray,
     covariances: np.ndarray,
 ) -> str:
-    """Add densities of correlated features, whitened expert by expert."""
+    """Add densities of correlated features, which are whitened per expert."""
     n_experts, d = means.shape
     factor = np.linalg.cholesky(covariances)
     whitening = np.linalg.inv(factor)  # (z - mu) is white times this, transposed
@@ -210,7 +210,7 @@ def routing(
 
 
 def gate_view(graph: Graph, before: Any, inputs: Sequence[Input], X: str) -> str:
-    """Return what a gate sees: X, or what the steps before it make of the inputs."""
+    """Return the rows of a gate: X, or the result of the steps before it."""
     if before is None:
         return X
     first = before.steps[0][1]
@@ -220,7 +220,7 @@ def gate_view(graph: Graph, before: Any, inputs: Sequence[Input], X: str) -> str
 
 
 def _imputed(graph: Graph, X: str, imputer: SimpleImputer) -> str:
-    """Add an imputer of NaN with its indicators, which skl2onnx leaves out."""
+    """Add an imputer of NaN with its indicators, which skl2onnx omits."""
     columns = np.flatnonzero(~np.isnan(imputer.statistics_))
     missing = graph.node("IsNaN", X)
     filled = graph.node("Where", missing, graph.constant(imputer.statistics_), X)
@@ -234,7 +234,7 @@ def _imputed(graph: Graph, X: str, imputer: SimpleImputer) -> str:
 
 
 def _imputes_nan(step: Any) -> bool:
-    """Tell whether a step is an imputer of NaN, as mixtures put before their gates."""
+    """Tell whether a step is an imputer of NaN, as mixtures put before gates."""
     return (
         isinstance(step, SimpleImputer) and step.missing_values != step.missing_values
     )

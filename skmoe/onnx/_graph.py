@@ -17,11 +17,11 @@ class Graph:
     Parameters
     ----------
     prefix : str
-        Of all names, so that they are the graph's alone.
+        Prefix of all names, so that no other graph has them.
     dtype : numpy dtype
-        float32 or float64, in which the graph computes.
+        Precision of the computations, float32 or float64.
     target_opset : int or dict
-        As in skl2onnx.
+        Version of ONNX, as in skl2onnx.
     """
 
     def __init__(self, prefix: str, dtype: Any, target_opset: Any) -> None:
@@ -50,7 +50,7 @@ class Graph:
     def node(
         self, op: str, *inputs: str, domain: str = "", into: str = "", **attributes: Any
     ) -> str:
-        """Add a node of one output; return the name of this."""
+        """Add a node with one output; return the name of the output."""
         return self.nodes_of(
             op, inputs, [into or self.new_name(op)], domain, attributes
         )[0]
@@ -96,7 +96,7 @@ class Graph:
         return other
 
     def as_proto(self, outputs: dict[str, int]) -> onnx.GraphProto:
-        """Return a branch with these outputs and their element types."""
+        """Return the branch, with these outputs and their element types."""
         infos = [helper.make_tensor_value_info(n, t, None) for n, t in outputs.items()]
         return helper.make_graph(
             self.nodes, self.new_name("branch"), [], infos, self.initializers

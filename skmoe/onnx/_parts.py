@@ -1,4 +1,4 @@
-"""Fitted estimators as parts of a graph: what skl2onnx makes of them, inlined."""
+"""Fitted estimators as parts of a graph, converted by skl2onnx and inlined."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from ._graph import Graph
 from ._trees import boosted
 
 OPSET = 18
-"""The first in which a scatter may add."""
+"""The first version of ONNX in which a scatter can add."""
 
 
 class Input(NamedTuple):
-    """A tensor of rows: what a user calls it, its name and its type in skl2onnx."""
+    """A tensor of rows: its column in X, its name and its type in skl2onnx."""
 
     column: str
     name: str
@@ -48,7 +48,7 @@ def answer(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> str:
     graph : Graph
     estimator : fitted regressor, classifier or transformer
     inputs : sequence of Input
-        What it reads.
+        The inputs of the estimator.
     """
     estimator = bare(estimator)
     if isinstance(estimator, DummyClassifier):
@@ -58,7 +58,7 @@ def answer(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> str:
     graph.opsets |= {(each.domain, each.version) for each in model.opset_import}
     part = model.graph
     prefix = graph.new_name("part") + "_"
-    # By position: skl2onnx renames an input called as an output is.
+    # By position, as skl2onnx renames an input that has the name of an output.
     names = [each.name for each in part.input]
     values = [_in_dtype(graph, *pair) for pair in zip(inputs, part.input, strict=True)]
     value_of = dict(zip(names, values, strict=True))
@@ -68,14 +68,14 @@ def answer(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> str:
     read = set().union(*map(_read_by, nodes))
     graph.initializers.extend(each for each in part.initializer if each.name in read)
     graph.nodes.extend(nodes)
-    # Trees say float32 whatever they read.
+    # Trees return float32 for any input.
     return graph.node("Cast", wanted.name, to=graph.elem_type)
 
 
 def converted(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> onnx.ModelProto:
-    """Return what skl2onnx makes of an estimator, in a form that onnxruntime loads.
+    """Return an estimator as converted by skl2onnx, in a form that onnxruntime loads.
 
-    In the graph's dtype, or in float32 where there is nothing else for it.
+    It computes in the graph's dtype, or in float32 if onnxruntime has nothing else.
     """
     options = {id(estimator): {"zipmap": False}} if is_classifier(estimator) else None
     boosting = (HistGradientBoostingRegressor, HistGradientBoostingClassifier)
@@ -97,8 +97,8 @@ def converted(graph: Graph, estimator: Any, inputs: Sequence[Input]) -> onnx.Mod
         if not model.functions:
             return model
         reason = (
-            "skl2onnx writes it with functions of its own, which cannot stand in the "
-            "branch of an expert."
+            "skl2onnx writes it with its own functions, which the branch of an expert "
+            "cannot hold."
         )
     raise TypeError(f"{estimator!r} cannot be exported to ONNX: {reason}")
 
@@ -114,7 +114,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _single(kind: Any) -> Any:
-    """Return skl2onnx's type with float32 in place of float64."""
+    """Return a type of skl2onnx with float32 in place of float64."""
     return FloatTensorType(kind.shape) if isinstance(kind, DoubleTensorType) else kind
 
 
@@ -133,9 +133,9 @@ def rows_by(graph: Graph, X: str, width: int) -> str:
 
 
 def _rename(graph: onnx.GraphProto, prefix: str, known: dict[str, str]) -> None:
-    """Give new names to some tensors, and a prefix to all others, in branches too.
+    """Give new names to some tensors and a prefix to all others, also in branches.
 
-    `onnx.compose.add_prefix_graph` forgets constants that branches read.
+    `onnx.compose.add_prefix_graph` omits constants that branches read.
     """
 
     def new(name: str) -> str:
@@ -147,7 +147,7 @@ def _rename(graph: onnx.GraphProto, prefix: str, known: dict[str, str]) -> None:
         node.output[:] = map(new, node.output)
         for attribute in node.attribute:
             _rename(attribute.g, prefix, known)
-    # Of a loop's body, its own inputs too; those of a part are in `known`.
+    # This includes the inputs of a loop's body; those of a part are in `known`.
     for each in (*graph.input, *graph.initializer, *graph.output):
         each.name = new(each.name)
 
@@ -164,7 +164,7 @@ def needed(nodes: Iterable[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeP
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:
-    """Return the names that a node reads, in its branches too."""
+    """Return the names that a node reads, also in its branches."""
     read = set(node.input)
     for attribute in node.attribute:
         for inner in attribute.g.node:
@@ -177,7 +177,7 @@ def _read_by(node: onnx.NodeProto) -> set[str]:
 def begin(scope: Any, operator: Any, container: Any) -> tuple[Graph, list[Input], str]:
     """Return an empty graph, the operator's inputs, and these as one float array.
 
-    Where inputs are no numbers, the array is "".
+    If inputs are not numeric, the array is "".
     """
     if container.main_opset < OPSET:
         raise ValueError(
@@ -189,7 +189,7 @@ def begin(scope: Any, operator: Any, container: Any) -> tuple[Graph, list[Input]
         np.float64 if double else np.float32,
         container.target_opset,
     )
-    # Names of our own: skl2onnx may swap its names, but not inside branches.
+    # New names: skl2onnx may swap its own names, but not inside branches.
     inputs = [
         Input(each.raw_name, graph.node("Identity", each.full_name), each.type)
         for each in operator.inputs
@@ -208,7 +208,7 @@ def begin(scope: Any, operator: Any, container: Any) -> tuple[Graph, list[Input]
 
 
 def give(graph: Graph, found: str, operator: Any, classes: np.ndarray | None) -> None:
-    """Let predictions, or labels and probabilities, be the operator's outputs."""
+    """Make predictions, or labels and probabilities, the operator's outputs."""
     outputs = [each.full_name for each in operator.outputs]
     if classes is not None:
         if classes.dtype.kind == "b":
@@ -234,7 +234,7 @@ def finish(graph: Graph, container: Any) -> None:
 
 
 def convert_boosted(scope: Any, operator: Any, container: Any) -> None:
-    """Convert histogram gradient boosting; onnx refuses what skl2onnx makes of it."""
+    """Convert histogram gradient boosting, as onnx refuses skl2onnx's conversion."""
     graph, _, X = begin(scope, operator, container)
     model = operator.raw_operator
     give(graph, boosted(graph, X, model), operator, getattr(model, "classes_", None))
@@ -245,7 +245,7 @@ def label_type(classes: np.ndarray) -> Any:
     """Return skl2onnx's type of labels."""
     if classes.dtype.kind not in "biuUO":
         raise TypeError(
-            f"ONNX has labels that are integers or strings; got classes of dtype "
+            "ONNX needs class labels that are integers or strings; got dtype "
             f"{classes.dtype}."
         )
     return StringTensorType if classes.dtype.kind in "UO" else Int64TensorType

@@ -1,4 +1,4 @@
-"""Trees as ONNX writes them: of histogram gradient boosting, and of tree gates."""
+"""Trees of histogram gradient boosting and of tree gates, in ONNX's form."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ML = "ai.onnx.ml"
 
 
 class Nodes(NamedTuple):
-    """One tree: arrays over its nodes, and what leaves add to the targets.
+    """One tree: arrays over its nodes, and the values that leaves add to targets.
 
-    A row goes left where its feature is at most the threshold. ``targets`` and
-    ``values`` are (n_leaves, m): each leaf adds a value to each of some targets.
+    A row goes left if its feature is at most the threshold. ``targets`` and ``values``
+    are (n_leaves, m): each leaf adds m values to m targets.
     """
 
     feature: np.ndarray
@@ -41,7 +41,7 @@ def sum_of_trees(graph: Graph, X: str, trees: Sequence[Nodes], base: np.ndarray)
         Rows, in the graph's dtype.
     trees : sequence of Nodes
     base : (n_targets,) array
-        What each sum begins with.
+        Initial value of each sum.
     """
     sizes = [len(tree.feature) for tree in trees]
     leaf_ids = [np.flatnonzero(tree.is_leaf) for tree in trees]
@@ -90,11 +90,11 @@ def sum_of_trees(graph: Graph, X: str, trees: Sequence[Nodes], base: np.ndarray)
         target_ids=whole(joined("targets")),
         **floats,
     )
-    return graph.node("Cast", sums, to=graph.elem_type)  # they are float32 always
+    return graph.node("Cast", sums, to=graph.elem_type)  # always float32
 
 
 def at_most(threshold: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return thresholds in a dtype, rounded down: x <= t is then said of the same x."""
+    """Return thresholds rounded down to a dtype, so that x <= t for the same x."""
     rounded = threshold.astype(dtype)
     below = np.nextafter(rounded, np.asarray(-np.inf, dtype=dtype))
     return np.where(rounded.astype(np.float64) > threshold, below, rounded)
@@ -106,7 +106,7 @@ def boosted(graph: Graph, X: str, model: Any) -> str:
     if model.is_categorical_ is not None:
         raise ValueError(
             f"{type(model).__name__} with categorical_features cannot be exported to "
-            "ONNX; encode the categories in a Pipeline before it."
+            "ONNX. Encode the categories in a Pipeline before it."
         )
     trees = [
         _boosted_tree(predictor.nodes, target)
@@ -141,15 +141,15 @@ def _boosted_tree(nodes: np.ndarray, target: int) -> Nodes:
 
 # ------------------------------------------------------------------ tree gates
 def leaves_of(tree: Any, table: np.ndarray, unit: np.ndarray) -> Nodes:
-    """Return scikit-learn's tree with what its leaves say of each expert.
+    """Return a tree of scikit-learn, with the probabilities of experts in its leaves.
 
     Parameters
     ----------
     tree : sklearn.tree._tree.Tree
     table : (n_nodes, n_experts) array
-        Only the rows of leaves are read.
+        Probabilities of experts per node; only the rows of leaves are read.
     unit : (n_features,) array
-        What thresholds of each feature are multiplied by.
+        Factor of the thresholds of each feature.
     """
     leaf = tree.children_left < 0
     values = table[leaf]
