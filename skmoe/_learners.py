@@ -217,7 +217,8 @@ def read_answer(answer: Any, n_rows: int, n_columns: int, who: str) -> np.ndarra
         expected = f"({n_rows}, {n_columns})"
         also = f" or ({n_rows},)" if n_columns == 1 else ""
         raise ValueError(
-            f"{who} must predict shape {expected}{also}; got {numbers.shape}."
+            f"{who} answered shape {numbers.shape} for {n_rows} rows; it must be "
+            f"{expected}{also}."
         )
     return numbers
 
@@ -232,6 +233,6 @@ def _numbers(answer: Any, who: str) -> np.ndarray:
         return numbers if is_float else numbers.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{who} must predict numbers; got a {type(answer).__name__} that cannot be "
-            f"read as numbers: {error}."
+            f"{who} answered a {type(answer).__name__} that cannot be read as numbers: "
+            f"{error}."
         ) from error
