@@ -225,7 +225,7 @@ FIVE_OR_SIX = FrozenEstimator(LogisticRegression().fit(X, 5 + RIGHT))
         ),
         ({"gate": FrozenEstimator(SoftmaxGate())}, "gate .* was frozen before it was"),
         ({"gate": ALL}, r"gate must be .*, which has no log_proba, route"),
-        ({"expert": ALL, "shared_expert": Ridge()}, "frozen and answers y.*residuals"),
+        ({"expert": ALL, "shared_expert": Ridge()}, "frozen and predicts y.*residuals"),
         (
             {"expert": FrozenEstimator(Ridge().fit(X[:, :1], Y))},
             r"Expert 0 \(FrozenEstimator.* failed to answer: .* 2 features, but Ridge",

@@ -804,7 +804,7 @@ def test_wrong_arguments(regressor, classifier, two_gates):
     with pytest.raises(ValueError, match=r"x must be one row; got .* \(2, 3\)"):
         explain_row(regressor, X[:2])
     with pytest.raises(
-        ValueError, match=r"X must have rows and columns; got .* \(3,\)"
+        ValueError, match=r"X must be a table with 2 axes; got .* \(3,\)"
     ):
         routing_report(regressor, X[0])
 

@@ -383,8 +383,12 @@ def test_tags():
         ({"expert": GaussianNB()}, Y, r"Wrap it: .*MultiOutputClassifier"),
         ({"expert": [TREE, GaussianNB()]}, Y, "GaussianNB.* one label"),
         ({"class_weight": "balanced"}, Y, "class_weight .* got 'balanced'"),
-        ({"class_weight": {0: 1, 1: 2}}, Y, "class_weight weighs rows by their class"),
-        ({"shared_expert": "auto"}, Y, "several labels cannot have a shared_expert"),
+        ({"class_weight": {0: 1, 1: 2}}, Y, "class_weight must be None"),
+        (
+            {"shared_expert": "auto"},
+            Y,
+            "shared_expert must be None for a y of several labels",
+        ),
         ({}, Y + 1, "labels 0 or 1 .* got 2"),
         ({}, sparse.csr_matrix(2 * Y), "labels 0 or 1 .* got 2"),
         ({}, Y + np.arange(600)[:, None] % 2, "several columns of classes"),
@@ -407,5 +411,5 @@ def test_what_fitted_mixtures_refuse(model):
     with pytest.raises(ValueError, match=r"3 labels per row, .* fitted with one class"):
         single.score_samples(X, Y)
     for mixture in (model, MoEClassifier()):
-        with pytest.raises(ValueError, match="of several labels use fit"):
+        with pytest.raises(ValueError, match="for several labels use fit"):
             mixture.partial_fit(X, Y, classes=[0, 1])

@@ -494,5 +494,5 @@ def test_a_few_rows_that_differ_are_told_of():
     moved = model.predict(X)
     moved[:5] += 1.0
     model.predict = lambda rows: moved
-    with pytest.warns(UserWarning, match="on 5 of the 240 rows given, by up to 1"):
+    with pytest.warns(UserWarning, match="on 5 of the 240 rows of X, by up to 1"):
         check_answers(graph, model, X)

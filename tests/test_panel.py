@@ -350,7 +350,7 @@ def test_groups_of_predict_are_metadata(by_visits):
 @pytest.mark.parametrize("groups", [[1, 2], np.zeros((20, 2))])
 def test_groups_of_new_rows_are_checked(by_visits, groups):
     X, *_ = visits(5, 4, 6)
-    with pytest.raises(ValueError, match=r"groups must have one entry a row|groups"):
+    with pytest.raises(ValueError, match=r"groups must have one entry per row|groups"):
         by_visits.predict(X, groups=groups)
 
 
