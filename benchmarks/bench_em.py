@@ -291,7 +291,7 @@ def bench_small(report, args) -> None:
         "Default fits of small tables: d=10, 8 experts, one fit each in turn"
     )
     lines = []
-    for n in (300, 1000) if args.quick else (300, 1000, 3000):
+    for n in (100,) if args.quick else (300, 1000, 3000):
         random = np.random.default_rng(0)
         X = random.standard_normal((n, 10))
         y = X[:, 0] * X[:, 1] + random.standard_normal(n)
@@ -301,7 +301,7 @@ def bench_small(report, args) -> None:
             )
             for backend in ("numpy", "numba")
         }
-        times = interleaved(tasks, 3)
+        times = interleaved(tasks, 1 if args.quick else 3)
         report.keep(f"small/n={n}", times)
         walls = [times[name].wall for name in tasks]
         lines.append([n, *map(seconds, walls), f"{walls[0] / walls[1]:.2f}"])
