@@ -48,7 +48,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     Parameters
     ----------
     expert : estimator, list of estimators or None, default=None
-        The learners that the experts are:
+        What the experts are:
 
         - an estimator: every expert is a clone of it;
         - a list of estimators: one learner per expert;
@@ -62,9 +62,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     n_experts : int, "auto" or None, default=None
         Number of experts. None is 8, or the length of a list of experts. "auto" grows
         and prunes a mixture and takes the smallest number that explains held-out rows
-        as well as any other, at the cost of about one more fit. With
-        ``cross_fit=None`` the Bayesian information criterion chooses. See
-        ``selection_path_``.
+        (rows that this training leaves out) as well as any other. That costs about one
+        more fit. With ``cross_fit=None`` the Bayesian information criterion chooses.
+        See ``selection_path_``.
     gate : str, gate, classifier or Pipeline, default="softmax"
         The model that says which experts are good for a row. A name stands for a gate
         of `skmoe.gates` with its defaults:
@@ -82,8 +82,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         little accuracy on most data. None uses all experts, as a dense mixture.
     top_p : float or None, default=None
         If set, a row asks the fewest of its ``top_k`` experts whose gate probabilities
-        sum to ``top_p``, so a row of which the gate is sure asks one expert. None
-        always asks ``top_k``.
+        sum to ``top_p``: only one where the gate is sure. None always asks ``top_k``.
     capacity_factor : float or None, default=None
         Most rows per expert, in units of an even share. It limits the load of an expert
         in training and in each batch that is predicted. Further rows go to their next
@@ -101,8 +100,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     cross_fit : "auto", None, int or cross-validation splitter, default="auto"
         Which models judge a row in the E-step:
 
-        - None: the experts themselves, though flexible learners memorise their rows;
-        - int: number of folds; the models that judge a row did not see its fold;
+        - None: the experts themselves, which memorise rows if they are flexible;
+        - int: number of folds; models that did not see the row's fold (out of fold);
         - splitter, such as `TimeSeriesSplit`: the same with its test and training rows;
         - `LeaveOneOut()`: models without the row, in closed form for ridge experts;
         - "auto": None for ridge and logistic experts that are trained together, out of
@@ -141,8 +140,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     max_iter : int, default=100
         Maximum number of EM passes per run.
     tol : float, default=1e-4
-        A run has converged when a pass raises the bound by less than this, in nats per
-        row.
+        A run has converged when a pass raises the bound of the mean log-likelihood by
+        less than this, in nats (natural logarithms) per row.
     balance : float, default=0.0
         Least training load of an expert, in units of an even share: 0 leaves uneven
         regimes as they are, 1 makes all loads equal. It acts on the responsibilities
@@ -161,9 +160,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     warm_start : bool, default=False
         Whether ``fit`` goes on from the previous fit, with a single start.
     n_jobs : int or None, default=None
-        Number of parallel jobs: jobs that fit experts one by one, and the upper limit
-        on threads elsewhere. None is one job, and the threads that BLAS has. The result
-        is the same for any number.
+        Number of parallel jobs where experts are fitted one by one, and the upper limit
+        on threads elsewhere. None is one job, and as many threads as BLAS has. The
+        result is the same for any number.
     random_state : int, RandomState or None, default=None
         Seed of starts and experts.
     verbose : int, default=0
@@ -184,11 +183,15 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     n_experts_ : int
         Number of experts.
     selection_path_ : dict of str to ndarray of shape (n_tried,)
-        With ``n_experts="auto"``, the numbers that were tried, "n_experts", and for
-        each: "held_out", the mean log-likelihood per held-out row; "standard_error", of
-        the difference to the best; "bic" and "icl" of the training rows, lower is
-        better; "chosen". NaN where nothing was held out or parameters cannot be
-        counted.
+        With ``n_experts="auto"``, one entry per number of experts that was tried:
+
+        - "n_experts": the number;
+        - "held_out": mean log-likelihood per held-out row;
+        - "standard_error": of the difference to the best;
+        - "bic", "icl": information criteria of the training rows, lower is better;
+        - "chosen": whether it is the choice.
+
+        NaN where no rows were held out or parameters cannot be counted.
     expert_load_ : ndarray of shape (n_experts,)
         Share of the training rows that each expert serves, by routing weight; the
         shares sum to one.
