@@ -7,6 +7,7 @@ from itertools import cycle
 import array_api_strict as strict
 import numpy as np
 import pytest
+from _cases import everyone, pool_of
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import RegressorMixin, clone
@@ -37,12 +38,10 @@ from skmoe.experts import (
     LeftOutPool,
     LinearPool,
     left_out,
-    make_pool,
 )
 from skmoe.experts._base import floored
 from skmoe.experts._estimator_pool import resample
 from skmoe.gates import SoftmaxGate
-from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing
 
 N, D, K = 60, 4, 3
@@ -57,14 +56,11 @@ REGRESSORS = [
 
 def regression(learner, q=1, n_experts=K, **options):
     learners = learner if isinstance(learner, list) else [learner] * n_experts
-    likelihood = Gaussian().bound(10.0, floor=np.full(q, 1e-6))
-    return make_pool(learners, n_features=D, likelihood=likelihood, **options)
+    return pool_of(learners, q=q, **options)
 
 
-def classification(learner, n_experts=K, **options):
-    options = {"classes": np.arange(3), **options}
-    learners = [learner] * n_experts
-    return make_pool(learners, n_features=D, likelihood=Categorical(), **options)
+def classification(learner, n_experts=K, classes=range(3), **options):
+    return pool_of([learner] * n_experts, np.asarray(classes), **options)
 
 
 @pytest.fixture
@@ -110,7 +106,7 @@ def routing(request):
 
 
 def everywhere(n_experts=K, n=N):
-    return Routing.from_dense(np.ones((n, n_experts)))
+    return everyone(n, n_experts)
 
 
 def mean_one(table, k):
@@ -161,7 +157,7 @@ def test_rows_that_an_expert_was_not_fitted_on_get_the_plain_prediction(X, Y):
 
 def test_a_row_of_weight_two_is_two_rows_left_out_together(X, Y):
     counts = np.random.default_rng(4).integers(1, 3, size=N)
-    y, weighted = Y[:, :1], Routing.from_dense(np.ones((N, 1))).scaled(1.0 * counts)
+    y, weighted = Y[:, :1], everyone(N, 1).scaled(1.0 * counts)
     pool = left_out(regression(Ridge(), n_experts=1)).fit(X, y, weighted)
     found = pool.evaluate(X, y, weighted)[:, 0, 0]
     again = np.repeat(np.arange(N), counts)
@@ -419,7 +415,7 @@ def test_a_twin_is_a_row_of_its_own(rule, X, Y):
 @pytest.mark.parametrize("rule", RULES, ids=["uniform", "distance", "callable"])
 def test_neighbours_vote_without_the_row(rule, X, labels):
     counts = np.random.default_rng(4).integers(1, 4, size=N)
-    routing = Routing.from_dense(np.ones((N, 1))).scaled(1.0 * counts)
+    routing = everyone(N, 1).scaled(1.0 * counts)
     learner = KNeighborsClassifier(4, weights=rule)
     pool = left_out(classification(learner, n_experts=1)).fit(X, labels, routing)
     found = pool.evaluate(X, labels, routing)[:, 0, 0]
@@ -680,7 +676,7 @@ def test_the_bound_is_that_of_new_rows():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(100, 30)), rng.normal(size=(100, 1))
     new = rng.normal(size=(2000, 30)), rng.normal(size=(2000, 1))
-    mass, judged = Routing.from_dense(np.ones((100, 1))), []
+    mass, judged = everyone(100, 1), []
     for make in (lambda pool: pool, left_out):
         pool = make(regression(LinearRegression(), n_experts=1))
         pool.fit(X, y, mass)

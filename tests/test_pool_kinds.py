@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from _cases import everyone, gaussian
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from scipy.stats import norm
@@ -29,15 +30,11 @@ from skmoe.experts import (
 )
 from skmoe.experts._base import PROBABILITY_FLOOR, floored, share
 from skmoe.experts._estimator_pool import resample, summable
-from skmoe.likelihoods import Categorical, Gaussian
+from skmoe.likelihoods import Categorical
 from skmoe.routing import Routing
 
 N, D, K = 90, 4, 3
 EXACT = LogisticRegression(tol=1e-10, max_iter=5000)
-
-
-def gaussian(q=1, prior=10.0, floor=1e-6):
-    return Gaussian().bound(prior, floor=np.full(q, floor))
 
 
 def regression(pool, learner, q=1, **options):
@@ -92,7 +89,7 @@ def routing(request):
 
 def everywhere(n=N):
     """Return the routing that asks every expert about every row."""
-    return Routing.from_dense(np.ones((n, K)))
+    return everyone(n, K)
 
 
 def answers(pool, X):
@@ -846,7 +843,7 @@ class Shy(RegressorMixin, BaseEstimator):
 
 
 def test_an_expert_that_cannot_predict_is_named(X, Y):
-    made = EstimatorPool([Shy()] * 2, likelihood=Gaussian().bound(0.0, np.zeros(1)))
+    made = EstimatorPool([Shy()] * 2, likelihood=gaussian(prior=0.0, floor=0.0))
     made.fit(X, Y[:, :1], Routing.from_labels(np.repeat([0, 1], [40, N - 40]), 2))
     with pytest.raises(ValueError, match="too many rows") as caught:
         made.predict(X, Routing.from_dense(np.full((N, 2), 0.5)))
@@ -857,7 +854,7 @@ def test_an_expert_that_could_not_predict_learns_all_rows(X, Y):
     """Two neighbours cannot be found among one row."""
     learner = KNeighborsRegressor(2)
     routing = Routing.from_labels(np.array([0] * (N - 1) + [1]), 2)
-    made = EstimatorPool([learner] * 2, likelihood=Gaussian().bound(0.0, np.zeros(1)))
+    made = EstimatorPool([learner] * 2, likelihood=gaussian(prior=0.0, floor=0.0))
     made.fit(X, Y[:, :1], routing)
     assert list(made.fallbacks) == [1]
     assert "n_neighbors" in made.fallbacks[1]

@@ -10,9 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import _cases
 import joblib
 import numpy as np
 import pytest
+from _cases import everyone, pool_of
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
@@ -50,10 +52,9 @@ from skmoe.experts import (
     cached,
     joined,
     left_out,
-    make_pool,
     shrunk_pool,
 )
-from skmoe.likelihoods import Categorical, Gaussian, Poisson
+from skmoe.likelihoods import Poisson
 from skmoe.routing import Routing
 
 N, D, K = 60, 3, 3
@@ -83,13 +84,7 @@ CLASSIFIERS = [
 # ------------------------------------------------------------------------ routings
 def soft(seed, n_experts=K):
     """Return responsibilities times sample weights of every row and expert."""
-    parts = np.random.default_rng(seed).dirichlet(np.ones(n_experts), size=N)
-    return Routing.from_dense(WEIGHT[:, None] * parts)
-
-
-def everyone(n_experts=K, n=N):
-    """Return the routing that asks every expert about every row."""
-    return Routing.from_dense(np.ones((n, n_experts)))
+    return Routing.from_dense(WEIGHT[:, None] * _cases.soft(N, n_experts, seed))
 
 
 def some_of(n_experts):
@@ -103,16 +98,12 @@ def some_of(n_experts):
 # ----------------------------------------------------------------------- the pools
 def unfitted(learners, y=ONE):
     """Return the pool that `make_pool` chooses for such learners."""
-    q = 1 if y.ndim == 1 else y.shape[1]
-    family = Gaussian().bound(10.0, floor=np.full(q, 1e-6))
-    classes = np.arange(3) if y is LABELS else None
+    options = {"seeds": range(3, 3 + len(learners))}
     if y is LABELS:
-        family = Categorical()
-    elif y is COUNTS:
-        family = Poisson().bound(0.0, 0.0)
-    seeds = range(3, 3 + len(learners))
-    options = {"likelihood": family, "classes": classes, "seeds": seeds}
-    return make_pool(learners, n_features=D, **options)
+        return pool_of(learners, np.arange(3), **options)
+    if y is COUNTS:
+        options["likelihood"] = Poisson().bound(0.0, 0.0)
+    return pool_of(learners, q=y.shape[1], **options)
 
 
 def trained(pool, seed, y=ONE):
@@ -290,7 +281,7 @@ def asked(call, pool, *args):
 
 def said(pool, y, X=X):
     """Return all that a pool says of every row and expert, experts on axis 1."""
-    routing = everyone(pool.n_experts)
+    routing = everyone(N, pool.n_experts)
     answers = [
         pool.evaluate(X, y, routing),
         pool.log_likelihood(X, y, routing),
@@ -338,7 +329,7 @@ def test_experts_predict_what_the_pool_predicts(pool, y):
     fitted = asked(lambda pool: pool.estimators(), pool)
     if fitted is None:
         return
-    table = pool.predict(X, everyone())
+    table = pool.predict(X, everyone(N, K))
     assert len(fitted) == K
     for k, expert in enumerate(fitted):
         if y is LABELS:
@@ -412,7 +403,7 @@ def test_update_is_a_new_pool(pool, y, tables):
         return
     after = pool.update(X, y, soft(7))
     assert type(after) is type(pool)
-    change = np.abs(after.evaluate(X, y, everyone()) - tables[0])
+    change = np.abs(after.evaluate(X, y, everyone(N, K)) - tables[0])
     assert (change.max() > 1e-3) != isinstance(pool, EXPERTS_STAY)
 
 
@@ -447,7 +438,7 @@ def test_take_leaves_out_and_repeats(pool, y, tables, which):
 
 def test_swap_and_select(pool, other, y, tables):
     new = pool if isinstance(pool, EXPERTS_STAY) else other
-    swapped = pool.swap(other, TAKE).evaluate(X, y, everyone())
+    swapped = pool.swap(other, TAKE).evaluate(X, y, everyone(N, K))
     chosen = pool.select(other, TAKE)
     values, of_new = said(chosen, y)[::2], said(new, y)[::2]  # densities have scales
     for answer, old, of_other in zip(values, tables[::2], of_new, strict=True):
@@ -475,7 +466,9 @@ def test_unfitted_pools_are_as_new(pool, y):
     again = pool.unfitted(which)
     assert new.fit(X, y, soft(1, 2)) is new
     assert again.fit(X, y, soft(2, 2)) is again
-    change = np.abs(new.evaluate(X, y, everyone(2)) - again.evaluate(X, y, everyone(2)))
+    change = np.abs(
+        new.evaluate(X, y, everyone(N, 2)) - again.evaluate(X, y, everyone(N, 2))
+    )
     assert (change.max() > 1e-3) != isinstance(pool, EXPERTS_STAY)
 
 
@@ -488,8 +481,8 @@ def test_scales_are_given_to_another_pool(pool, y, tables):
     wide = pool.with_scale(scale)
     assert type(wide) is type(pool)
     assert_array_equal(wide.scale, scale)
-    assert_array_equal(wide.evaluate(X, y, everyone()), tables[0])
-    assert wide.log_likelihood(X, y, everyone()).max() < tables[1].max()
+    assert_array_equal(wide.evaluate(X, y, everyone(N, K)), tables[0])
+    assert wide.log_likelihood(X, y, everyone(N, K)).max() < tables[1].max()
     assert wide.with_scale(None).scale is None
 
 
@@ -501,7 +494,7 @@ def test_rescaled_pools_fit_their_values(pool, y, tables):
         assert after is pool
         return
     assert type(after) is type(pool)
-    assert_array_equal(after.evaluate(X, y, everyone()), tables[0])
+    assert_array_equal(after.evaluate(X, y, everyone(N, K)), tables[0])
     expected = pool.likelihood.scales(y, values, routing)
     if isinstance(pool, JoinedPool):  # the first experts stay as they are
         young = pool.young.rescale(y, values, pool.parts(routing)[1])
@@ -516,15 +509,15 @@ def test_finished_pools_know_no_rows(pool, y):
         assert final.scale is None
     else:
         assert_array_equal(final.scale, pool.scale)
-    answers = final.predict(X, everyone())
+    answers = final.predict(X, everyone(N, K))
     if isinstance(pool, CrossFitPool):
         plain = pool.pool.unfitted(np.arange(K)).fit(X, y, soft(1))
-        assert_allclose(answers, plain.predict(X, everyone()), rtol=1e-12)
+        assert_allclose(answers, plain.predict(X, everyone(N, K)), rtol=1e-12)
     else:
-        assert_allclose(answers, pool.predict(X, everyone()), rtol=1e-12)
-    assert np.isfinite(final.predict(NEW, everyone(n=7))).all()
+        assert_allclose(answers, pool.predict(X, everyone(N, K)), rtol=1e-12)
+    assert np.isfinite(final.predict(NEW, everyone(7, K))).all()
     if y is not LABELS:
-        assert_allclose(final.evaluate(X, y, everyone()), answers, rtol=1e-12)
+        assert_allclose(final.evaluate(X, y, everyone(N, K)), answers, rtol=1e-12)
 
 
 def test_only_folds_have_models_to_average(pool):
@@ -532,8 +525,8 @@ def test_only_folds_have_models_to_average(pool):
     if not isinstance(pool, CrossFitPool):
         assert mean is None
         return
-    expected = np.mean([each.predict(X, everyone()) for each in pool.pools], axis=0)
-    assert_allclose(mean.predict(X, everyone()), expected, rtol=1e-10)
+    expected = np.mean([each.predict(X, everyone(N, K)) for each in pool.pools], axis=0)
+    assert_allclose(mean.predict(X, everyone(N, K)), expected, rtol=1e-10)
     assert mean.scale is pool.scale
 
 

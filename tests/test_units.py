@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from _cases import everyone, gaussian
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -28,7 +29,7 @@ from skmoe.gates import (
     SoftmaxGate,
     TreeGate,
 )
-from skmoe.likelihoods import Categorical, Gaussian, Poisson
+from skmoe.likelihoods import Categorical, Poisson
 from skmoe.routing import Routing, Standard, TreeView, deviations, units
 
 N = 120
@@ -219,13 +220,12 @@ def test_many_columns_of_a_tree_start_count_alike(y):
 
 # ------------------------------------------------------------------------ experts
 def pool_of(kind, learner, family=None, n_experts=3):
-    family = family or Gaussian().bound(10.0, floor=np.full(1, 1e-6))
-    return kind([learner] * n_experts, likelihood=family)
+    return kind([learner] * n_experts, likelihood=family or gaussian())
 
 
 def alone(learner, X, y):
     """Return what a mixture of one expert says of its rows, (n,)."""
-    routing = Routing.from_dense(np.ones((N, 1)))
+    routing = everyone(N, 1)
     pool = pool_of(LinearPool, learner, n_experts=1).fit(X, y[:, None], routing)
     return pool.predict(X, routing)[:, 0, 0]
 
@@ -277,7 +277,7 @@ def test_logistic_experts_of_any_unit(factor, X, resp, new):
     said = []
     for unit in (1.0, factor):
         pool = LogisticPool([learner] * 3, **options).fit(X * unit, noisy, routing)
-        said.append(pool.predict(new * unit, Routing.from_dense(np.ones((50, 3)))))
+        said.append(pool.predict(new * unit, everyone(50, 3)))
     assert_allclose(said[1], said[0], atol=1e-5)
 
 
@@ -289,7 +289,7 @@ def test_log_linear_experts_of_any_unit(factor, X, resp, new):
         pool = pool_of(GLMPool, PoissonRegressor(alpha=0.0), Poisson())
         pool.fit((X + 3) * unit, counts, routing)
         rows = (new + 3) * unit
-        said.append(pool.predict(rows, Routing.from_dense(np.ones((50, 3)))))
+        said.append(pool.predict(rows, everyone(50, 3)))
     assert_allclose(said[1], said[0], rtol=1e-6)
 
 
