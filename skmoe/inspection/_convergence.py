@@ -127,7 +127,7 @@ class ConvergenceDisplay:
             ax.plot(passes[stayed], bounds[stayed], "x", color=options["color"], ms=5)
         if any(map(len, self.rejected_)):
             ax.plot([], [], "x", color="0.4", ms=5, label="a block was rejected")
-        ax.set(xlabel="pass", ylabel="lower bound, nats a row")
+        ax.set(xlabel="pass", ylabel="lower bound, nats per row")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False)
         return self
