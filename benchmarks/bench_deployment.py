@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from _data import hinge, linear_classes, load
@@ -40,40 +40,45 @@ N, D, N_EXPERTS = 4000, 20, 16
 TARGET_ROW, TARGET_BATCH, TARGET_ERROR = 50e-6, 2.0, 1e-5
 
 
-def models() -> dict:
-    """Return fitted mixtures by name."""
+@cache
+def mixtures(quick: bool) -> dict:
+    """Return fitted mixtures by name, or the first two of them."""
     X, y = hinge(N, D, np.float32)
+    few, many = (linear_classes(X, n_classes) for n_classes in (3, 10))
+    forest = {"n_estimators": 20, "max_depth": 6}
+    kinds = {
+        "ridge": (MoERegressor(), y),
+        "logistic, 3 classes": (MoEClassifier(), few),
+        "logistic, 10 classes": (MoEClassifier(), many),
+        "tree": (MoERegressor(DecisionTreeRegressor(max_depth=6)), y),
+        "forest of 20": (MoERegressor(RandomForestRegressor(**forest)), y),
+        "boosting, 50 trees": (
+            MoERegressor(HistGradientBoostingRegressor(max_iter=50)),
+            y,
+        ),
+        "forest of 20, 10 classes": (
+            MoEClassifier(RandomForestClassifier(**forest)),
+            many,
+        ),
+    }
     options = {"n_experts": N_EXPERTS, "n_init": 1, "max_iter": 2, "random_state": 0}
     options["cross_fit"] = None
-    forest = {"n_estimators": 20, "max_depth": 6}
-    mixtures = {"ridge": MoERegressor(**options).fit(X, y)}
-    for n_classes in (3, 10):
-        labels = linear_classes(X, n_classes)
-        mixture = MoEClassifier(**options).fit(X, labels)
-        mixtures[f"logistic, {n_classes} classes"] = mixture
-    for name, learner in {
-        "tree": DecisionTreeRegressor(max_depth=6),
-        "forest of 20": RandomForestRegressor(**forest),
-        "boosting, 50 trees": HistGradientBoostingRegressor(max_iter=50),
-    }.items():
-        mixtures[name] = MoERegressor(learner, **options).fit(X, y)
-    learner = RandomForestClassifier(**forest)
-    mixture = MoEClassifier(learner, **options).fit(X, labels)
-    mixtures["forest of 20, 10 classes"] = mixture
-    return mixtures
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {
+            name: model.set_params(**options).fit(X, target)
+            for name, (model, target) in list(kinds.items())[: 2 if quick else None]
+        }
 
 
-def pairs(n_rows: int):
+def pairs(n_rows: int, quick: bool):
     """Yield (name, predict, run of the graph) on so many rows."""
     import onnxruntime
 
     from skmoe.onnx import to_onnx
 
     X = np.random.default_rng(1).standard_normal((n_rows, D), dtype=np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fitted = models()
-    for name, model in fitted.items():
+    for name, model in mixtures(quick).items():
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(
@@ -91,7 +96,7 @@ def pairs(n_rows: int):
 def against_graphs(report, args, n_rows: int, repeat: int) -> list:
     """Return name, both times, their ratio and the largest difference of answers."""
     lines = []
-    for name, predict, run in pairs(n_rows):
+    for name, predict, run in pairs(n_rows, args.quick):
         times = interleaved({"predict": predict, "onnx": run}, max(args.repeat, repeat))
         report.keep(f"{name}, {n_rows} rows", times)
         own, other = times["predict"].wall, times["onnx"].wall
