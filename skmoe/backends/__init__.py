@@ -2,14 +2,15 @@
 
 The backend contract
 --------------------
-A backend is a module of pure functions. `_reference` holds all of them, in the
-plain array API; it is the specification. A faster backend overrides what is hot
-with functions of the *same name, signature and answer* and takes everything else
-from the reference; an unsupported dtype or container falls back to it.
+A backend is a module of pure functions. `_reference` holds all of them, in the plain
+array API; it is the specification. A faster backend overrides functions where time is
+spent, with the *same name, signature and answer*, and takes all others from the
+reference. It falls back to the reference for dtypes and containers that it does not
+support.
 
 To add a backend you must
 
-1. write a module that has all of the reference's functions, its own ones with equal
+1. write a module that has all functions of the reference, its own with the same
    signatures;
 2. agree with the reference on random, tied, extreme and empty inputs (float64 to
    1e-10 relative, float32 to 1e-5); for ``top_k`` the *values* must agree;
@@ -52,10 +53,10 @@ __all__ = [
 BACKENDS = ("auto", "numpy", "numba", "cupy")
 
 NUMBA_FROM = 1 << 12
-"""Elements (rows times features or experts) from which kernels repay their start."""
+"""Fewest elements (rows times features or experts) for which kernels are worth it."""
 
 REGION_FROM = 1 << 12
-"""Elements from which BLAS would think of threads."""
+"""Fewest elements for which BLAS may use threads."""
 
 _chosen: ContextVar[str] = ContextVar("skmoe_backend", default="auto")
 
@@ -69,17 +70,17 @@ def using(
     Parameters
     ----------
     backend : {"auto", "numpy", "numba", "cupy"}
-        "auto" takes Numba if ``n_elements`` repays it.
+        "auto" takes Numba if ``n_elements`` are enough.
     n_elements : int
         Rows times the features or experts of a row.
     n_threads : int or None
-        The most threads that an operation takes; None leaves it to BLAS's settings.
+        Most threads of an operation; None takes BLAS's settings.
     """
     if backend == "auto":
         backend = "numba" if n_elements >= NUMBA_FROM else "numpy"
     token = _chosen.set(backend)
-    # Numba's operations bring their own threads, and the blocks of the others are too
-    # small for BLAS's: these would only wait for each other.
+    # Numba's operations have their own threads, and the blocks of other operations are
+    # so small that BLAS's threads would only wait for each other.
     region = one_blas_thread() if n_elements >= REGION_FROM else nullcontext()
     try:
         with at_most(n_threads), region:

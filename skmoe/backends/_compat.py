@@ -1,4 +1,4 @@
-"""The one place that asks which array library an array belongs to."""
+"""The only module that asks which array library an array belongs to."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def device_of(array: Array) -> Any:
 def to_host(array: Array) -> np.ndarray:
     """Return the array as NumPy, moving it only if it is not NumPy already.
 
-    The only way from a device to the host: no other line reads a device's numbers.
+    This is the only way from a device to the host: no other line reads device numbers.
     """
     if isinstance(array, (np.ndarray, np.generic)):
         return np.asarray(array)
@@ -64,11 +64,11 @@ def like(array: Array, other: Array, dtype: Any = None) -> Array:
     if xp is np:
         return np.asarray(to_host(array), dtype=dtype)
     if isinstance(array, np.ndarray) and not array.flags.writeable:
-        array = array.copy()  # PyTorch shares memory, and takes none that is read-only
+        array = array.copy()  # PyTorch shares memory, and refuses read-only memory
     return xp.asarray(array, dtype=dtype, device=device_of(other))
 
 
 def filled(indices: Array) -> Array:
-    """Return expert indices with 0 in the place of -1, safe to look up."""
+    """Return expert indices with 0 instead of -1, which are safe to look up."""
     xp = namespace(indices)
     return xp.maximum(indices, xp.zeros_like(indices))

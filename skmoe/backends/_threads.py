@@ -1,10 +1,10 @@
-"""Runs of rows on the threads that BLAS would take.
+"""Runs of rows on as many threads as BLAS would take.
 
-A kernel works on one run of rows, with BLAS on one thread, and holds no GIL; here
-Python threads hand it runs. So there is one rule for how many threads work, the one
-that BLAS follows (`OPENBLAS_NUM_THREADS`, `threadpoolctl.threadpool_limits`, the
-limits that joblib sets in its worker processes), no OpenMP runtime that a fork could
-break, and runs, hence answers, that do not depend on the number.
+A kernel works on one run of rows, with BLAS on one thread, and holds no GIL; Python
+threads call it. So the number of threads follows the rule of BLAS
+(`OPENBLAS_NUM_THREADS`, `threadpoolctl.threadpool_limits`, the limits that joblib sets
+in its worker processes), and there is no OpenMP runtime that a fork could break. Runs,
+and so answers, do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _controller() -> ThreadpoolController:
 
 
 def _blas_threads() -> int:
-    """Return the threads of BLAS; all cores where it cannot be asked (Accelerate)."""
+    """Return the threads of BLAS, or all cores if it cannot be asked (Accelerate)."""
     counts = [library.num_threads for library in _controller().lib_controllers]
     return min(counts) if counts else cpu_count()
 
@@ -38,18 +38,19 @@ def _blas_threads() -> int:
 _before: ContextVar[int | None] = ContextVar("skmoe_blas_threads", default=None)
 
 _region = threading.Lock()
-"""Held by the region that limits BLAS. threadpoolctl restores what it found: a second
-one, opened meanwhile in another thread and closed later, would restore the limit."""
+"""Held by the region that limits BLAS. threadpoolctl restores the number that it found,
+so a second region, opened meanwhile in another thread and closed later, would restore
+the limit."""
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Keep BLAS on one thread; `run` still takes the threads that BLAS had before.
 
-    Where all that is large goes through `run`, a region around it keeps BLAS's own
-    threads asleep: between two products they would spin, for tens of milliseconds, on
-    the cores that `run` works on. Of regions that overlap in several Python threads
-    the first one rules; the others leave BLAS as it is.
+    A region around code whose large operations all go through `run` keeps BLAS's own
+    threads asleep. Between two products these would spin for tens of milliseconds on
+    the cores that `run` works on. If regions of several Python threads overlap, only
+    the first one changes BLAS.
     """
     region = _region  # a fork puts another one in its place
     if _before.get() is not None or not region.acquire(blocking=False):
@@ -70,15 +71,15 @@ def _openmp() -> ThreadpoolController:
 
 
 FEW_ROWS = 5_000
-"""With fewer rows the threads of OpenMP wait for each other longer than they work."""
+"""With fewer rows OpenMP's threads wait for each other longer than they work."""
 
 
 @contextmanager
 def few_openmp_threads(n_rows: int) -> Iterator[None]:
-    """Keep OpenMP, which gradient boosting runs on, to one thread where rows are few.
+    """Keep OpenMP, which gradient boosting runs on, to one thread if rows are few.
 
-    A mixture makes hundreds of small fits. On a busy machine the threads of one that
-    wait for a core spin, and such a fit takes ten times as long.
+    A mixture makes hundreds of small fits. On a busy machine a fit's threads spin while
+    they wait for a core, and the fit takes ten times as long.
     """
     if n_rows >= FEW_ROWS:
         yield
@@ -103,7 +104,7 @@ def at_most(n_threads: int | None) -> Iterator[None]:
 def n_threads() -> int:
     """Return how many threads an operation called here may take.
 
-    Those of BLAS, fewer under `at_most`, one inside a worker thread of joblib.
+    It takes as many as BLAS, fewer under `at_most`, one in a worker thread of joblib.
     """
     if _in_joblib_thread():
         return 1
@@ -120,7 +121,7 @@ def _in_joblib_thread() -> bool:
 
 # --------------------------------------------------------------------- workers
 _busy = threading.Lock()
-"""Held by the run that has the workers; others meanwhile work on their own thread."""
+"""Held by the run that has the workers; other runs meanwhile use their own thread."""
 
 
 @cache
@@ -129,24 +130,24 @@ def _workers() -> ThreadPoolExecutor:
 
 
 def _forget_workers() -> None:
-    """In a forked process, whose parent's threads are not there."""
+    """Forget the pool in a forked process, which lacks its parent's threads."""
     global _busy, _region
     _busy = threading.Lock()
     _region = threading.Lock()
     _workers.cache_clear()
 
 
-with suppress(ImportError):  # there is none on Windows
+with suppress(ImportError):  # Windows has none
     from os import register_at_fork
 
     register_at_fork(after_in_child=_forget_workers)
 
 
 def run(work: Callable[[int, int], Any], n_rows: int, size: int) -> list[Any]:
-    """Call ``work(first, last)`` on runs of ``size`` rows; return what it answers.
+    """Call ``work(first, last)`` on runs of ``size`` rows; return its answers in order.
 
-    Runs are dealt to threads as these become free. An exception ends the run and
-    reaches the caller.
+    Threads take runs as they become free. An exception ends all runs and reaches the
+    caller.
     """
     bounds = [(a, min(a + size, n_rows)) for a in range(0, n_rows, size)]
     wanted = min(n_threads(), len(bounds)) if len(bounds) > 1 else 1

@@ -1,4 +1,4 @@
-"""Floor 1: the structure that flows through the house, and how it is made."""
+"""Floor 1: `Routing`, the structure that all parts share, and rules that make it."""
 
 from ._columns import Standard, TreeView, deviations, reciprocal, units
 from ._moments import Moments

@@ -1,7 +1,7 @@
-"""What the columns of a table say beyond rounding, whatever their units.
+"""Scales of the columns of a table, whatever their units.
 
-A column is judged by its own numbers: nothing here is compared with a number of some
-unit, nor with another column.
+A column is judged only by its own numbers: they are compared with no absolute number
+and with no other column.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from scipy import sparse
 from ..backends import Array, like, select, to_host
 
 ROUNDING = 2.0**-43
-"""A column that varies by less, relative to its mean, is constant but for rounding."""
+"""A column that varies by a smaller share of its mean is constant up to rounding."""
 
 HEADROOM = 20
-"""Powers of two between a tree's unit and a usual value, or the origin if that is more.
-Trees of scikit-learn call values equal that differ by less than 1e-7 of a unit: 1e-13
-of that value, as `ROUNDING` is."""
+"""Powers of two between a tree's unit and a usual value, or the origin if that is
+larger. Trees of scikit-learn call values equal that differ by less than 1e-7 of a unit.
+That is 1e-13 of the usual value, as `ROUNDING` is."""
 
 HIGHEST = 2.0**100
-"""Largest value that a tree gets: float32 holds no more than 2¹²⁸."""
+"""Largest value that a tree gets: float32 ends at 2¹²⁸."""
 
 
 def deviations(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Return standard deviations, 0 where a column is constant but for rounding."""
+    """Return standard deviations, 0 where a column is constant up to rounding."""
     deviation = np.sqrt(variance)
     return np.where(deviation > ROUNDING * np.abs(mean), deviation, 0.0)
 
 
 def units(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Return what columns are measured in; none is 0.
+    """Return the unit of each column; none is 0.
 
-    That is the standard deviation, or the size of what a constant column holds (1 if
-    that is 0), so that a row that moves there does not seem to lie far away.
+    It is the standard deviation, or the size of a constant column's value (1 if that is
+    0), so that a row that differs there does not seem to lie far away.
     """
     deviation = deviations(mean, variance)
     size = np.abs(mean)
@@ -49,7 +49,7 @@ def reciprocal(values: np.ndarray) -> np.ndarray:
 
 
 class Standard(NamedTuple):
-    """The unit of each column: mean 0 and deviation 1; constant columns are all 0.
+    """Units in which columns have mean 0 and deviation 1, and constant columns are 0.
 
     A CSR matrix is not centred.
     """
@@ -75,12 +75,12 @@ class TreeView(NamedTuple):
     """Columns in units in which trees of scikit-learn tell their values apart.
 
     These trees cast to float32. The order of values does not change, so the cuts are
-    the same: one at z is one at ``origin + unit * z``.
+    the same: a cut at z is a cut at ``origin + unit * z``.
 
     Attributes
     ----------
     origin : (n_features,) array
-        The value nearest to zero, which float32 holds; zero for CSR.
+        The value nearest to zero, as float32 holds it; zero for CSR.
     unit : (n_features,) array
         Powers of two.
     """
@@ -90,7 +90,7 @@ class TreeView(NamedTuple):
 
     @classmethod
     def of(cls, X: Array) -> Self:
-        """Measure rows on the host; NaN is no value."""
+        """Measure rows on the host; NaN does not count."""
         if sparse.issparse(X):
             origin = np.zeros(X.shape[1])
             return cls(origin, _tree_unit(origin, X.data, X.indices))
@@ -115,7 +115,7 @@ class TreeView(NamedTuple):
 def _tree_unit(origin: np.ndarray, away: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Return the unit of each column, from its usual distance to the origin.
 
-    That is a geometric mean, so that a few values far out do not blur the others.
+    The distance is a geometric mean, so that a few outliers do not blur other values.
     """
     there = (away != 0) & np.isfinite(away)
     power = np.frexp(np.where(there, away, 0.0))[1].ravel()

@@ -1,4 +1,4 @@
-"""Second moments of each expert's rows, which batches of rows can be added to."""
+"""Second moments of each expert's rows, to which batches of rows can be added."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TINY = float(np.finfo(np.float64).tiny)
 class Moments:
     """Mass, mean and scatter of z = [x, y] under the weights of each expert.
 
-    They are centred, so that features far from zero keep their digits.
+    The scatter is centred, so that features far from zero keep their digits.
 
     Attributes
     ----------
     mass : (n_experts,) array
         Σ w.
     mean : (n_experts, d + q) array
-        Σ w z / Σ w; zero where all weights are.
+        Σ w z / Σ w; zero where all weights are zero.
     scatter : (n_experts, d + q, d + q) array
         Σ w (z - mean)(z - mean)ᵀ.
     """
@@ -41,14 +41,14 @@ class Moments:
         ----------
         X : (n_samples, d) array or scipy CSR
         Y : (n_samples, q) array or None
-            None is q = 0.
+            None means q = 0.
         routing : Routing
-            Of these rows.
+            The experts of these rows.
         """
         xp = namespace(routing.weights)
         ops = select(X)
         mass = routing.sum_by_expert(routing.weights)
-        mass = np.where(mass < TINY, 0.0, mass)  # means of less have no digits
+        mass = np.where(mass < TINY, 0.0, mass)  # the mean of a smaller mass is noise
         d = X.shape[1]
         q = 0 if Y is None else Y.shape[1]
         mean = np.zeros((routing.n_experts, d + q))
@@ -71,7 +71,7 @@ class Moments:
         return cls(mass, mean, scatter)
 
     def plus(self, other: Moments) -> Moments:
-        """Return the moments of the rows of both."""
+        """Return the moments of both sets of rows together."""
         mass = self.mass + other.mass
         share = np.divide(other.mass, mass, out=np.zeros_like(mass), where=mass > 0)
         shift = other.mean - self.mean
@@ -81,7 +81,7 @@ class Moments:
         return Moments(mass, mean, scatter)
 
     def times(self, factor: np.ndarray) -> Moments:
-        """Return the moments with the weights of each expert multiplied."""
+        """Return the moments with each expert's weights times a factor."""
         mass = self.mass * factor
         scatter = self.scatter * factor[:, None, None]
         return Moments(np.where(mass < TINY, 0.0, mass), self.mean, scatter)

@@ -15,24 +15,24 @@ from ..backends import Array, device_of, filled, like, namespace, select, to_hos
 
 @dataclass(frozen=True, eq=False)
 class Routing:
-    """A sparse (n_rows, n_experts) matrix with a fixed number of entries a row.
+    """A sparse (n_rows, n_experts) matrix with a fixed number of entries per row.
 
-    The gate's choice, the E-step's responsibilities and an initial clustering are
-    all routings. The row-major view is `indices` and `weights`; the expert-major
-    view, for each expert its rows, is built once by a counting sort and shared by
+    The gate's choice, the E-step's responsibilities and an initial clustering are all
+    routings. `indices` and `weights` are the row-major view. The expert-major view,
+    which lists the rows of each expert, is built once by a counting sort and shared by
     every routing derived with `with_weights`.
 
     Parameters
     ----------
     indices : (n_rows, width) array of int
-        Expert of each entry, -1 where a row has fewer entries. An expert stands at
-        most once in a row.
+        Expert of each entry, -1 where a row has fewer entries. An expert occurs at
+        most once per row.
     weights : (n_rows, width) array of float
         Weight of each entry; zero at entries of -1.
     n_experts : int
         Number of experts.
     dense : bool, default=False
-        Says that column k is expert k for every row, which needs no sorting.
+        Whether column k is expert k in every row, which needs no sorting.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class Routing:
 
     @classmethod
     def from_labels(cls, labels: Array, n_experts: int) -> Routing:
-        """Make a routing that sends row i to expert ``labels[i]`` alone."""
+        """Make a routing that sends row i only to expert ``labels[i]``."""
         xp = namespace(labels)
         indices = xp.expand_dims(labels, axis=-1)
         weights = xp.ones_like(indices, dtype=xp.float64)
@@ -122,7 +122,7 @@ class Routing:
         return self.with_weights(xp.where(counted, self.weights, zero))
 
     def lookup(self, table: Array) -> Array:
-        """Return what a table holds for the expert of each entry.
+        """Return the row of a table for the expert of each entry.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class Routing:
         Returns
         -------
         (n_rows, width, ...) array
-            In the container of the table; entries of -1 get what the first expert has.
+            In the container of the table; entries of -1 get the first expert's row.
         """
         xp = namespace(table)
         flat = xp.reshape(like(filled(self.indices), table), (-1,))
@@ -154,7 +154,7 @@ class Routing:
 
     # ------------------------------------------------------- expert by expert
     def segment(self, expert: int) -> tuple[Array | None, Array]:
-        """Return (rows, weights) of one expert; rows None stands for all rows."""
+        """Return (rows, weights) of one expert; rows None means all rows."""
         if self.dense:
             return None, self.weights[:, expert]
         order, bounds = self.expert_major
@@ -171,15 +171,15 @@ class Routing:
     def dispatch(
         self, answer: Callable[[int, Array | None], Array], n_outputs: int
     ) -> Array:
-        """Ask each expert about its own rows; return the answers entry by entry.
+        """Ask each expert about its rows; return the answers entry by entry.
 
         Parameters
         ----------
         answer : callable
-            ``answer(expert, rows) -> (n_rows_of_expert, q)``; called once for each
-            expert that has rows. ``rows`` None stands for all rows.
+            ``answer(expert, rows) -> (n_rows_of_expert, q)``, called once for each
+            expert that has rows. ``rows`` None means all rows.
         n_outputs : int
-            q, the number of columns of an answer.
+            Number of columns q of an answer.
 
         Returns
         -------
@@ -232,7 +232,7 @@ class Routing:
     @cached_property
     def row_sums(self) -> Array:
         """The weight of each row, (n_rows,)."""
-        # A product: sums along short rows do not run in vector registers.
+        # We use a product: sums along short rows do not run in vector registers.
         w = self.weights
         xp = namespace(self.weights)
         return w @ xp.ones(w.shape[1], dtype=w.dtype, device=device_of(w))

@@ -1,4 +1,4 @@
-"""Rules that cut a gate's choice down to the experts that are asked."""
+"""Rules that choose the experts to ask from those that a gate prefers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ._routing import Routing
 def nucleus(log_best: Array, best: Array, n_experts: int, top_p: float) -> Routing:
     """Keep the fewest experts of a row whose probabilities sum to ``top_p``.
 
-    Sampling from such a set is known as nucleus sampling [1]_; as a rule for mixtures
-    of experts it spends more of them on the rows that need more [2]_.
+    Sampling from such a set is known as nucleus sampling [1]_. As a rule for mixtures
+    of experts it asks more experts for the rows that need more [2]_.
 
     Parameters
     ----------
@@ -24,12 +24,12 @@ def nucleus(log_best: Array, best: Array, n_experts: int, top_p: float) -> Routi
         Their experts, -1 where a row has fewer.
     n_experts : int
     top_p : float
-        In (0, 1]. Rows that do not reach it keep all of ``best``.
+        Probability to reach, in (0, 1]. Rows that do not reach it keep all of ``best``.
 
     Returns
     -------
     Routing
-        Its weights are renormalised over what is kept; dropped entries are -1.
+        Weights are renormalised over the remaining experts; dropped entries are -1.
 
     References
     ----------
@@ -58,22 +58,22 @@ def within_capacity(
 ) -> Routing:
     """Move the rows that an expert has no room for to their next best expert.
 
-    An expert takes its rows by the weight that they give it, first choices before
-    second ones, as Switch does [1]_ where each row has one expert. Switch drops what
-    finds no room; here it goes to the best expert that has some.
+    An expert takes rows in the order of the weights that they give it, first choices
+    before second choices, as Switch does with one expert per row [1]_. Switch drops
+    entries that find no room; here they go to the best expert that has room.
 
     Parameters
     ----------
     routing : Routing
         The experts that rows ask for, best first.
     capacity : int
-        Rows that an expert takes, at most.
+        Most rows that an expert takes.
     rank : callable
-        ``rank(rows) -> (log_proba, experts)``: all experts of some rows, best first,
-        (n, n_experts) each.
+        ``rank(rows) -> (log_proba, experts)`` returns all experts of some rows, best
+        first, (n, n_experts) each.
     drop : bool, default=False
-        Drop what finds no room. A row of which nothing is left keeps its best expert,
-        beyond the capacity.
+        Whether to drop entries that find no room. A row that would lose all its experts
+        keeps the best one, beyond the capacity.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def within_capacity(
 
 
 def _admitted(experts: np.ndarray, weight: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Tell which rows find room at their experts, by weight; take it."""
+    """Tell which rows find room at their experts, by weight, and take up the room."""
     order = np.lexsort((-weight, experts))
     order = order[experts[order] >= 0]
     sorted_experts = experts[order]
@@ -126,7 +126,7 @@ def _moved(
     log_proba: np.ndarray,
     ranked: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return experts and probabilities of rows some of whose experts were full."""
+    """Return experts and probabilities for rows that asked some full experts."""
     wanted = (indices >= 0).sum(axis=1)
     held = (ranked[:, :, None] == np.where(kept, indices, -1)[:, None, :]).any(axis=2)
     for j in range(ranked.shape[1]):
@@ -135,7 +135,7 @@ def _moved(
             continue
         wish = np.where(lacks, ranked[:, j], -1)
         held[:, j] |= _admitted(wish, np.exp(log_proba[:, j]), room)
-    held[:, 0] |= ~held.any(axis=1)  # all are full: somebody has to serve the row
+    held[:, 0] |= ~held.any(axis=1)  # if all are full, the best serves the row
     first = np.argsort(~held, axis=1, kind="stable")[:, : indices.shape[1]]
     there = np.take_along_axis(held, first, axis=1)
     experts = np.where(there, np.take_along_axis(ranked, first, axis=1), -1)

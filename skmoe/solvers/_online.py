@@ -1,16 +1,17 @@
-r"""Multinomial logistic regression on a stream: one damped Newton step a batch.
+r"""Multinomial logistic regression on a stream: one damped Newton step per batch.
 
-The curvature of the loss is that of all batches, those of old discounted:
+The curvature of the loss sums over all batches, with older ones discounted:
 
     H ← λ H + H(batch),  w ← w - H⁻¹ ∇(batch)
 
-This is the Newton step on the sum of the batches' quadratic models: at the minimum of
-the old ones their gradient is zero, so that of the batch is all that there is. Seen
-from statistics it is online natural gradient, or an extended Kalman filter [1]_.
+This is the Newton step on the sum of the batches' quadratic models: the old models are
+at their minimum, where their gradient is zero, so only the gradient of the batch is
+left. In statistics it is known as online natural gradient, or an extended Kalman filter
+[1]_.
 
-Of the Hessian, Σ m (diag(p) - ppᵀ) ⊗ x̃x̃ᵀ, a block a class is kept: 2 Σ m p_k (1 - p_k)
-x̃x̃ᵀ, which together are no smaller than it, and equal to it along the only direction
-that matters where two classes meet.
+The Hessian is Σ m (diag(p) - ppᵀ) ⊗ x̃x̃ᵀ. We keep one block per class,
+2 Σ m p_k (1 - p_k) x̃x̃ᵀ. Together these blocks are no smaller than the Hessian. Where
+two classes meet they equal it along the only direction that matters.
 
 References
 ----------
@@ -28,14 +29,14 @@ from ..backends import Array, select, to_host
 from ._softmax import SoftmaxFit
 
 LONGEST = 1.0
-"""Coefficients of a class change by no more than so many times their length (or 1, if
-that is more): curvature far from where a class is at home says little."""
+"""Largest change of a class's coefficients, as a multiple of their length (or of 1, if
+that is more): curvature says little about a class far from its own rows."""
 
 FLOOR = 1e-6
 """Smallest curvature of a direction, mean per row."""
 
 HALVINGS = 4
-"""Trials of a step that would raise the batch's own loss, each half the one before."""
+"""Most times that a step is halved because it would raise the batch's own loss."""
 
 
 def newton_step(
@@ -51,18 +52,18 @@ def newton_step(
     scale: np.ndarray,
     start: SoftmaxFit,
 ) -> SoftmaxFit:
-    """Take one step; the batch's own loss does not rise.
+    """Take one step, which does not raise the batch's own loss.
 
     Parameters
     ----------
     X, mass, target_sums, center, scale, start
-        The batch and the model, as `fit_softmax` has them.
+        The batch and the model, as in `fit_softmax`.
     curvature : (n_classes, d + 1, d + 1) array
-        Block of each class, of the standardised features and the intercept.
+        Block of each class, over the standardised features and the intercept.
     rows : (n_classes,) array
-        Weight of the rows that it stands for.
+        Weight of the rows in each block.
     ridge, pull : (d,) arrays
-        Penalty on the scaled coefficients: of all those rows, and of the batch alone.
+        Penalty on the scaled coefficients, for all those rows and for the batch.
     """
     ops = select(X)
     sums = to_host(target_sums)

@@ -8,30 +8,30 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh, qr
 from ..routing import deviations, reciprocal
 
 SINGULAR = 1e-12
-"""Pivots and eigenvalues below this are rounding, once the diagonal is made of ones."""
+"""Pivots and eigenvalues below this are rounding if the diagonal is made of ones."""
 
 STEP = 20
-"""Powers of two that columns are moved by where the least norm is sought: there
-coefficients far apart in size would lose each other's digits."""
+"""Powers of two by which columns are rescaled for a minimum-norm solution, in which
+coefficients of very different size would lose digits."""
 
 
 def without_constants(
     A: np.ndarray, B: np.ndarray, x_mean: np.ndarray, total: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return centred equations in which columns of mere rounding are zero."""
+    """Return centred equations in which constant columns are zero, not rounding."""
     varies = deviations(x_mean, np.diagonal(A) / (total or 1.0)) > 0
     return A * np.outer(varies, varies), B * varies[:, None]
 
 
 def solve_ridge(A: np.ndarray, B: np.ndarray, alpha: float | np.ndarray) -> np.ndarray:
-    """Solve (A + αI) β = B, by the minimum norm where the matrix is singular.
+    """Solve (A + αI) β = B; if the matrix is singular, by the minimum norm.
 
-    There may be one α for all columns, or one for each.
+    There may be one α for all columns, or one per column.
     """
     S, unit = equilibrated(A, alpha)
     try:
         factor, lower = cho_factor(S)
-        # The smallest pivot tells a singular matrix before rounding hides it.
+        # The smallest pivot reveals a singular matrix that rounding would hide.
         if np.min(np.diag(factor), initial=1.0) ** 2 > SINGULAR:
             return unit[:, None] * cho_solve((factor, lower), unit[:, None] * B)
     except LinAlgError:
@@ -60,7 +60,7 @@ def singular_root(S: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Return R with R Rᵀ the pseudo-inverse of S / (unit unitᵀ).
 
     Norms are those of `LinearRegression`, in the units of the columns. Columns whose
-    unit is another order of magnitude than the usual one are moved to it in `STEP`s.
+    unit is far from the usual one are rescaled in `STEP`s towards it.
     """
     values, vectors = eigh(S)
     alive = values > SINGULAR * values[-1]

@@ -6,15 +6,15 @@ Rows x_i of mass m_i carry soft targets t_ik with Σ_k t_ik = m_i. With
 
     z_ik = w_kᵀ (x_i - μ) / s + b_k
 
-(products and quotients by feature) minimise
+(products and quotients by feature) we minimise
 
     (1/M) [ Σ_i m_i logsumexp_k z_ik - Σ_ik t_ik z_ik ] + ½ Σ_kj ridge_j w_kj²
 
 where M = Σ_i m_i. The data stay as they are: centring and scaling act on the
 coefficients, so CSR input is never densified. Intercepts are not penalised.
 
-L-BFGS does the work. Should it fail to lower the objective, one step of Böhning's
-bound [1]_ does: the Hessian is at most ½ (I - 11ᵀ/K) ⊗ ÃᵀMÃ/M, so
+We use L-BFGS. If it fails to lower the objective, we take one step of Böhning's bound
+[1]_: the Hessian is at most ½ (I - 11ᵀ/K) ⊗ ÃᵀMÃ/M, so
 
     W ← W - (½ ÃᵀMÃ/M + diag(ridge))⁻¹ ∇
 
@@ -84,9 +84,9 @@ def fit_softmax(
         Penalty on the scaled coefficients, and the inner standardisation.
     start : SoftmaxFit
     max_iter : int
-        L-BFGS iterations.
+        Most L-BFGS iterations.
     tol : float
-        Largest entry of the gradient at which to stop.
+        L-BFGS stops when no entry of the gradient exceeds this.
     """
     ops = select(X)
     sums = to_host(target_sums)
@@ -136,7 +136,7 @@ def fit_softmax(
     solution = minimize(remembered, first, jac=True, method="L-BFGS-B", options=options)
     params = solution.x
     converged = bool(solution.success)
-    if not solution.fun < value:  # also when it is NaN
+    if not solution.fun < value:  # also if it is NaN
         params, converged = first, True  # nothing better within rounding
         if n_features <= BOHNING_MAX_FEATURES:
             step = _bohning_step(X, mass, grad, total, ridge, center, scale)

@@ -1,4 +1,4 @@
-"""The GPU backend: CUDA kernels for what is hot, the reference for the rest."""
+"""The GPU backend: CUDA kernels where time is spent, the reference elsewhere."""
 
 from typing import Any
 

@@ -1,10 +1,10 @@
-"""What the operations ask of CuPy: the module, its arrays, and a launch.
+"""The link to CuPy: its module, its arrays, and launches of our kernels.
 
 The kernels are CUDA C in one file, which NVRTC compiles at first use; CuPy keeps the
-result on disk. Why not the alternatives: CuPy compiles its own operations with NVRTC,
-so nothing more has to be installed, while numba.cuda would be a second toolchain; and
-the text is plain enough to build as C++ for the host, so that the kernels themselves
-are tested where there is no device. CuPy is imported by the first call that needs it.
+result on disk. CuPy compiles its own operations with NVRTC too, so nothing more has to
+be installed, while numba.cuda would be a second toolchain. And the text is plain enough
+to build as C++ for the host, so that the kernels themselves are tested without a
+device. The first call that needs CuPy imports it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ THREADS = 256
 C_TYPES = {"float32": "float", "float64": "double", "int64": "long long"}
 
 INSTANCES = {"T": ("float", "double"), "I": ("long long",)}
-"""C types that a template's parameter stands for."""
+"""C types for which a template is compiled, by the letter of its parameter."""
 
 INSTALL = "Install it with `pip install skmoe[gpu]` or choose backend='numba'."
 DRIVER = "Install an NVIDIA driver that fits CuPy, or choose backend='numba'."
@@ -57,7 +57,7 @@ def xp() -> ModuleType:
 
 
 def serves(array: Array, dtypes: tuple[str, ...]) -> bool:
-    """Tell whether an array lies on a device and has one of the dtypes."""
+    """Tell whether an array is on a device and has one of the dtypes."""
     return isinstance(array, xp().ndarray) and array.dtype.name in dtypes
 
 
@@ -67,7 +67,7 @@ def current(array: Array) -> AbstractContextManager:
 
 
 def instances(source: str) -> list[str]:
-    """Return the kernels of a text with the types they are made for."""
+    """Return the kernels of a text, with the types to compile them for."""
     kernels = re.findall(r"template <typename (\w)>\s+__global__ void (\w+)", source)
     return [f"{name}<{c}>" for letter, name in kernels for c in INSTANCES[letter]]
 
@@ -88,13 +88,13 @@ def launch(name: str, n_threads: int, *args: Any) -> None:
     name : str
         The kernel, without its type.
     n_threads : int
-        How many threads; their number is the kernel's own first argument.
+        Number of threads, which is also the kernel's first argument.
     *args : contiguous device arrays, int or None
-        The other arguments. None is a null pointer.
+        The other arguments. None becomes a null pointer.
     """
     if n_threads == 0:
         return
     kernel = module().get_function(f"{name}<{C_TYPES[args[0].dtype.name]}>")
-    # CuPy passes a Python int as 64 bits; what NumPy's are depends on their dtype.
+    # CuPy passes a Python int as 64 bits, but a NumPy int by its dtype.
     words = (a if isinstance(a, xp().ndarray) else int(a or 0) for a in args)
     kernel((-(-n_threads // THREADS),), (THREADS,), (n_threads, *words))

@@ -1,7 +1,7 @@
-"""Products by cuBLAS, and one kernel for what the reference does in many passes.
+"""Operations of the reference by cuBLAS, and by one kernel instead of many passes.
 
-Each function has the signature and the answer of the reference's, which serves what
-the kernels do not: CSR, other dtypes, arrays of another library.
+Each function has the signature and the answer of the reference, which still serves CSR,
+other dtypes and arrays of another library.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from . import _device
 from ._device import launch
 
 BLOCK_ELEMENTS = 1 << 22
-"""Elements of a block of logits: enough rows to fill a device, few enough for its
-level-2 cache."""
+"""Number of elements in a block of logits: enough rows to fill a device, but few enough
+for its level-2 cache."""
 
 SUM_ROWS = 1 << 10
-"""Rows of a product that are summed in the dtype of X, before float64 takes over."""
+"""Number of rows that a product sums in the dtype of X, before float64 takes over."""
 
 PARTIAL_SUMS = 1 << 20
-"""Sums, at most, that the entries of all experts are first taken into."""
+"""Most partial sums of all experts together."""
 
 FLOATS, INTEGERS = ("float32", "float64"), ("int32", "int64")
 
@@ -48,14 +48,14 @@ def _serves(*dtypes: str) -> Callable:
 
 
 def _as(array: Array, dtype: Any) -> Array:
-    """Return a device array as the kernels read it; no other array is moved there."""
+    """Return a device array as the kernels read it; refuse arrays of the host."""
     if not isinstance(array, _device.xp().ndarray):
         raise TypeError(f"{type(array)} stands beside an array on the device")
     return _device.xp().ascontiguousarray(array.astype(dtype, copy=False))
 
 
 def _table(table: Array, dtype: Any) -> Array:
-    """Return a table of parameters on the device, wherever it was."""
+    """Return a table of parameters on the device, moved there if need be."""
     return _device.xp().ascontiguousarray(_device.xp().asarray(table, dtype=dtype))
 
 
@@ -71,7 +71,7 @@ def _blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
 
 # --------------------------------------------------------------------- gate
 def _logits(X: Array, coef: Array, intercept: Array) -> Iterator[tuple]:
-    """Yield (rows, arguments of a kernel): the (K, B) products, intercepts, and K."""
+    """Yield (rows, arguments of a kernel): the (K, B) products, intercepts and K."""
     weight, bias = _table(coef, X.dtype), _table(intercept, X.dtype)
     for rows in _blocks(X.shape[0], len(weight)):
         yield rows, (weight @ X[rows].T, bias, len(weight))
@@ -81,7 +81,7 @@ def _logits(X: Array, coef: Array, intercept: Array) -> Iterator[tuple]:
 def softmax_route(
     X: Array, coef: Array, intercept: Array, k: int
 ) -> tuple[Array, Array]:
-    """Top-k and softmax of a row in one go."""
+    """Compute top-k and softmax of a row in one kernel."""
     n = X.shape[0]
     k = min(k, len(coef))
     indices, weights = _empty(n, k), _empty(n, k, dtype=X.dtype)
@@ -95,7 +95,7 @@ def softmax_route(
 def softmax_survey(
     X: Array, coef: Array, intercept: Array, indices: Array, k: int
 ) -> tuple[Array, Array, Array]:
-    """What is asked about, the best, and the normaliser, in two passes over logits."""
+    """Compute entries, best experts and normaliser in two passes over the logits."""
     n = X.shape[0]
     k = min(k, len(coef))
     m = indices.shape[1]
@@ -112,7 +112,7 @@ def softmax_survey(
 def softmax_loss(
     X: Array, mass: Array, target_sums: Array, coef: Array, intercept: Array
 ) -> tuple[float, Array, Array]:
-    """Objective and gradient in one pass over X; one number goes to the host."""
+    """Compute loss and gradient in one pass over X; one number goes to the host."""
     sums, coef, intercept = (
         _table(table, "float64") for table in (target_sums, coef, intercept)
     )
@@ -147,7 +147,7 @@ def _product(pull: Array, X: Array) -> Array:
 # ------------------------------------------------------------------ experts
 @_serves(*FLOATS)
 def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) -> Array:
-    """Only the products that the entries ask for; all of them by cuBLAS."""
+    """Compute only the products of the entries, or all products by cuBLAS."""
     coef, intercept = _table(coef, X.dtype), _table(intercept, X.dtype)
     n_experts, q, d = coef.shape
     if indices is None:
@@ -165,7 +165,7 @@ def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) ->
 def linear_mix(
     X: Array, indices: Array | None, weights: Array, coef: Array, intercept: Array
 ) -> Array:
-    """Dot products and weighted sum of a row in one go."""
+    """Compute dot products and weighted sum of a row in one kernel."""
     coef, intercept = _table(coef, X.dtype), _table(intercept, X.dtype)
     n_experts, q, d = coef.shape
     values = _empty(len(X), q, dtype=X.dtype)
@@ -196,7 +196,7 @@ def _entry_logits(
 def softmax_at(
     X: Array, labels: Array, indices: Array | None, coef: Array, intercept: Array
 ) -> Array:
-    """Logits of a block's entries, then the label's softmax, one thread an entry."""
+    """Compute a block's logits, then the label's softmax with one thread per entry."""
     labels = _as(labels, "int64")
     m = len(coef) if indices is None else indices.shape[1]
     values = _empty(len(X), m, dtype=X.dtype)
@@ -211,7 +211,7 @@ def softmax_at(
 def softmax_mix(
     X: Array, indices: Array | None, weights: Array, coef: Array, intercept: Array
 ) -> Array:
-    """Logits of a block's entries, then softmax and weighted sum, a thread a row."""
+    """Compute a block's logits, then the weighted softmax with one thread per row."""
     weights = _as(weights, X.dtype)
     values = _empty(len(X), coef.shape[1], dtype=X.dtype)
     for rows, logits, kept in _entry_logits(X, indices, coef, intercept):
@@ -225,7 +225,7 @@ def softmax_mix(
 def normal_log_density(
     y: Array, values: Array, scale: Array, indices: Array | None
 ) -> Array:
-    """One pass over the entries; logarithms of the scales once an expert."""
+    """Pass once over the entries; take logarithms of scales once per expert."""
     xp = _device.xp()
     dtype = values.dtype
     y = _as(y, dtype)
@@ -242,7 +242,7 @@ def normal_log_density(
 
 @_serves(*FLOATS)
 def truncate(log_joint: Array, width: int) -> tuple[Array, Array, Array]:
-    """Choice, responsibilities and log normaliser of a row in one go."""
+    """Compute choice, responsibilities and log normaliser of a row in one kernel."""
     n, m = log_joint.shape
     dtype = log_joint.dtype
     kept, resp = _empty(n, width), _empty(n, width, dtype=dtype)
@@ -254,7 +254,7 @@ def truncate(log_joint: Array, width: int) -> tuple[Array, Array, Array]:
 
 @_serves(*FLOATS)
 def top_k(scores: Array, k: int) -> tuple[Array, Array]:
-    """Insertion into the k best, a thread a row."""
+    """Insert scores into the k best, with one thread per row."""
     n, m = scores.shape
     k = min(k, m)
     values, places = _empty(n, k, dtype=scores.dtype), _empty(n, k)
@@ -280,7 +280,7 @@ def _parts(n_sums: int) -> int:
 
 @_serves(*FLOATS)
 def sum_by_expert(values: Array, order: Array | None, offsets: Array) -> list[float]:
-    """Segment sums without a copy of the entries; all answers come in one transfer."""
+    """Sum segments without a copy of the entries; one transfer brings all answers."""
     if order is None:
         return values.sum(axis=0, dtype="float64").tolist()
     n_experts = len(offsets) - 1
@@ -292,7 +292,7 @@ def sum_by_expert(values: Array, order: Array | None, offsets: Array) -> list[fl
 
 @_serves(*FLOATS)
 def segment_sums(X: Array, weights: Array, order: Array, offsets: Array) -> Array:
-    """Segment sums without a copy of the rows."""
+    """Sum segments without a copy of the rows."""
     n_experts = len(offsets) - 1
     d = X.shape[1]
     m = weights.shape[1]
@@ -309,7 +309,7 @@ def segment_sums(X: Array, weights: Array, order: Array, offsets: Array) -> Arra
 def gram(
     X: Array, Y: Array, weights: Array, rows: Array | None = None
 ) -> tuple[Array, Array, Array, Array]:
-    """Blocks of √w ([x, y] - mean), gathered in float64, and one product each."""
+    """Gather blocks of √w ([x, y] - mean) in float64, and multiply each by itself."""
     xp = _device.xp()
     w = weights.astype("float64", copy=False)
     d = X.shape[1]
@@ -323,7 +323,7 @@ def gram(
     shift = xp.zeros(width)
     G = xp.zeros((width, width))
     origin = xp.zeros(width)
-    if len(w):  # sums about a row say exactly what a constant column holds
+    if len(w):  # sums about a row are exact for constant columns
         heaviest = int(w.argmax())
         origin = block(slice(heaviest, heaviest + 1))[0] * (total > 0)
     for part in _blocks(len(w), width):

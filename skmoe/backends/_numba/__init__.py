@@ -1,4 +1,4 @@
-"""The CPU backend: Numba kernels for what is hot, the reference for the rest."""
+"""The CPU backend: Numba kernels where time is spent, the reference elsewhere."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """Compiled kernels on disk, which may be full, read-only, or hold torn files.
 
-Whatever Numba meets there, kernels are compiled in memory, and one warning says so.
+If Numba fails there, kernels are compiled in memory, and one warning says so.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from numba.core.serialize import dumps
 from ..._caller import level_of_caller
 
 _told: list[str] = []
-"""The folder that the user was told of, once in a process."""
+"""The folder of the warning, which is given once per process."""
 
 
 class Sealed(CompileResultCacheImpl):
-    """What is stored of a kernel, with a digest: machine code with a hole may crash."""
+    """A stored kernel with a digest, since damaged machine code may crash."""
 
     def reduce(self, data: Any) -> tuple[bytes, bytes]:
         """Return the digest and the bytes of a compiled kernel."""
@@ -32,7 +32,7 @@ class Sealed(CompileResultCacheImpl):
         return sha256(stored).digest(), stored
 
     def rebuild(self, target_context: Any, reduced_data: tuple[bytes, bytes]) -> Any:
-        """Return the kernel; raise ValueError unless its bytes are as they were."""
+        """Return the kernel; raise ValueError if its bytes have changed."""
         digest, stored = reduced_data
         if sha256(stored).digest() != digest:
             raise ValueError("the stored kernel is damaged")
@@ -40,12 +40,12 @@ class Sealed(CompileResultCacheImpl):
 
 
 class TolerantCache(FunctionCache):
-    """Numba's cache of one function; a folder that fails is as good as an empty one."""
+    """Numba's cache of one function; a folder that fails counts as empty."""
 
     _impl_class = Sealed
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the stored kernel, None if there is none that can be read."""
+        """Return the stored kernel, None if none can be read."""
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:
@@ -63,17 +63,17 @@ class TolerantCache(FunctionCache):
 
 
 def cached(kernel: Any) -> Any:
-    """Return a kernel of Numba's that is kept on disk wherever that goes."""
+    """Return a Numba kernel that is kept on disk wherever that is possible."""
     try:
         kernel._cache = TolerantCache(kernel.py_func)
-    except RuntimeError as error:  # Numba finds no folder that it may write to
+    except RuntimeError as error:  # Numba finds no folder that it can write to
         beside = join(dirname(__file__), "__pycache__")
         tell(config.CACHE_DIR or beside, error)  # type: ignore[attr-defined]
     return kernel
 
 
 def tell(folder: str, error: Exception) -> None:
-    """Warn that the kernels of this process are not kept, or not taken, from disk."""
+    """Warn that the kernels of this process are neither kept on disk nor read."""
     if _told:
         return
     _told.append(folder)

@@ -1,19 +1,19 @@
 """Serial kernels over a run of rows, compiled by Numba; they hold no GIL.
 
-A run is worked off in blocks whose logits stay in cache. Blocks of logits are
-expert-major, (K, B): the loop over the rows of a block is the inner one and runs in
-vector registers, without reductions across a register. Products are BLAS's, called
-from inside the kernel, so that no thread comes back to the interpreter before its run
-is done.
+A kernel works through its run in blocks whose logits stay in cache. Blocks of logits
+are expert-major, (K, B): the inner loop goes over the rows of a block and runs in
+vector registers, without reductions across a register. Kernels call BLAS for products
+themselves, so that no thread returns to the interpreter before its run is done.
 
-``rows`` is ``(X,)`` for a dense matrix and ``(data, columns, indptr)`` for CSR; the
-functions `dot`, `product`, `add_row` and `add_products` know the difference, the
-kernels do not. Tables of (K, d) coefficients are C-ordered next to dense rows and
-F-ordered next to CSR, so that a column's coefficients lie side by side.
+``rows`` is ``(X,)`` for a dense matrix and ``(data, columns, indptr)`` for CSR. Only
+the functions `dot`, `product`, `add_row` and `add_products` know the difference. Tables
+of (K, d) coefficients are C-ordered next to dense rows and F-ordered next to CSR, so
+that a column's coefficients lie side by side.
 
-No `fastmath`: it lets the compiler drop NaN and infinities. Dot products may be summed
-in any order (`reassoc`, `contract`, `nsz`), which keeps both. All kernels stand in this
-file: Numba's cache does not see changes in another module that a kernel calls.
+We do not use `fastmath`, which lets the compiler drop NaN and infinities. Dot products
+may be summed in any order (`reassoc`, `contract`, `nsz`), which keeps both. All kernels
+are in this file: Numba's cache does not see changes in another module that a kernel
+calls.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ANY_ORDER = {"reassoc", "contract", "nsz"}
 
 
 def kernel(function=None, *, any_order=False):
-    """Compile a function; cached on disk wherever there is a folder for it."""
+    """Compile a function, and cache it on disk wherever there is a folder for it."""
     if function is None:
         return lambda f: kernel(f, any_order=any_order)
     options: dict[str, Any] = {
@@ -43,8 +43,9 @@ def kernel(function=None, *, any_order=False):
 
 
 # --------------------------------------------------------------- exponential
-# math.exp is a call, which keeps a loop out of vector registers; these are not. Of
-# arguments up to 0 only: x = k log 2 + r, exp x = 2^k p(r), 2^k made from its bits.
+# math.exp is a call, which keeps a loop out of vector registers; these functions do
+# not. They take x <= 0 only: x = k log 2 + r and exp x = 2^k p(r), with 2^k made from
+# bits.
 @njit(inline="always")
 def _exp64(x):
     k = math.floor(x * 1.4426950408889634 + 0.5)
@@ -76,7 +77,7 @@ def _exp32(x):
 
 
 def exp(x):
-    """Return exp x for x <= 0, 0 for -inf; NaN stays."""
+    """Return exp x for x <= 0, 0 for -inf and NaN for NaN."""
 
 
 @overload(exp)
@@ -158,7 +159,8 @@ def _product(rows, start, stop, coef, logits, spare):
             total = spare[:n_experts]
             total[:] = 0.0
             for s in range(indptr[start + i], indptr[start + i + 1]):
-                value, column = data[s], columns[s]
+                value = data[s]
+                column = columns[s]
                 for e in range(n_experts):
                     total[e] += value * coef[e, column]
             for e in range(n_experts):
@@ -190,7 +192,7 @@ def _add_row(rows, i, weight, out):
 
 
 def add_products(rows, start, stop, density, out, spare):
-    """Add density @ X[start:stop], (K, d), to ``out``, in float64; spare as out."""
+    """Add density @ X[start:stop], (K, d), to ``out``, in float64; spare is like it."""
 
 
 @overload(add_products)
@@ -207,14 +209,16 @@ def _add_products(rows, start, stop, density, out, spare):
 
     def csr(rows, start, stop, density, out, spare):
         data, columns, indptr = rows
-        n_experts, own = out.shape[0], spare[:, 0]
+        n_experts = out.shape[0]
+        weight = spare[:, 0]
         for i in range(stop - start):
             for e in range(n_experts):
-                own[e] = density[e, i]
+                weight[e] = density[e, i]
             for s in range(indptr[start + i], indptr[start + i + 1]):
-                value, column = np.float64(data[s]), columns[s]
+                value = np.float64(data[s])
+                column = columns[s]
                 for e in range(n_experts):
-                    out[e, column] += value * own[e]
+                    out[e, column] += value * weight[e]
 
     return csr
 
@@ -224,13 +228,13 @@ def _add_products(rows, start, stop, density, out, spare):
 def _insert(value, expert, v0, v1, e0, e1):
     """Return the best two of a sorted pair and one more; ties keep the earlier."""
     first = value > v0
-    lost = v0 if first else value
-    lost_expert = e0 if first else expert
+    loser = v0 if first else value
+    loser_expert = e0 if first else expert
     v0 = value if first else v0
     e0 = expert if first else e0
-    second = first | (lost > v1)  # what the first place loses comes before a tie
-    v1 = lost if second else v1
-    e1 = lost_expert if second else e1
+    second = first | (loser > v1)  # the loser of the first place comes before a tie
+    v1 = loser if second else v1
+    e1 = loser_expert if second else e1
     return v0, v1, e0, e1
 
 
@@ -245,13 +249,21 @@ def best_of_block(logits, values, experts):
     values[:] = -np.inf
     experts[:] = -1
     if k <= 2:
-        v0, v1, e0, e1 = values[0], values[1], experts[0], experts[1]
+        v0 = values[0]
+        v1 = values[1]
+        e0 = experts[0]
+        e1 = experts[1]
         unrolled = n_experts // 4 * 4
         for e in range(0, unrolled, 4):
-            # Four experts a sweep: the running best stays in registers.
-            za, zb, zc, zd = logits[e], logits[e + 1], logits[e + 2], logits[e + 3]
-            first, second = np.int32(e), np.int32(e + 1)
-            third, fourth = np.int32(e + 2), np.int32(e + 3)
+            # Four experts per sweep: the best two so far stay in registers.
+            za = logits[e]
+            zb = logits[e + 1]
+            zc = logits[e + 2]
+            zd = logits[e + 3]
+            first = np.int32(e)
+            second = np.int32(e + 1)
+            third = np.int32(e + 2)
+            fourth = np.int32(e + 3)
             for i in range(n_rows):
                 a, b, p, q = v0[i], v1[i], e0[i], e1[i]
                 a, b, p, q = _insert(za[i], first, a, b, p, q)
@@ -260,27 +272,33 @@ def best_of_block(logits, values, experts):
                 a, b, p, q = _insert(zd[i], fourth, a, b, p, q)
                 v0[i], v1[i], e0[i], e1[i] = a, b, p, q
         for e in range(unrolled, n_experts):
-            z, expert_id = logits[e], np.int32(e)
+            z = logits[e]
+            expert_id = np.int32(e)
             for i in range(n_rows):
                 a, b, p, q = v0[i], v1[i], e0[i], e1[i]
                 a, b, p, q = _insert(z[i], expert_id, a, b, p, q)
                 v0[i], v1[i], e0[i], e1[i] = a, b, p, q
     else:
-        value, expert = values[k], experts[k]  # what is still to be placed
+        value = values[k]  # of the entry that seeks its place
+        expert = experts[k]
         for e in range(n_experts):
             z = logits[e]
             for i in range(n_rows):
-                value[i], expert[i] = z[i], e
+                value[i] = z[i]
+                expert[i] = e
             for j in range(k):
-                vj, ej = values[j], experts[j]
+                vj = values[j]
+                ej = experts[j]
                 for i in range(n_rows):
-                    new, old = value[i], vj[i]
-                    x, y = expert[i], ej[i]
-                    better = (new > old) | ((new == old) & (x < y))
+                    new = value[i]
+                    old = vj[i]
+                    new_expert = expert[i]
+                    old_expert = ej[i]
+                    better = (new > old) | ((new == old) & (new_expert < old_expert))
                     vj[i] = new if better else old
                     value[i] = old if better else new
-                    ej[i] = x if better else y
-                    expert[i] = y if better else x
+                    ej[i] = new_expert if better else old_expert
+                    expert[i] = old_expert if better else new_expert
     for i in range(n_rows):
         if experts[k - 1, i] < 0:
             _fill(logits, values, experts, k, i)
@@ -288,16 +306,16 @@ def best_of_block(logits, values, experts):
 
 @kernel
 def _fill(logits, values, experts, k, i):
-    """Give the places that only -inf or NaN is left for to the first experts left."""
+    """Fill empty places with the first experts whose logits are -inf, then NaN."""
     n_experts = logits.shape[0]
     for last in (False, True):  # NaN comes last
         for e in range(n_experts):
-            taken = math.isnan(logits[e, i]) != last
+            skip = math.isnan(logits[e, i]) != last
             place = k
             for j in range(k - 1, -1, -1):
-                taken = taken or experts[j, i] == e
+                skip = skip or experts[j, i] == e
                 place = j if experts[j, i] < 0 else place
-            if not taken and place < k:
+            if not skip and place < k:
                 experts[place, i] = e
                 values[place, i] = logits[e, i]
 
@@ -313,10 +331,12 @@ def _biased(rows, start, stop, coef, bias, logits, spare):
 @kernel
 def _soften(values):
     """Turn the k best of each column into their softmax; the last row is scratch."""
-    k, n_rows = values.shape[0] - 1, values.shape[1]
-    peak, total = values[0].copy(), values[k]
+    k = values.shape[0] - 1
+    n_rows = values.shape[1]
+    peak = values[0].copy()
+    total = values[k]
     for i in range(n_rows):
-        if math.isnan(values[k - 1, i]):  # the last of the best, and so for all
+        if math.isnan(values[k - 1, i]):  # NaN comes last, and makes all NaN
             peak[i] = values[k - 1, i]
     total[:] = 0.0
     for j in range(k):
@@ -325,7 +345,7 @@ def _soften(values):
             total[i] += values[j, i]
     for j in range(k):
         for i in range(n_rows):
-            # Shared equally where no value is above -inf.
+            # Where no value is above -inf, all get equal shares.
             values[j, i] = 1.0 / k if peak[i] == -np.inf else values[j, i] / total[i]
 
 
@@ -333,7 +353,8 @@ def _soften(values):
 @kernel
 def softmax_route(rows, first, last, coef, bias, size, indices, weights):
     """Write each row's k best experts and the softmax over them."""
-    n_experts, k = coef.shape[0], indices.shape[1]
+    n_experts = coef.shape[0]
+    k = indices.shape[1]
     buffer = np.empty((2, n_experts * size), dtype=coef.dtype)
     value_buffer = np.empty((k + 1) * size, dtype=coef.dtype)
     expert_buffer = np.empty((k + 1) * size, dtype=np.int32)
@@ -354,11 +375,13 @@ def softmax_route(rows, first, last, coef, bias, size, indices, weights):
 @kernel
 def softmax_survey(rows, first, last, coef, bias, size, wanted, at, best, log_best):
     """Write log softmax at the wanted experts and at the k best."""
-    n_experts, k = coef.shape[0], best.shape[1]
+    n_experts = coef.shape[0]
+    k = best.shape[1]
     buffer = np.empty((2, n_experts * size), dtype=coef.dtype)
     value_buffer = np.empty((k + 1) * size, dtype=coef.dtype)
     expert_buffer = np.empty((k + 1) * size, dtype=np.int32)
-    peak, norm = np.empty(size, coef.dtype), np.empty(size, coef.dtype)
+    peak = np.empty(size, coef.dtype)
+    norm = np.empty(size, coef.dtype)
     for start in range(first, last, size):
         b = min(size, last - start)
         logits = buffer[0, : n_experts * b].reshape(n_experts, b)
@@ -370,8 +393,8 @@ def softmax_survey(rows, first, last, coef, bias, size, wanted, at, best, log_be
         for i in range(b):
             for j in range(wanted.shape[1]):
                 e = wanted[start + i, j]
-                known = -np.inf if e < 0 else (logits[e, i] - peak[i]) - norm[i]
-                at[start + i, j] = known
+                log_proba = -np.inf if e < 0 else (logits[e, i] - peak[i]) - norm[i]
+                at[start + i, j] = log_proba
             for j in range(k):
                 best[start + i, j] = experts[j, i]
                 log_best[start + i, j] = (values[j, i] - peak[i]) - norm[i]
@@ -397,7 +420,8 @@ def softmax_loss(rows, first, last, coef, bias, size, mass, g_coef, g_bias):
     n_experts = coef.shape[0]
     buffer = np.empty((2, n_experts * size), dtype=coef.dtype)
     spare = np.empty_like(coef)
-    peak, total = np.empty(size, coef.dtype), np.empty(size, coef.dtype)
+    peak = np.empty(size, coef.dtype)
+    total = np.empty(size, coef.dtype)
     loss = 0.0
     for start in range(first, last, size):
         b = min(size, last - start)
@@ -406,7 +430,7 @@ def softmax_loss(rows, first, last, coef, bias, size, mass, g_coef, g_bias):
         peak[:] = -np.inf
         total[:] = 0.0
         for e in range(n_experts):
-            for i in range(b):  # written so that NaN stays
+            for i in range(b):  # this form of max keeps NaN
                 peak[i] = peak[i] if peak[i] >= z[e, i] else z[e, i]
         for e in range(n_experts):
             for i in range(b):
@@ -428,7 +452,7 @@ def softmax_loss(rows, first, last, coef, bias, size, mass, g_coef, g_bias):
 
 @kernel
 def softmax_loss_thin(rows, first, last, coef, bias, mass, g_coef, g_bias):
-    """Do as `softmax_loss`, row by row: for few classes a product is all memory."""
+    """Do as `softmax_loss`, row by row: with few classes memory limits a product."""
     n_classes = coef.shape[0]
     z = np.empty(n_classes, dtype=coef.dtype)
     loss = 0.0
@@ -454,11 +478,14 @@ def _best_cells(logits, n_rows, pairs, k):
     Values and cells are (k + 1, B), the last row is scratch; then follow the best
     logits of the rows of the grid, and of its columns.
     """
-    b, n_columns = logits.shape[1], logits.shape[0] - n_rows
-    width, other = min(k, n_rows) + 1, min(k, n_columns) + 1
-    row_values = np.empty((width, b), logits.dtype)
-    column_values = np.empty((other, b), logits.dtype)
-    row, column = np.empty((width, b), np.int32), np.empty((other, b), np.int32)
+    b = logits.shape[1]
+    n_columns = logits.shape[0] - n_rows
+    row_shape = (min(k, n_rows) + 1, b)
+    column_shape = (min(k, n_columns) + 1, b)
+    row_values = np.empty(row_shape, logits.dtype)
+    column_values = np.empty(column_shape, logits.dtype)
+    row = np.empty(row_shape, np.int32)
+    column = np.empty(column_shape, np.int32)
     best_of_block(logits[:n_rows], row_values, row)
     best_of_block(logits[n_rows:], column_values, column)
     sums = np.empty((pairs.shape[0], b), logits.dtype)
@@ -481,7 +508,8 @@ def product_route(
     rows, first, last, coef, bias, size, n_rows, pairs, expert_of, indices, weights
 ):  # fmt: skip
     """Write each row's k best experts and the softmax over them."""
-    n_logits, k = coef.shape[0], indices.shape[1]
+    n_logits = coef.shape[0]
+    k = indices.shape[1]
     buffer = np.empty((2, n_logits * size), dtype=coef.dtype)
     for start in range(first, last, size):
         b = min(size, last - start)
@@ -501,14 +529,16 @@ def product_survey(
     wanted, at, best, log_best,
 ):  # fmt: skip
     """Write log probabilities at the wanted experts and at the k best."""
-    n_logits, k = coef.shape[0], best.shape[1]
+    n_logits = coef.shape[0]
+    k = best.shape[1]
     buffer = np.empty((2, n_logits * size), dtype=coef.dtype)
-    peak, norm = np.empty((2, size), coef.dtype), np.empty((2, size), coef.dtype)
+    peak = np.empty((2, size), coef.dtype)
+    norm = np.empty((2, size), coef.dtype)
     for start in range(first, last, size):
         b = min(size, last - start)
         logits = buffer[0, : n_logits * b].reshape(n_logits, b)
         _biased(rows, start, start + b, coef, bias, logits, buffer[1])
-        values, found, row, column = _best_cells(logits, n_rows, pairs, k)
+        values, best_cells, row, column = _best_cells(logits, n_rows, pairs, k)
         _normaliser(logits[:n_rows], row, peak[0], norm[0])
         _normaliser(logits[n_rows:], column, peak[1], norm[1])
         for i in range(b):
@@ -516,22 +546,23 @@ def product_survey(
                 e = wanted[start + i, j]
                 at[start + i, j] = -np.inf
                 if e >= 0:
-                    own = (logits[cells[e, 0], i] - peak[0, i]) - norm[0, i]
-                    other = logits[n_rows + cells[e, 1], i] - peak[1, i]
-                    at[start + i, j] = own + (other - norm[1, i])
-            top, total = peak[0, i] + peak[1, i], norm[0, i] + norm[1, i]
+                    row_part = (logits[cells[e, 0], i] - peak[0, i]) - norm[0, i]
+                    column_part = logits[n_rows + cells[e, 1], i] - peak[1, i]
+                    at[start + i, j] = row_part + (column_part - norm[1, i])
+            top = peak[0, i] + peak[1, i]
+            total = norm[0, i] + norm[1, i]
             for j in range(k):
-                best[start + i, j] = expert_of[found[j, i]]
+                best[start + i, j] = expert_of[best_cells[j, i]]
                 log_best[start + i, j] = (values[j, i] - top) - total
 
 
 # ------------------------------------------------------------ tree of softmaxes
-# A view of an array counts itself in and out, an atomic step that threads wait for each
-# other at. A node has few edges, so these functions take places instead; of unsigned
-# ones Numba need not ask whether they count from the end.
+# A view of an array is counted in and out, in atomic steps at which threads wait for
+# each other. A node has few edges, so these functions take places in the array instead.
+# They are unsigned, so Numba need not ask whether they count from the end.
 @njit(inline="always")
 def _edges(bounds, node):
-    """Return the first edge of a node and that of the next."""
+    """Return the first edge of a node and the first edge of the next node."""
     return np.uintp(bounds[node]), np.uintp(bounds[node + 1])
 
 
@@ -539,14 +570,15 @@ def _edges(bounds, node):
 def _open(node, bounds, above, total):
     """Turn the logits of a node's edges into log probabilities of their ends.
 
-    The edge that leads to the node must have been turned before.
+    The edge that leads to the node must already hold its log probability.
     """
     first, last = _edges(bounds, node)
     up = above[first]
     before = total[up] if up >= 0 else total.dtype.type(0.0)
-    peak, norm = total[first], total.dtype.type(0.0)
+    peak = total[first]
+    norm = total.dtype.type(0.0)
     for e in range(first, last):
-        peak = max(peak, total[e])  # in vector registers; where NaN is, norm is NaN
+        peak = max(peak, total[e])  # runs in vector registers; NaN makes norm NaN
     for e in range(first, last):
         norm += exp(total[e] - peak)
     norm = math.log(norm)
@@ -563,11 +595,11 @@ def _ask(rows, i, node, coef, bias, bounds, above, total):
 
 
 @kernel(any_order=True)
-def _sift(first, last, total, target, leaf, rest, values, keys, line, held, size):
+def _sift(first, last, total, target, leaf, rest, values, keys, line, count, size):
     """Put the best of some edges' leaves, or inner nodes, among the best of a line.
 
-    Best first, so that few are put in vain; ``rest`` is scratch. Return how many the
-    line has.
+    The best go first, so that few are put in vain; ``rest`` is scratch. Return the new
+    ``count`` of entries in the line.
     """
     for e in range(first, last):
         rest[e] = total[e] if (target[e] < 0) == leaf else -np.inf
@@ -575,26 +607,28 @@ def _sift(first, last, total, target, leaf, rest, values, keys, line, held, size
         top = rest[first]
         for e in range(first, last):
             top = max(top, rest[e])
-        full = held == size
-        if not top > -np.inf or (full and top < values[line, held - 1]):
+        full = count == size
+        if not top > -np.inf or (full and top < values[line, count - 1]):
             break
         place = first
         while rest[place] != top:
             place += np.uintp(1)
         key = -1 - target[place] if leaf else target[place]
         rest[place] = -np.inf
-        c = held  # from here it goes up: the largest first, ties by key
+        c = count  # the entry moves up from here: the largest first, ties by key
         while c > 0 and (
             top > values[line, c - 1]
             or (top == values[line, c - 1] and key < keys[line, c - 1])
         ):
             if c < size:
-                values[line, c], keys[line, c] = values[line, c - 1], keys[line, c - 1]
+                values[line, c] = values[line, c - 1]
+                keys[line, c] = keys[line, c - 1]
             c -= 1
         if c < size:
-            values[line, c], keys[line, c] = top, key
-            held = min(held + 1, size)
-    return held
+            values[line, c] = top
+            keys[line, c] = key
+            count = min(count + 1, size)
+    return count
 
 
 @kernel
@@ -602,53 +636,62 @@ def tree_survey(
     rows, first, last, coef, bias, bounds, target, owner, above, paths, beam,
     wanted, at, best, log_best,
 ):  # fmt: skip
-    """Write log probabilities at the wanted experts and at the k best found.
+    """Write log probabilities at the wanted experts and at the k best of the search.
 
-    A node that is no more probable than the k-th best leaf so far has no leaf that is
-    better, so it is not opened.
+    A node that is no more probable than the k-th best leaf so far has no better leaf,
+    so it is not opened.
     """
-    k, leaves = best.shape[1], 2
-    total, rest = np.empty(coef.shape[0], coef.dtype), np.empty_like(bias)
-    asked = np.full(bounds.shape[0] - 1, -1)  # the last row that opened a node
-    n_inner = np.zeros_like(asked)
+    k = best.shape[1]
+    leaves = 2
+    total = np.empty(coef.shape[0], coef.dtype)
+    rest = np.empty_like(bias)
+    last_row = np.full(bounds.shape[0] - 1, -1)  # the last row that opened each node
+    n_inner = np.zeros_like(last_row)
     for e in range(target.shape[0]):
         n_inner[owner[e]] += target[e] >= 0
     # Lines of the best: nodes of this level, of the next one, and leaves.
     values = np.empty((3, max(beam, k)), coef.dtype)
     keys = np.empty(values.shape, np.intp)
     for i in range(first, last):
-        values[leaves, :k], keys[leaves, :k] = -np.inf, 0  # if logits are not finite
-        here, n_open, held = 0, min(k, 1), 0
-        values[here, 0], keys[here, 0] = 0.0, 0
+        values[leaves, :k] = -np.inf  # stays if logits are not finite
+        keys[leaves, :k] = 0
+        here = 0
+        n_open = min(k, 1)
+        n_leaves = 0
+        values[here, 0] = 0.0
+        keys[here, 0] = 0
         while n_open > 0:
             n_next = 0
             for c in range(n_open):
                 node = keys[here, c]
-                if held == k and not values[here, c] > values[leaves, k - 1]:
+                if n_leaves == k and not values[here, c] > values[leaves, k - 1]:
                     break
                 _ask(rows, i, node, coef, bias, bounds, above, total)
-                asked[node] = i
+                last_row[node] = i
                 a, b = _edges(bounds, node)
                 if n_inner[node] < bounds[node + 1] - bounds[node]:
-                    held = _sift(
-                        a, b, total, target, True, rest, values, keys, leaves, held, k
-                    )
+                    n_leaves = _sift(
+                        a, b, total, target, True, rest,
+                        values, keys, leaves, n_leaves, k,
+                    )  # fmt: skip
                 if n_inner[node] > 0:
                     n_next = _sift(
                         a, b, total, target, False, rest,
                         values, keys, 1 - here, n_next, beam,
                     )  # fmt: skip
-            here, n_open = 1 - here, n_next
+            here = 1 - here
+            n_open = n_next
         for j in range(k):
-            best[i, j], log_best[i, j] = keys[leaves, j], values[leaves, j]
+            best[i, j] = keys[leaves, j]
+            log_best[i, j] = values[leaves, j]
         for j in range(wanted.shape[1]):
             at[i, j] = -np.inf
             for level in range(paths.shape[1] if wanted[i, j] >= 0 else 0):
                 e = paths[wanted[i, j], level]
                 if e >= 0:
-                    if asked[owner[e]] != i:
+                    if last_row[owner[e]] != i:
                         _ask(rows, i, owner[e], coef, bias, bounds, above, total)
-                        asked[owner[e]] = i
+                        last_row[owner[e]] = i
                     at[i, j] = total[e]
 
 
@@ -670,8 +713,9 @@ def linear_at(rows, first, last, indices, coef, bias, out):
         for j in range(indices.shape[1]):
             e = indices[i, j]
             for o in range(coef.shape[1]):
-                known = e >= 0
-                out[i, j, o] = dot(rows, i, coef[e, o]) + bias[e, o] if known else 0.0
+                is_entry = e >= 0
+                answer = dot(rows, i, coef[e, o]) + bias[e, o] if is_entry else 0.0
+                out[i, j, o] = answer
 
 
 @kernel
@@ -737,12 +781,13 @@ def softmax_mix(rows, first, last, indices, weights, coef, bias, out):
 def normal_log_density(first, last, y, values, scale, log_peak, indices, out):
     """Write Σ_q log N(y; values, scale_k²) at each entry; -inf at -1.
 
-    ``indices`` without rows stand for every expert in every row.
+    ``indices`` without rows mean every expert in every row.
     """
-    half, some = values.dtype.type(0.5), indices.shape[0] > 0
+    half = values.dtype.type(0.5)
+    dense = indices.shape[0] == 0
     for i in range(first, last):
         for j in range(values.shape[1]):
-            e = indices[i, j] if some else j
+            e = j if dense else indices[i, j]
             square = values.dtype.type(0.0)
             for o in range(values.shape[2]):
                 z = (y[i, o] - values[i, j, o]) / scale[e, o]
@@ -789,14 +834,14 @@ def best_of_rows(first, last, scores, kept):
     """Write the positions of the k best of each row of scores, best first."""
     k = kept.shape[1]
     for i in range(first, last):
-        held = 0
+        count = 0
         for j in range(scores.shape[1]):
-            place = held
+            place = count
             while place > 0 and _above(scores[i, j], scores[i, kept[i, place - 1]]):
                 place -= 1
             if place < k:
-                held = min(held + 1, k)
-                for c in range(held - 1, place, -1):
+                count = min(count + 1, k)
+                for c in range(count - 1, place, -1):
                     kept[i, c] = kept[i, c - 1]
                 kept[i, place] = j
 
@@ -872,7 +917,8 @@ def weighted_sum(first, last, X, Y, rows, weights, origin, out):
     d = X.shape[1]
     out[:] = 0.0
     for s in range(first, last):
-        row, weight = rows[s], weights[s]
+        row = rows[s]
+        weight = weights[s]
         for f in range(d):
             out[f] += weight * (X[row, f] - origin[f])
         for o in range(Y.shape[1]):
@@ -882,14 +928,16 @@ def weighted_sum(first, last, X, Y, rows, weights, origin, out):
 @kernel
 def scatter(first, last, X, Y, rows, weights, mean, size, out):
     """Add Σ w (z - mean)(z - mean)ᵀ, z = [x, y], over some rows, in float64."""
-    d, width = X.shape[1], out.shape[0]
+    d = X.shape[1]
+    width = out.shape[0]
     buffer = np.empty((size, width))
     spare = np.empty((width, width))
     for start in range(first, last, size):
         b = min(size, last - start)
         z = buffer[:b]
         for i in range(b):
-            row, root = rows[start + i], math.sqrt(weights[start + i])
+            row = rows[start + i]
+            root = math.sqrt(weights[start + i])
             for f in range(d):
                 z[i, f] = root * (X[row, f] - mean[f])
             for o in range(width - d):

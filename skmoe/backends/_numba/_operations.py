@@ -1,6 +1,6 @@
-"""Kernels on runs of rows, runs on threads.
+"""Operations of the reference by kernels, on runs of rows that threads share.
 
-Each function has the signature and the answer of the reference's.
+Each function has the signature and the answer of the reference.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from .._reference._tree import Tree
 from . import _kernels as kernels
 
 BLOCK_BYTES = 1 << 18
-"""Bytes of a block, its logits and its rows of X: it stays in the level-2 cache."""
+"""Bytes of a block (its logits and its rows of X), which stays in the level-2 cache."""
 
 THIN = 3
 WIDE = 96
-"""Up to so many classes, of so many features or more, a loss is taken row by row."""
+"""A loss is computed row by row for at most this many classes, and at least this many
+features."""
 
 RUN = 1 << 21
-"""Multiply-adds of a run, at least (about 0.2 ms): less is not worth a thread."""
+"""Fewest multiply-adds of a run (about 0.2 ms): fewer are not worth a thread."""
 
 STEP = 50
-"""Multiply-adds of a product in the time of one step that is not vectorised."""
+"""Number of multiply-adds of a product in the time of one unvectorised step."""
 
 PARTS = 32
-"""Runs, at most, that sums are taken over before they are added, in order."""
+"""Most runs with sums of their own, which are then added in order."""
 
 PARTIAL_SUMS = 1 << 22
-"""Numbers, at most, that all runs together hold of their sums."""
+"""Most numbers in the sums of all runs together."""
 
 
 def _block(n_columns: int, itemsize: int) -> int:
@@ -57,8 +58,8 @@ def _each(
 ) -> list[Any]:
     """Call work(first, last) on runs of rows; return the answers in order.
 
-    ``cost`` is about what a row costs, in multiply-adds of a product; ``n_sums`` is
-    how many numbers a run answers.
+    ``cost`` is about the cost of a row, in multiply-adds of a product; ``n_sums`` is
+    the number of numbers that a run returns.
     """
     parts = max(1, min(PARTS, PARTIAL_SUMS // n_sums))
     size = max(-(-RUN // max(1, cost)), -(-n_rows // parts))
@@ -66,12 +67,12 @@ def _each(
 
 
 def _features(X: Array) -> int:
-    """Return how many features of a row a product reads."""
+    """Return how many features per row a product reads."""
     return X.nnz // max(1, X.shape[0]) if hasattr(X, "tocsr") else X.shape[1]
 
 
 def _blocks(plain: Callable[[slice, Array], Array], X: Array, cost: int) -> Array:
-    """Return what the reference says of all experts, run by run."""
+    """Return the reference's answers for all experts, run by run."""
 
     def work(first: int, last: int) -> Array:
         rows = slice(first, last)
@@ -98,7 +99,7 @@ def _order(rows: tuple) -> Literal["C", "F"]:
 def softmax_route(
     X: Array, coef: Array, intercept: Array, k: int
 ) -> tuple[Array, Array]:
-    """Product, top-k and softmax of a block while its logits are in cache."""
+    """Compute top-k and softmax of a block while its logits are in cache."""
     rows, *gate = _gate(X, coef, intercept)
     indices = np.empty((X.shape[0], k), dtype=np.intp)
     weights = np.empty((X.shape[0], k), dtype=X.dtype)
@@ -111,7 +112,7 @@ def softmax_route(
 
 
 def softmax_log_proba(X: Array, coef: Array, intercept: Array) -> Array:
-    """Products and log softmax of a run of rows at a time."""
+    """Compute products and log softmax, one run of rows at a time."""
     coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
     out = np.empty((X.shape[0], len(coef)), dtype=X.dtype)
 
@@ -127,7 +128,7 @@ def softmax_log_proba(X: Array, coef: Array, intercept: Array) -> Array:
 def softmax_survey(
     X: Array, coef: Array, intercept: Array, indices: Array, k: int
 ) -> tuple[Array, Array, Array]:
-    """One product serves the entries asked about, the best, and the normaliser."""
+    """Compute entries, best experts and normaliser from one product."""
     rows, *gate = _gate(X, coef, intercept)
     wanted = _as(indices, np.intp)
     log_at = np.empty(wanted.shape, dtype=X.dtype)
@@ -144,7 +145,7 @@ def softmax_survey(
 def softmax_loss(
     X: Array, mass: Array, target_sums: Array, coef: Array, intercept: Array
 ) -> tuple[float, Array, Array]:
-    """Objective and gradient in one pass over X."""
+    """Compute loss and gradient in one pass over X."""
     rows, weight, bias, size = _gate(X, coef, intercept)
     mass = _as(mass, X.dtype)
     params = np.concatenate([coef, intercept[:, None]], axis=1)
@@ -167,7 +168,7 @@ def softmax_loss(
 
 
 def product_log_proba(X: Array, coef: Array, intercept: Array, cells: Array) -> Array:
-    """Both softmaxes of a run of rows at a time."""
+    """Compute both softmaxes, one run of rows at a time."""
     cost = len(cells) + len(coef) * (_features(X) + STEP)
     return _blocks(
         lambda _, x: _reference.product_log_proba(x, coef, intercept, cells), X, cost
@@ -177,8 +178,8 @@ def product_log_proba(X: Array, coef: Array, intercept: Array, cells: Array) -> 
 def _grid(cells: Array, k: int) -> tuple[int, np.ndarray, np.ndarray]:
     """Return the rows of the grid, pairs of places, and the expert in each cell.
 
-    Of places in the order of both softmaxes, (p, q) has (p + 1)(q + 1) - 1 pairs
-    before it that are at least as probable.
+    Places count from the best row and the best column of the grid. The pair (p, q) has
+    (p + 1)(q + 1) - 1 pairs before it that are at least as probable.
     """
     n_rows, n_columns = (int(size) + 1 for size in cells.max(axis=0))
     pairs = [
@@ -193,7 +194,7 @@ def _grid(cells: Array, k: int) -> tuple[int, np.ndarray, np.ndarray]:
 def product_route(
     X: Array, coef: Array, intercept: Array, cells: Array, k: int
 ) -> tuple[Array, Array]:
-    """One product serves both softmaxes; no exponential but of what is kept."""
+    """Compute both softmaxes from one product, with exponentials only of the best."""
     rows, *gate = _gate(X, coef, intercept)
     indices = np.empty((X.shape[0], k), dtype=np.intp)
     weights = np.empty((X.shape[0], k), dtype=X.dtype)
@@ -209,7 +210,7 @@ def product_route(
 def product_survey(
     X: Array, coef: Array, intercept: Array, cells: Array, indices: Array, k: int
 ) -> tuple[Array, Array, Array]:
-    """One product serves both softmaxes."""
+    """Compute both softmaxes from one product."""
     rows, *gate = _gate(X, coef, intercept)
     wanted, cells = _as(indices, np.intp), _as(cells, np.intp)
     log_at = np.empty(wanted.shape, dtype=X.dtype)
@@ -226,7 +227,7 @@ def product_survey(
 
 
 def tree_log_proba(X: Array, coef: Array, intercept: Array, tree: Tree) -> Array:
-    """Products of a run of rows at a time, then node by node in each row."""
+    """Compute products of a run of rows, then go node by node in each row."""
     coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
     out = np.empty((X.shape[0], len(tree.paths)), dtype=X.dtype)
 
@@ -250,7 +251,7 @@ def tree_survey(
     k: int,
     beam: int,
 ) -> tuple[Array, Array, Array]:
-    """Row by row down the tree; a node that is asked for twice is opened once."""
+    """Go down the tree row by row; a node that is needed twice is opened once."""
     rows = _rows(X)
     wanted = _as(indices, np.intp)
     coef, intercept = _as(coef, X.dtype), _as(intercept, X.dtype)
@@ -278,7 +279,7 @@ def _entries(X: Array, indices: Array, coef: Array, intercept: Array) -> tuple:
 
 
 def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) -> Array:
-    """Only the products that the entries ask for."""
+    """Compute only the products of the entries."""
     if indices is None:
         return _blocks(
             lambda _, x: _reference.linear_at(x, None, coef, intercept),
@@ -298,7 +299,7 @@ def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) ->
 def linear_mix(
     X: Array, indices: Array | None, weights: Array, coef: Array, intercept: Array
 ) -> Array:
-    """Dot products and weighted sum of a row in one go."""
+    """Compute dot products and weighted sum of a row in one pass."""
     if indices is None:
         return _reference.combine(weights, linear_at(X, None, coef, intercept))
     rows, indices, coef, intercept, cost = _entries(X, indices, coef, intercept)
@@ -315,7 +316,7 @@ def linear_mix(
 def softmax_at(
     X: Array, labels: Array, indices: Array | None, coef: Array, intercept: Array
 ) -> Array:
-    """Logits of an entry and the softmax of the label in one go."""
+    """Compute an entry's logits and its label's softmax in one pass."""
     if indices is None:
         return _blocks(
             lambda rows, x: _reference.softmax_at(
@@ -338,7 +339,7 @@ def softmax_at(
 def softmax_mix(
     X: Array, indices: Array | None, weights: Array, coef: Array, intercept: Array
 ) -> Array:
-    """Logits of an entry, softmax and weighted sum in one go."""
+    """Compute an entry's logits, softmax and weighted sum in one pass."""
     if indices is None:
         return _blocks(
             lambda rows, x: _reference.softmax_mix(
@@ -362,7 +363,7 @@ def softmax_mix(
 def normal_log_density(
     y: Array, values: Array, scale: Array, indices: Array | None
 ) -> Array:
-    """One pass over the entries; logarithms of the scales once an expert."""
+    """Pass once over the entries; take logarithms of scales once per expert."""
     values = np.ascontiguousarray(values)
     everyone = np.empty((0, values.shape[1]), dtype=np.intp)
     indices = everyone if indices is None else _as(indices, np.intp)
@@ -381,7 +382,7 @@ def normal_log_density(
 
 
 def truncate(log_joint: Array, width: int) -> tuple[Array, Array, Array]:
-    """Choice, responsibilities and log normaliser of a row in one go."""
+    """Compute choice, responsibilities and log normaliser of a row in one pass."""
     log_joint = np.ascontiguousarray(log_joint)
     n, m = log_joint.shape
     choose = width < m
@@ -401,7 +402,7 @@ def truncate(log_joint: Array, width: int) -> tuple[Array, Array, Array]:
 
 
 def top_k(scores: Array, k: int) -> tuple[Array, Array]:
-    """Insertion into the k best, row by row."""
+    """Insert scores into the k best, row by row."""
     if scores.ndim != 2 or scores.dtype.kind != "f":
         return _reference.top_k(scores, k)
     scores = np.ascontiguousarray(scores)
@@ -412,7 +413,7 @@ def top_k(scores: Array, k: int) -> tuple[Array, Array]:
 
 
 def log_softmax(logits: Array) -> Array:
-    """Peak, sum and difference of a row in one go."""
+    """Compute peak, sum and difference of a row in one pass."""
     if logits.ndim != 2 or logits.dtype.kind != "f":
         return _reference.log_softmax(logits)
     logits = np.ascontiguousarray(logits)
@@ -435,7 +436,7 @@ def novel(known: Array, more: Array) -> Array:
 
 # ----------------------------------------------------- expert-major entries
 def expert_major(indices: Array, n_experts: int) -> tuple[Array, Array]:
-    """Sort by counting: two passes over the entries."""
+    """Sort by counting, in two passes over the entries."""
     flat = _as(indices, np.intp).reshape(-1)
     order = np.empty(flat.shape[0], dtype=np.intp)
     offsets = np.empty(n_experts + 1, dtype=np.intp)
@@ -474,7 +475,7 @@ def segment_sums(X: Array, weights: Array, order: Array, offsets: Array) -> Arra
 def gram(
     X: Array, Y: Array, weights: Array, rows: Array | None = None
 ) -> tuple[Array, Array, Array, Array]:
-    """Blocks of √w ([x, y] - mean), gathered in float64, and one product each."""
+    """Gather blocks of √w ([x, y] - mean) in float64, and multiply each by itself."""
     if hasattr(X, "tocsr"):
         return _reference.gram(X, Y, weights, rows)
     X = np.ascontiguousarray(X)
@@ -485,7 +486,7 @@ def gram(
     width = X.shape[1] + Y.shape[1]
     origin = np.zeros(width)
     total = float(w.sum())
-    if total > 0:  # sums about a row say exactly what a constant column holds
+    if total > 0:  # sums about a row are exact for constant columns
         heaviest = rows[np.argmax(w)]
         origin[:d], origin[d:] = X[heaviest], Y[heaviest]
 

@@ -2,7 +2,7 @@
 
 Shapes and names, used throughout the library
 ---------------------------------------------
-``n`` rows, ``d`` features, ``K`` experts, ``m`` entries a row, ``q`` outputs.
+``n`` rows, ``d`` features, ``K`` experts, ``m`` entries per row, ``q`` outputs.
 
 =============  ==========  =====================================================
 name           shape       meaning
@@ -12,13 +12,13 @@ name           shape       meaning
 ``weights``    (n, m)      weight of each entry: gate mass or responsibility
 ``order``      (n·m,)      entries (flat positions) sorted by expert, stable
 ``offsets``    (K+1,)      expert k owns ``order[offsets[k]:offsets[k+1]]``
-``coef``       (K, d)      one row of coefficients an expert; (K, q, d) for q outputs
-``intercept``  (K,)        one intercept an expert; (K, q) for q outputs
+``coef``       (K, d)      coefficients of each expert; (K, q, d) for q outputs
+``intercept``  (K,)        intercept of each expert; (K, q) for q outputs
 =============  ==========  =====================================================
 
-Only functions of the array API standard are used, so the same text runs on
-NumPy, ``array_api_strict``, PyTorch and CuPy. Sums that a caller compares (the
-bound, Gram matrices, gradients) are accumulated in float64 whatever the input.
+Only functions of the array API standard are used, so the same text runs on NumPy,
+``array_api_strict``, PyTorch and CuPy. Sums that a caller compares (the bound, Gram
+matrices, gradients) are accumulated in float64 for any input.
 """
 
 from ._entries import combine, expert_major, novel, spread, sum_by_expert

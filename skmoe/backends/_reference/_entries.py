@@ -21,7 +21,7 @@ def expert_major(indices: Array, n_experts: int) -> tuple[Array, Array]:
 
 
 def spread(parts: Sequence[Array], order: Array, shape: tuple[int, int]) -> Array:
-    """Return expert-major values, one part an expert, in row-major order.
+    """Return expert-major values, one part per expert, in row-major order.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def spread(parts: Sequence[Array], order: Array, shape: tuple[int, int]) -> Arra
     order : (n·m,) array
         Entries sorted by expert.
     shape : (n, m)
-        Rows and entries a row.
+        Number of rows, and of entries per row.
 
     Returns
     -------
@@ -43,15 +43,15 @@ def spread(parts: Sequence[Array], order: Array, shape: tuple[int, int]) -> Arra
 
 
 def combine(weights: Array, values: Array) -> Array:
-    """Return Σ_m weights[i, m] · values[i, m, :], the mixture's answer a row."""
+    """Return Σ_m weights[i, m] · values[i, m, :], the mixture's answer per row."""
     xp = namespace(weights, values)
     return xp.sum(xp.expand_dims(weights, axis=-1) * values, axis=1)
 
 
 def sum_by_expert(values: Array, order: Array | None, offsets: Array) -> list[float]:
-    """Return Σ of the (n, m) entry values of each expert, in float64.
+    """Return the sum of the (n, m) entry values of each expert, in float64.
 
-    ``order=None`` says that column k of ``values`` is expert k.
+    ``order=None`` means that column k of ``values`` is expert k.
     """
     xp = namespace(values)
     if order is None:
@@ -65,8 +65,8 @@ def sum_by_expert(values: Array, order: Array | None, offsets: Array) -> list[fl
 def novel(known: Array, more: Array) -> Array:
     """Return ``more`` with -1 where a row has that expert already.
 
-    An expert counts once: it is had if it stands in the row of ``known`` or further
-    left in the row of ``more``.
+    A row has an expert that is in its row of ``known``, or further left in its row of
+    ``more``.
     """
     xp = namespace(known)
     columns = [known[:, j] for j in range(known.shape[1])]

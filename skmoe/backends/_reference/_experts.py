@@ -1,7 +1,7 @@
 """Linear and logistic experts at the entries of a routing.
 
 ``coef`` (K, q, d) and ``intercept`` (K, q) hold all experts. Where ``indices`` may be
-None it stands for every expert in every row, entry k being expert k.
+None, that means every expert in every row: entry k is expert k.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ._softmax import log_softmax
 LOG_2PI = math.log(2 * math.pi)
 
 PRODUCT_RATIO = 16
-"""Up to this many experts for each entry of a row the product with all of them costs
-less than gathering the coefficients of some."""
+"""Up to this many experts per entry of a row, the product with all experts costs less
+than gathering the coefficients of some."""
 
 GATHER_ROWS = 8
-"""Up to this many rows gathering costs less whatever the number of experts."""
+"""Up to this many rows gathering costs less for any number of experts."""
 
 
 def linear_at(X: Array, indices: Array | None, coef: Array, intercept: Array) -> Array:
@@ -125,7 +125,7 @@ def normal_log_density(
 ) -> Array:
     """Return Σ_q log N(y; values, scale_k²) at each entry, (n, m).
 
-    ``scale`` (K, q) holds one σ an expert and output; -inf at entries of -1.
+    ``scale`` (K, q) holds one σ per expert and output; entries of -1 give -inf.
     """
     xp = namespace(values)
     table = xp.asarray(scale, dtype=values.dtype, device=device_of(values))

@@ -26,7 +26,7 @@ def softmax_route(
 ) -> tuple[Array, Array]:
     """Return (indices, weights) of each row's k most probable experts, best first.
 
-    Weights are the softmax over the k that are kept.
+    Weights are the softmax over these k.
     """
     xp = namespace(X)
     indices = []
@@ -58,7 +58,7 @@ def softmax_survey(
     indices : (n, m) array of int
         Experts to ask about, -1 for none.
     k : int
-        How many of the best to return.
+        Number of best experts to return per row.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def softmax_loss(
     for rows in row_blocks(X.shape[0], coef.shape[0]):
         block = block_of(X, rows)
         m = xp.astype(mass[rows], dtype)
-        # One row a class: reductions over classes then run along contiguous memory.
+        # With one row per class, reductions over classes run along contiguous memory.
         z = (block @ weight.T).T if hasattr(X, "tocsr") else weight @ block.T
         z = z + xp.expand_dims(bias, axis=-1)
         peak = xp.max(z, axis=0)

@@ -11,18 +11,18 @@ from .._compat import Array, device_of, namespace, to_host
 from ._rows import row_blocks, take_rows
 
 ENTRIES = 2**16
-"""Entries of CSR whose moments are taken at a time."""
+"""Number of CSR entries whose moments are taken at a time."""
 
 FAR = 1e-6
-"""Variance over squared mean from which a column of CSR is centred before squares are
-taken: their difference would lose digits."""
+"""A CSR column whose variance is a smaller share of its squared mean is centred before
+squares are taken: their difference would lose digits."""
 
 
 def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
     """Return the weighted mean and variance of each column, in float64.
 
-    Variances are taken about the mean in a second pass, so large offsets do not
-    cancel, and that of a constant column is 0. ``X`` may be CSR; it is not densified.
+    Variances are taken about the mean in a second pass, so large offsets lose no digits
+    and constant columns get 0. ``X`` may be CSR; it is not densified.
     """
     xp = namespace(X, weights)
     w = xp.astype(weights, xp.float64)
@@ -42,7 +42,7 @@ def weighted_moments(X: Array, weights: Array) -> tuple[Array, Array]:
 def heaviest(X: Array, w: Array) -> Array:
     """Return the row of the largest weight in float64; zeros if none has a weight.
 
-    Sums about it say exactly what a constant column holds.
+    Sums about this row are exact for constant columns.
     """
     xp = namespace(X, w)
     if not X.shape[0]:
@@ -55,7 +55,7 @@ def heaviest(X: Array, w: Array) -> Array:
 def _moments_of_entries(X: Array, w: Array, total: Array) -> tuple[Array, Array]:
     """Return the mean and variance of the columns of CSR.
 
-    The second pass also finds what rounding took from the mean.
+    The second pass also corrects the rounding error of the mean.
     """
     mean = (X.T @ w) / total
     squares, drift, present, count = (np.zeros_like(mean) for _ in range(4))
@@ -136,7 +136,7 @@ def gram(
     Y : (n, q) array
     weights : (n,) array, or one weight for each of ``rows``
     rows : (n_k,) array of int or None
-        The rows to fit; None is all.
+        The rows to fit; None means all.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def gram(
     B : (d, q) array
         Σ w (x - x̄)(y - ȳ)ᵀ.
     x_mean, y_mean : (d,) and (q,) arrays
-        Weighted means; zero when all weights are.
+        Weighted means; zero if all weights are zero.
     """
     xp = namespace(X, Y, weights)
     X, Y = take_rows(X, rows), take_rows(Y, rows)

@@ -27,7 +27,7 @@ def product_route(
 ) -> tuple[Array, Array]:
     """Return (indices, weights) of each row's k most probable experts, best first.
 
-    Arguments are those of `product_survey`; weights are the softmax over the k kept.
+    Arguments are those of `product_survey`; weights are the softmax over these k.
     """
     nothing = like(np.empty((X.shape[0], 0), dtype=np.intp), X)
     _, best, log_best = product_survey(X, coef, intercept, cells, nothing, k)
@@ -44,11 +44,12 @@ def product_survey(
     X, coef, intercept : (n, d), (E₁ + E₂, d) and (E₁ + E₂,) arrays
         Features (dense or CSR) and gate: first the softmax of the rows of the grid.
     cells : (K, 2) array of int
-        Row and column of each expert; each cell of the grid has one. On the host.
+        Row and column of each expert, on the host; each cell of the grid has one
+        expert.
     indices : (n, m) array of int
         Experts to ask about, -1 for none.
     k : int
-        How many of the best to return.
+        Number of best experts to return per row.
 
     Returns
     -------
@@ -68,8 +69,8 @@ def product_survey(
         width = min(k, part.stop - part.start)
         log_at.append(softmax_survey(X, coef[part], intercept[part], wanted, width))
     (at_row, row, log_row), (at_column, column, log_column) = log_at
-    # An expert outside these pairs has k rows or k columns of the grid before its own,
-    # hence k experts that are at least as probable.
+    # An expert outside these pairs has k better rows or columns of the grid before its
+    # own, and so k experts that are at least as probable.
     pairs = log_row[:, :, None] + log_column[:, None, :]
     n_columns = int(cells[:, 1].max()) + 1
     cell = row[:, :, None] * n_columns + column[:, None, :]
@@ -82,6 +83,6 @@ def product_survey(
 
 
 def _parts(cells: Array) -> tuple[slice, slice]:
-    """Return which logits are those of the rows of the grid, and of its columns."""
+    """Return the slices of logits for the rows of the grid, and for its columns."""
     n_rows, n_columns = (int(size) + 1 for size in cells.max(axis=0))
     return slice(0, n_rows), slice(n_rows, n_rows + n_columns)

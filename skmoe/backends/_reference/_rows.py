@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from .._compat import Array, namespace
 
 BLOCK_ELEMENTS = 1 << 15
-"""Elements of a block of rows in row-wise products: it should stay in cache."""
+"""Number of elements in a block of rows, which should stay in cache."""
 
 
 def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
     """Yield slices of rows so that a block of ``n_columns`` stays within bounds.
 
-    No rows are one empty block, so that what is made of blocks has a shape.
+    Without rows there is one empty block, so that joined blocks have a shape.
     """
     size = max(1, BLOCK_ELEMENTS // max(1, n_columns))
     for start in range(0, max(n_rows, 1), size):
@@ -21,7 +21,7 @@ def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
 
 
 def take_rows(X: Array, rows: Array | None) -> Array:
-    """Return the rows of a dense or CSR matrix; None stands for all of them."""
+    """Return the rows of a dense or CSR matrix; None means all of them."""
     if rows is None:
         return X
     xp = namespace(X)

@@ -1,4 +1,4 @@
-"""Softmax, its logarithm, and what is kept of it."""
+"""Softmax, its logarithm, and its largest entries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def logsumexp(values: Array) -> Array:
     xp = namespace(values)
     peak = _peak(values)
     total = xp.sum(xp.exp(values - peak), axis=-1)
-    # A row with a finite value has total >= 1; only a row of -inf has none.
+    # A row with a finite value has total >= 1; only a row of -inf has total 0.
     dead = total == 0
     log_total = xp.log(xp.where(dead, xp.ones_like(total), total))
     none = xp.full_like(total, -xp.inf)
@@ -26,7 +26,7 @@ def logsumexp(values: Array) -> Array:
 
 def log_softmax(logits: Array) -> Array:
     """Return the logarithm of the softmax over the last axis."""
-    # Shifted first: logits - logsumexp(logits) would lose float32 digits at 700.
+    # We shift first: logits - logsumexp(logits) would lose float32 digits at 700.
     shifted = logits - _peak(logits)
     return shifted - namespace(logits).expand_dims(logsumexp(shifted), axis=-1)
 
@@ -34,15 +34,16 @@ def log_softmax(logits: Array) -> Array:
 def normalise(log_joint: Array) -> tuple[Array, Array]:
     """Return (responsibilities, log normaliser) of the joint log density.
 
-    The E-step on a fixed support: ``r = exp(log_joint - logsumexp(log_joint))``.
-    Entries at -inf get exactly zero. A row whose entries are all -inf has no
-    density anywhere; it is shared equally and its normaliser is -inf. NaN stays NaN.
+    This is the E-step on a fixed support: ``r = exp(log_joint -
+    logsumexp(log_joint))``. Entries at -inf get exactly zero. A row whose entries are
+    all -inf has no density anywhere: it is shared equally, and its normaliser is -inf.
+    NaN stays NaN.
     """
     return softmax(log_joint), logsumexp(log_joint)
 
 
 def softmax(values: Array) -> Array:
-    """Return exp(values) shared over the last axis; a row of -inf equally."""
+    """Return the softmax over the last axis; a row of -inf is shared equally."""
     xp = namespace(values)
     density = xp.exp(values - _peak(values))
     total = xp.sum(density, axis=-1, keepdims=True)
@@ -52,7 +53,7 @@ def softmax(values: Array) -> Array:
 
 
 def top_k(scores: Array, k: int) -> tuple[Array, Array]:
-    """Return (values, indices) of the k best scores a row, best first.
+    """Return (values, indices) of the k best scores per row, best first.
 
     Ties go to the lowest index.
     """
@@ -62,24 +63,24 @@ def top_k(scores: Array, k: int) -> tuple[Array, Array]:
 
 
 def truncate(log_joint: Array, width: int) -> tuple[Array, Array, Array]:
-    """Return (kept, responsibilities, log normaliser): the E-step on candidates.
+    """Return (kept, resp, log_norm): the E-step on candidates.
 
     Parameters
     ----------
     log_joint : (n, m) array
         log g_k + log p_k of the candidates of each row.
     width : int
-        Candidates kept a row, at most m.
+        Number of candidates to keep per row, at most m.
 
     Returns
     -------
     kept : (n, width) array of int
-        Positions of the best candidates in the row, best first; with ``width``
-        equal to m all of them, in their order.
+        Positions of the best candidates in the row, best first. If ``width`` equals m,
+        all positions in their order.
     resp : (n, width) array
-        Their responsibilities; rows sum to one.
+        Responsibilities of these candidates; rows sum to one.
     log_norm : (n,) array
-        log Σ exp of what is kept: the row's term of the bound.
+        log Σ exp over these candidates: the row's term of the bound.
     """
     xp = namespace(log_joint)
     n, m = log_joint.shape

@@ -1,10 +1,10 @@
-"""A tree of softmaxes: every leaf, or the best ones and some.
+"""A tree of softmaxes: log probabilities of all leaves, or of the best and some others.
 
-The inner nodes of the tree are numbered level by level, 0 is the root. Each child is
-reached by an *edge*; the edges of a node follow each other. Row e of ``coef`` and
+The inner nodes of the tree are numbered level by level; 0 is the root. An *edge* leads
+to each child; the edges of a node follow each other. Row e of ``coef`` and
 ``intercept`` gives the logit of edge e, and the softmax runs over the edges of a node.
-The probability of an edge's end is the product of those along the path from the root;
-that of a leaf is its expert's.
+The probability of an edge's end is the product over the path from the root; the
+probability of a leaf is that of its expert.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def tree_survey(
 ) -> tuple[Array, Array, Array]:
     """Return log probabilities at some entries and at the k best that a search finds.
 
-    The search goes down level by level. Of the inner nodes that it reaches on a level
-    it opens the ``beam`` most probable ones, or k if that is more, so that it always
-    finds k leaves.
+    The search goes down level by level. On each level it opens the ``beam`` most
+    probable inner nodes that it reaches, or k if that is more, so that it always finds
+    k leaves.
 
     Parameters
     ----------
@@ -82,14 +82,14 @@ def tree_survey(
     indices : (n, m) array of int
         Experts to ask about, -1 for none.
     k, beam : int
-        How many of the best to return; the width of the search.
+        Number of best experts to return per row, and width of the search.
 
     Returns
     -------
     log_at : (n, m) array
         Log probability of each entry over all experts, -inf at -1.
     best : (n, k) array of int
-        The k most probable experts of those found, best first.
+        The k most probable experts that the search finds, best first.
     log_best : (n, k) array
         Their log probabilities over all experts.
     """
@@ -121,7 +121,7 @@ def _edges(
     weight, bias = xp.asarray(coef, **where), xp.asarray(intercept, **where)
     n_nodes = len(tree.bounds) - 1
     widest = int(np.max(np.diff(tree.bounds)))
-    # Nodes side by side, padded to the widest: one softmax serves them all.
+    # Nodes are padded to the widest one, so that one softmax serves them all.
     slots = tree.bounds[:-1, None] + np.arange(widest)
     absent = like(slots >= tree.bounds[1:, None], X)
     slots = like(np.minimum(slots, tree.bounds[-1] - 1).ravel(), X)
@@ -135,13 +135,13 @@ def _edges(
         own = log_softmax(xp.where(absent, xp.full_like(table, -xp.inf), table))
         own = xp.take(xp.reshape(own, (-1, n_nodes * widest)), place, axis=1)
         total = own
-        for _ in range(tree.paths.shape[1] - 1):  # one level more is right each time
+        for _ in range(tree.paths.shape[1] - 1):  # each turn completes one more level
             total = own + xp.where(top, 0.0, xp.take(total, above, axis=1))
         yield rows, total
 
 
 def _reached(total: Array, tree: Tree, beam: int) -> Array:
-    """Tell which edges a search of this width sees, (n, n_edges)."""
+    """Tell which edges a search of this width reaches, (n, n_edges)."""
     xp = namespace(total)
     top = like(tree.above < 0, total)
     above = like(np.maximum(tree.above, 0), total)
@@ -152,13 +152,13 @@ def _reached(total: Array, tree: Tree, beam: int) -> Array:
         edges = inner[depth[inner] == level]
         scores = xp.take(total, like(edges, total), axis=1)
         scores = xp.where(xp.take(seen, like(edges, total), axis=1), scores, -xp.inf)
-        # An edge is opened if its place in the order of its level is within the beam.
+        # An edge is opened if its rank on its level is within the beam.
         order = xp.argsort(-scores, axis=-1, stable=True)
         rank = xp.argsort(order, axis=-1, stable=True)
         number = np.zeros(len(depth), dtype=np.intp)
         number[edges] = np.arange(len(edges))
         kept = xp.take((rank < beam) & (scores > -xp.inf), like(number, total), axis=1)
-        # The edges below those opened are seen.
+        # The search reaches the edges below those that it opens.
         below = like(depth == level + 1, total)
         seen = seen | (below & xp.take(kept, above, axis=1))
     return seen
@@ -167,6 +167,6 @@ def _reached(total: Array, tree: Tree, beam: int) -> Array:
 def _depths(tree: Tree) -> np.ndarray:
     """Return the level of each edge, 1 at the root."""
     depth = np.ones(len(tree.above), dtype=np.intp)
-    for edge in np.flatnonzero(tree.above >= 0):  # those above have lower numbers
+    for edge in np.flatnonzero(tree.above >= 0):  # edges above have lower numbers
         depth[edge] = depth[tree.above[edge]] + 1
     return depth
