@@ -81,13 +81,13 @@ GATE_PASSES = 1
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows to learn from and rows held out.
+    """Training rows and held-out rows.
 
     Attributes
     ----------
     train, test : Problem
     rows : (n_samples,) array of bool
-        Which rows are in ``train``. Of very many rows some are in neither part.
+        Which rows are in ``train``. If rows are very many, some are in neither part.
     """
 
     train: Problem

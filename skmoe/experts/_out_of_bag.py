@@ -280,7 +280,7 @@ WAYS: list[tuple[Callable[[Any], bool], Callable[..., np.ndarray]]] = [
     (_is_bag, out_of_bag),
     (_is_neighbours, other_neighbours),
 ]
-"""Which learners leave a row out, and how."""
+"""Learners that can leave out a row, and the functions that do so."""
 
 
 def _way_of(learner: Any) -> Callable[..., np.ndarray] | None:

@@ -1,7 +1,7 @@
 """An expert's answers for its training rows, each answer without the row itself.
 
 An expert remembers the rows that it is fitted on, so their likelihood flatters it.
-Folds avoid that by refitting. Some learners can leave out a row without a new fit:
+Folds avoid that by refitting. These learners can leave out a row without a new fit:
 
 * least squares, in closed form: `_leave_one_out`;
 * bags of learners and nearest neighbours, by the members or neighbours that do not

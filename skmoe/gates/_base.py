@@ -16,7 +16,7 @@ from ..routing import Routing, gather, nucleus
 
 
 def as_routing(target: Any) -> Routing:
-    """Read responsibilities given as a `Routing`, a dense array or a CSR matrix."""
+    """Return a `Routing`, which may be given as a dense array or a CSR matrix."""
     if isinstance(target, Routing):
         return target
     if sparse.issparse(target):

@@ -109,7 +109,7 @@ class CaseGate(SurveyedGate):
 
     @abstractmethod
     def _entries_a_row(self) -> int:
-        """Return about how many entries of the table a row reads."""
+        """Return about how many entries of the table are read per row."""
 
     def _at(
         self, local: sparse.csr_array, background: np.ndarray, asked: np.ndarray

@@ -50,13 +50,13 @@ class ConstantGate(BaseGate):
         return self
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> ConstantGate:
-        # A gate whose shares stand for so many rows.
+        # Scale the mass so that it stands for this many rows.
         other = copy.copy(self)
         other._seen = float(np.sum(mass))
         return other
 
     def absorb(self, X: Array, routing: Routing, keep: float) -> ConstantGate:
-        # A gate that has counted a batch too.
+        # Add the mass of a batch.
         memory = keep * self._seen * np.exp(self.log_weights_)
         return copy.copy(self)._count(memory + _mass(routing))
 

@@ -46,7 +46,7 @@ class Moments:
         return Moments(mass, moments.sums, moments.squares)
 
     def times(self, factor: float) -> Moments:
-        """Return the moments of so many times the rows."""
+        """Return the moments with all weights times a factor."""
         return Moments(factor * self.mass, factor * self.sums, factor * self.squares)
 
 

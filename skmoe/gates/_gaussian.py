@@ -252,7 +252,7 @@ class GaussianGate(BaseGate):
         return max(float(self._moments.mass.sum()), TINY)
 
     def _remembering(self, factor: float) -> GaussianGate:
-        """Return the gate with moments of so many times the rows."""
+        """Return the gate with the weights of its moments times a factor."""
         other = copy.copy(self)
         other._moments = self._moments.times(factor)
         return other

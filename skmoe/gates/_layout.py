@@ -72,7 +72,7 @@ def equal_groups(
 def close_groups(
     points: np.ndarray, members: np.ndarray, n_groups: int
 ) -> list[np.ndarray]:
-    """Split experts into groups, at most so many, by k-means from equal groups."""
+    """Split experts into groups by k-means, which starts from equal groups."""
     equal = equal_groups(points, members, n_groups)
     few = points[members]
     means = np.array([points[group].mean(axis=0) for group in equal])

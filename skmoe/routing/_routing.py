@@ -87,7 +87,7 @@ class Routing:
     # --------------------------------------------------------- derived views
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and entries a row."""
+        """Number of rows, and of entries per row."""
         return self.indices.shape
 
     @cached_property

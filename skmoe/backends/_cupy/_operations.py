@@ -264,7 +264,7 @@ def top_k(scores: Array, k: int) -> tuple[Array, Array]:
 
 @_serves(*INTEGERS)
 def novel(known: Array, more: Array) -> Array:
-    """One pass over the rows."""
+    """Compare experts in one pass over the rows."""
     n, m = more.shape
     fresh = _empty(n, m)
     args = _as(known, "int64"), known.shape[1], _as(more, "int64"), m, fresh

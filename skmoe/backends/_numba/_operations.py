@@ -424,7 +424,7 @@ def log_softmax(logits: Array) -> Array:
 
 
 def novel(known: Array, more: Array) -> Array:
-    """One pass over the rows."""
+    """Compare experts in one pass over the rows."""
     dtype = more.dtype
     known = _as(known, np.intp)
     more = _as(more, np.intp)
