@@ -17,7 +17,10 @@ import skmoe
 from skmoe import MoEClassifier, MoERegressor, MoETransformer
 from skmoe.estimators._all_or_nothing import all_or_nothing
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings("ignore"),
+]
 
 SOURCE = str(Path(skmoe.__file__).parent)
 random = np.random.default_rng(0)

@@ -124,9 +124,13 @@ READ = make_column_transformer(
 )
 
 
-@pytest.mark.parametrize("expert", [None, make_pipeline(READ, Ridge())])
 @pytest.mark.parametrize(
-    "shared", [BOOST, make_pipeline(READ, Ridge()), make_pipeline("passthrough", BOOST)]
+    ("expert", "shared"),
+    [
+        (None, BOOST),
+        (None, make_pipeline("passthrough", BOOST)),
+        (make_pipeline(READ, Ridge()), make_pipeline(READ, Ridge())),
+    ],
 )
 def test_shared_experts_read_frames_by_name(expert, shared):
     X = frame("names")

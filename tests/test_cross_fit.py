@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from _cases import pool_of
 from sklearn import config_context
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -56,10 +57,8 @@ from skmoe.experts import (
     LinearPool,
     LogisticPool,
     averaged,
-    make_pool,
 )
 from skmoe.gates import SoftmaxGate
-from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing
 
 pytestmark = [
@@ -94,17 +93,11 @@ def problem_of(y=None, *, n_experts=2, **changes):
 
 
 def regressors(learner, n_experts=2):
-    likelihood = Gaussian().bound(10.0, np.full(1, 1e-4))
-    return make_pool([learner] * n_experts, n_features=3, likelihood=likelihood)
+    return pool_of([learner] * n_experts, floor=1e-4)
 
 
 def classifiers(learner, classes, n_experts=2):
-    return make_pool(
-        [learner] * n_experts,
-        n_features=3,
-        likelihood=Categorical(),
-        classes=np.asarray(classes),
-    )
+    return pool_of([learner] * n_experts, np.asarray(classes))
 
 
 def halves():

@@ -225,20 +225,34 @@ def test_torch_gives_the_answers_of_the_host(model):
 
 
 # ------------------------------------------------------------------------ backend
+FORMS = {
+    "float64-dense": (np.float64, np.asarray),
+    "float32-csr": (np.float32, sparse.csr_array),
+    "float32-dense": (np.float32, np.asarray),
+    "float64-csr": (np.float64, sparse.csr_array),
+}
+
+
+def by_default(model, form):
+    """Tell whether a pair runs by default: all models, and CSR for a few of them."""
+    return form == "float64-dense" or (
+        form == "float32-csr" and model in ("ridge", "logistic", "trees")
+    )
+
+
 @pytest.mark.parametrize(
-    ("dtype", "form"),
+    ("model", "dtype", "form"),
     [
-        pytest.param(np.float64, np.asarray, id="float64-dense"),
-        pytest.param(np.float32, sparse.csr_array, id="float32-csr"),
         pytest.param(
-            np.float32, np.asarray, id="float32-dense", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            np.float64, sparse.csr_array, id="float64-csr", marks=pytest.mark.slow
-        ),
+            model,
+            *pair,
+            id=f"{name}-{form}",
+            marks=[] if by_default(name, form) else pytest.mark.slow,
+        )
+        for name, model in MIXTURES.items()
+        for form, pair in FORMS.items()
     ],
 )
-@pytest.mark.parametrize("model", PARAMS)
 def test_backends_agree(model, dtype, form):
     X, y = data()[0].astype(dtype), target(model)
     X = form(np.where(np.abs(X) > 0.2, X, 0).astype(dtype))
@@ -311,7 +325,7 @@ def test_auto_takes_numba_where_the_rows_repay_it(monkeypatch):
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_any_n_jobs_gives_the_same_bits(backend):
-    X, y, _ = data(20_000)
+    X, y, _ = data(5_000)
     options = {**COMMON, "backend": backend, "n_init": 1}
     one = MoERegressor(n_jobs=1, **options).fit(X, y)
     two = MoERegressor(n_jobs=2, **options).fit(X, y)
@@ -319,8 +333,7 @@ def test_any_n_jobs_gives_the_same_bits(backend):
     assert_array_equal(one.lower_bounds_, two.lower_bounds_)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-@pytest.mark.parametrize("top_k", [None, 2])
+@pytest.mark.parametrize(("backend", "top_k"), [("numpy", None), ("numba", 2)])
 def test_sparse_rows_are_never_made_dense(backend, top_k):
     n, d = 1500, 40_000  # 480 MB if dense
     rng = np.random.default_rng(0)

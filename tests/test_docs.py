@@ -29,7 +29,17 @@ WITH_BLOCKS = [
     for path in PAGES
     if ">>> " in path.read_text(encoding="utf-8") and path.name not in TESTED_ELSEWHERE
 ]
-LONG = {"tour.md", "regression.md", "classification.md", "many_experts.md"}
+LONG = {
+    "classification.md",
+    "deployment.md",
+    "existing_models.md",
+    "interoperation.md",
+    "many_experts.md",
+    "number.md",
+    "regression.md",
+    "tour.md",
+    "uncertainty.md",
+}
 """Pages that run as readers run them with ``-m slow`` alone."""
 
 

@@ -25,12 +25,16 @@ from sklearn.utils import estimator_html_repr
 from sklearn.utils.fixes import parse_version
 
 from skmoe import MoEClassifier, MoERegressor
+from skmoe.em import _held_out
 from skmoe.em._train import PASSES_ON_ALL
 from skmoe.gates import SoftmaxGate
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings(
+        "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
 
 QUICK = {
     "n_experts": 2,
@@ -615,8 +619,15 @@ def test_a_callback_gets_a_model_that_predicts(name):
         assert np.median(np.abs(best - model.predict(X))) < 0.1
 
 
+@pytest.fixture
+def two_parts(monkeypatch):
+    """Hold out two parts of the rows, one after the other."""
+    for table in ("SPLITS", "SPLITS_FLEXIBLE"):
+        monkeypatch.setattr(_held_out, table, ((1_000, 2),))
+
+
 @pytest.mark.parametrize("kind", ["linear", "tree"])
-def test_a_callback_hears_of_held_out_rows(kind, capsys):
+def test_a_callback_hears_of_held_out_rows(kind, capsys, two_parts):
     """Every start on each part of the rows, then a pass on all."""
     pytest.importorskip("sklearn.callback")
     recorder = Recorder()
@@ -625,8 +636,7 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys):
     init = ["kmeans", "random"]
     model = MoERegressor(expert, init=init, **params, tol=0.0, verbose=2)
     model.set_callbacks(recorder).fit(X, Y)
-    n_parts = 4 if kind == "linear" else 2
-    passes = [2, 2] * n_parts + [PASSES_ON_ALL]
+    passes = [2, 2] * 2 + [PASSES_ON_ALL]
     assert recorder.ended("start") == list(range(len(passes)))
     assert recorder.ended("pass") == [i for n_pass in passes for i in range(n_pass)]
     assert [event[0] for event in recorder.heard[:2]] == ["setup", "begin"]
@@ -635,16 +645,16 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys):
     assert rows == [90] * sum(passes[:-1]) + [120] * PASSES_ON_ALL
     *lines, verdict = capsys.readouterr().out.splitlines()
     kinds = [line.split("(")[1].split(")")[0] for line in lines if "pass   1 " in line]
-    assert kinds == [*init * n_parts, "chosen"]
+    assert kinds == [*init * 2, "chosen"]
     assert "held-out rows" in verdict
 
 
-def test_a_callback_that_stops_starts_is_heeded_in_every_part():
+def test_a_callback_that_stops_starts_is_heeded_in_every_part(two_parts):
     pytest.importorskip("sklearn.callback")
     recorder = Recorder(stop=("start", 0))
     params = {**QUICK, "cross_fit": "auto", "n_init": 3}
     MoERegressor(**params).set_callbacks(recorder).fit(X, Y)
-    assert recorder.ended("start") == list(range(4 + 1))
+    assert recorder.ended("start") == list(range(2 + 1))
 
 
 def test_a_callback_stops_a_start_at_a_pass():

@@ -10,7 +10,6 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.cluster import KMeans
-from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KNeighborsRegressor
@@ -41,7 +40,6 @@ LEARNERS = {
     "ridge": Ridge(),
     "ols": LinearRegression(),
     "tree": DecisionTreeRegressor(max_depth=3, random_state=0),
-    "forest": RandomForestRegressor(3, max_depth=3, random_state=0),
     "knn": KNeighborsRegressor(),
 }
 
@@ -100,11 +98,12 @@ def bounds(problem, gate, pool, kind="kmeans"):
 
 
 # ---------------------------------------------------------------- invariants
-@pytest.mark.parametrize("gate", GATES, ids=str)
-@pytest.mark.parametrize("kind", sorted(STARTS))
+@pytest.mark.parametrize(("start", "gate"), enumerate(GATES), ids=str)
 @pytest.mark.parametrize("width", [4, 2, 1])
 @pytest.mark.parametrize("name", ["ridge", "ols"])
-def test_bound_never_falls_for_grouped_pools(gate, kind, width, name):
+def test_bound_never_falls_for_grouped_pools(start, gate, width, name):
+    kinds = sorted(STARTS)
+    kind = kinds[(start + width) % len(kinds)]
     problem, pool = regression(LEARNERS[name], width=width, prior=0.0)
     found, _ = bounds(problem, gate, pool, kind)
     assert np.diff(found).min() >= -1e-12
@@ -129,9 +128,9 @@ def test_bound_never_falls_for_logistic_experts(C, width):
 
 @pytest.mark.parametrize("folds", [None, 3])
 @pytest.mark.parametrize("width", [4, 2])
-@pytest.mark.parametrize("name", ["tree", "forest", "knn", "ridge"])
+@pytest.mark.parametrize("name", ["tree", "knn", "ridge"])
 def test_bound_never_falls_without_slack_for_any_learner(name, width, folds):
-    problem, pool = regression(LEARNERS[name], width=width, max_iter=12)
+    problem, pool = regression(LEARNERS[name], width=width, max_iter=8)
     pool = EstimatorPool(pool.learners, likelihood=pool.likelihood)
     pool.slack = 0.0
     if folds:

@@ -36,7 +36,7 @@ from skmoe.gates import (
 
 pytestmark = pytest.mark.usefixtures("quick_choices")
 
-FEW, MORE = 6, 20
+FEW, MORE = 4, 20
 """Cases of each oracle by default, and with ``-m slow``. ``SKMOE_FUZZ=1000`` in the
 environment makes it a thousand."""
 

@@ -77,6 +77,10 @@ QUICK = {
 
 each_gate = pytest.mark.parametrize("gate", KINDS.values(), ids=KINDS)
 both = pytest.mark.parametrize("moe", TARGETS)
+regressors = pytest.mark.parametrize(
+    "moe", [MoERegressor, pytest.param(MoEClassifier, marks=pytest.mark.slow)]
+)
+"""Where a gate does not know what the experts answer, classifiers run as slow ones."""
 
 
 @functools.cache
@@ -124,7 +128,7 @@ def test_answers_are_those_of_a_mixture(moe, gate):
     assert model.score_samples(X, y).mean() == pytest.approx(model.routed_bound_)
 
 
-@both
+@regressors
 @each_gate
 def test_copies_are_the_same(moe, gate):
     model = fitted(moe, gate)
@@ -147,7 +151,7 @@ def test_seeds_and_jobs_where_rows_are_held_out(gate):
     assert_same_bits(model, clone(model).set_params(n_jobs=2).fit(X, Y))
 
 
-@both
+@regressors
 @each_gate
 def test_float32(moe, gate):
     single = X.astype(np.float32)
@@ -159,7 +163,7 @@ def test_float32(moe, gate):
     assert_allclose(routed.toarray(), double.toarray(), atol=1e-4)
 
 
-@both
+@regressors
 @each_gate
 def test_csr_is_dense(moe, gate):
     csr, y = sparse.csr_array(SPARSE_X), TARGETS[moe]
@@ -178,7 +182,7 @@ def test_csr_and_a_gate_that_takes_none():
         MoERegressor(gate=GaussianNB(), **QUICK).fit(sparse.csr_array(X), Y)
 
 
-@both
+@regressors
 @each_gate
 def test_warm_start_goes_on(moe, gate):
     y = TARGETS[moe]

@@ -18,7 +18,6 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.tree import DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
-from skmoe.routing import Routing
 
 pytestmark = [
     pytest.mark.usefixtures("quick_choices"),
@@ -242,15 +241,3 @@ def test_constant_targets_and_separable_classes():
     model = MoERegressor(PoissonRegressor(), **FEW, likelihood="poisson")
     model.fit(X[:60], np.zeros(60) + (X[:60, 0] > 0)).add_experts(2, X[:4], np.ones(4))
     assert np.isfinite(model.predict(X)).all()
-
-
-def test_experts_of_a_joined_pool_can_be_taken_in_any_order():
-    model = MoERegressor(DecisionTreeRegressor(max_depth=3), **FEW, final="average")
-    pool = model.fit(X[:200], Y[:200]).add_experts(2, X[:200], Y[:200])._pool
-    order = np.array([4, 0, 0, 3, 1])
-    everyone = Routing.from_dense(np.ones((9, 5)))
-    taken = pool.take(order)
-    np.testing.assert_array_equal(
-        taken.predict(X[:9], everyone), pool.predict(X[:9], everyone)[:, order]
-    )
-    np.testing.assert_array_equal(taken.scale, pool.scale[order])

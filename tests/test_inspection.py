@@ -54,6 +54,8 @@ from skmoe.inspection import (
 from skmoe.inspection._cost import cost
 from skmoe.inspection._reasons import reasons
 
+pytestmark = pytest.mark.usefixtures("quick_choices")
+
 plt = pytest.importorskip("matplotlib.pyplot")
 plt.switch_backend("agg")
 

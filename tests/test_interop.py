@@ -16,9 +16,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skmoe import MoEClassifier, MoERegressor, MoETransformer
 from skmoe.gates import SoftmaxGate
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("quick_choices"),
+    pytest.mark.filterwarnings(
+        "ignore:EM stopped:sklearn.exceptions.ConvergenceWarning"
+    ),
+]
 
 QUICK = {"cross_fit": None, "n_init": 1, "max_iter": 20, "random_state": 0}
 random = np.random.RandomState(0)

@@ -38,6 +38,8 @@ from skmoe.gates import (
     TreeGate,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_choices")
+
 onnxruntime = pytest.importorskip("onnxruntime")
 skl2onnx = pytest.importorskip("skl2onnx")
 to_onnx = pytest.importorskip("skmoe.onnx").to_onnx

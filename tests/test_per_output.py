@@ -23,7 +23,9 @@ X = random.standard_normal((N, 2))
 # The same two slopes for both targets, but the regime of each has its own border.
 SLOPES = np.where(X > 0, 3, -3)
 Y = SLOPES * X[:, ::-1] + 0.1 * random.standard_normal((N, 2))
-MODEL = MoERegressor(n_experts=4, top_k=2, gate_per_output=True, random_state=0)
+MODEL = MoERegressor(
+    n_experts=4, top_k=2, gate_per_output=True, n_init=1, random_state=0
+)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from skmoe.likelihoods import WithOutliers
 from skmoe.packing import pack
 from skmoe.persistence import trusted_types
 
+pytestmark = pytest.mark.usefixtures("quick_choices")
+
 RANDOM = np.random.RandomState(0)
 X = RANDOM.uniform(-1, 1, (200, 4))
 y = np.where(X[:, 0] > 0, X[:, 1], -2 * X[:, 2])

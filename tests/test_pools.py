@@ -420,7 +420,7 @@ def test_an_expert_without_rows_keeps_what_it_has(pool, y, tables):
 
 
 # ----------------------------------------------------------------- some of experts
-@pytest.mark.parametrize("which", [[2, 0], [0, 1, 2, 1], [1]])
+@pytest.mark.parametrize("which", [[2, 0], [2, 0, 0, 1, 2], [1]])
 def test_take_leaves_out_and_repeats(pool, y, tables, which):
     which = np.array(which)
     if type(pool).take is DerivedPool.take:

@@ -211,7 +211,7 @@ def test_counts(data):
     assert np.all(ours.ppf(0.0) == 0)
 
 
-def test_groups(data):
+def test_groups(data, quick_choices):
     X, y = data
     groups = np.arange(300) // 5
     model = MoERegressor(n_experts=2, n_init=1, tol=1e-2, random_state=0)

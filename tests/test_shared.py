@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from _cases import pool_of
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import LeaveOneOut
@@ -16,9 +17,7 @@ from skmoe.em import Problem, begin, initial, resume
 from skmoe.em._engine import revived
 from skmoe.em._held_out import WAYS, HeldOut, Split, Trial, choose
 from skmoe.em._shared_expert import Shared
-from skmoe.experts import make_pool
 from skmoe.gates import SoftmaxGate
-from skmoe.likelihoods import Gaussian
 from skmoe.routing import Routing
 
 pytestmark = pytest.mark.filterwarnings(
@@ -38,11 +37,6 @@ TREE = DecisionTreeRegressor(max_depth=4, random_state=0)
 
 def problem_of(y, n_experts=3, width=3):
     return Problem(X, X, y[:, None], np.ones(len(y)), n_experts, width, 10, 1e-4)
-
-
-def pool_of(learners):
-    likelihood = Gaussian().bound(10.0, np.array([1e-6]))
-    return make_pool(learners, n_features=3, likelihood=likelihood)
 
 
 # ------------------------------------------------------------- shared expert

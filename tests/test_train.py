@@ -5,8 +5,10 @@ import functools
 import pickle
 from dataclasses import replace
 
+import _cases
 import numpy as np
 import pytest
+from _cases import everyone
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
@@ -29,12 +31,10 @@ from skmoe.experts import (
     CachedPool,
     ShrunkPool,
     cached,
-    make_pool,
 )
 from skmoe.experts._base import PROBABILITY_FLOOR, floored
 from skmoe.gates import ConstantGate, RoutingRule, SoftmaxGate
 from skmoe.gates._softmax import ALPHAS
-from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing
 
 pytestmark = pytest.mark.filterwarnings(
@@ -56,7 +56,7 @@ CLASS_TREE = DecisionTreeClassifier(max_depth=3, random_state=0)
 
 
 def soft(n_experts=K, seed=1):
-    return np.random.default_rng(seed).dirichlet(np.ones(n_experts), size=N)
+    return _cases.soft(N, n_experts, seed)
 
 
 def holes(n_experts=K, seed=2):
@@ -68,15 +68,7 @@ def holes(n_experts=K, seed=2):
     return Routing(indices, weights, n_experts)
 
 
-def pool_of(learners, *, classes=None):
-    return make_pool(
-        learners,
-        n_features=3,
-        likelihood=Gaussian().bound(10.0, np.array([1e-3]))
-        if classes is None
-        else Categorical(),
-        classes=classes,
-    )
+pool_of = functools.partial(_cases.pool_of, floor=1e-3)
 
 
 def problem_of(y, n_experts=K, *, width=None, weight=WEIGHT):
@@ -233,7 +225,7 @@ def test_logistic_experts_blend_geometrically(strength):
     pooled = Pooled.of(problem, pool)
     routing = Routing.from_dense(soft())
     own = pool.predict(X, routing)
-    base = pooled.fits.judge.predict(X, Routing.from_dense(np.ones((N, 1))))
+    base = pooled.fits.judge.predict(X, everyone(N, 1))
     expected = base ** (1 - strength) * own**strength
     expected /= expected.sum(axis=2, keepdims=True)
     blended = pooled.shrink(Trained(pool, pool), 1 - strength).judge
@@ -252,7 +244,7 @@ def test_a_class_that_a_logistic_expert_did_not_meet():
     pool.fit(X, LABELS, Routing.from_labels(split, 2))
     both = Routing.from_dense(np.full((N, 2), 0.5))
     pooled = Pooled.of(problem, pool)
-    alone = pooled.fits.judge.predict(X, Routing.from_dense(np.ones((N, 1))))
+    alone = pooled.fits.judge.predict(X, everyone(N, 1))
     both_pools = Trained(pool, pool)
     shares = [
         pooled.shrink(both_pools, 1 - a).judge.predict(X, both)
@@ -277,7 +269,7 @@ def test_cross_fitted_experts_blend_out_of_fold(strength):
     mass = Routing.from_dense(WEIGHT[:, None] * np.eye(2)[SIDE])
     pool.fit(X, y, mass)
     blended = Pooled.of(problem, pool).shrink(Trained(pool, pool), 1 - strength).judge
-    found = blended.evaluate(X, y, Routing.from_dense(np.ones((N, 2))))
+    found = blended.evaluate(X, y, everyone(N, 2))
     for f in range(4):
         seen, rows = folds != f, folds == f
         alone = clone(TREE).fit(X[seen], Y[seen], WEIGHT[seen])

@@ -12,6 +12,8 @@ from sklearn.tree import DecisionTreeRegressor
 from skmoe import MoERegressor
 from skmoe.gates import SoftmaxGate
 
+pytestmark = pytest.mark.usefixtures("quick_choices")
+
 TREE = DecisionTreeRegressor(max_depth=4)
 
 

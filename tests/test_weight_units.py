@@ -13,6 +13,8 @@ from skmoe import MoEClassifier, MoERegressor
 from skmoe._learners import resample, weight_unit
 from skmoe.gates import EstimatorGate
 
+pytestmark = pytest.mark.usefixtures("quick_choices")
+
 N = 120
 QUICK = {
     "n_experts": 2, "n_init": 1, "init": "tree", "tol": 10.0, "cross_fit": None,
