@@ -47,9 +47,15 @@ def three():
     return MoERegressor(**AUTO).fit(X, THREE)
 
 
-@pytest.mark.parametrize("cross_fit", ["auto", None])
 @pytest.mark.parametrize(
-    ("y", "number"), [(ONE, 1), (NOISE, 1), (THREE, 3)], ids=["one", "noise", "three"]
+    ("y", "number", "cross_fit"),
+    [
+        pytest.param(ONE, 1, "auto", id="one"),
+        pytest.param(NOISE, 1, "auto", id="noise", marks=pytest.mark.slow),
+        pytest.param(ONE, 1, None, id="one in sample"),
+        pytest.param(NOISE, 1, None, id="noise in sample"),
+        pytest.param(THREE, 3, None, id="three in sample"),
+    ],
 )
 def test_regressor_finds_the_regimes(y, number, cross_fit):
     model = MoERegressor(**AUTO, cross_fit=cross_fit).fit(X, y)
@@ -58,8 +64,15 @@ def test_regressor_finds_the_regimes(y, number, cross_fit):
     assert np.isfinite(model.predict(X)).all()
 
 
-@pytest.mark.parametrize("cross_fit", ["auto", None])
-@pytest.mark.parametrize(("y", "number"), [(PLAIN_LABELS, 1), (LABELS, 2)])
+@pytest.mark.parametrize(
+    ("y", "number", "cross_fit"),
+    [
+        pytest.param(PLAIN_LABELS, 1, "auto", id="one", marks=pytest.mark.slow),
+        pytest.param(PLAIN_LABELS, 1, None, id="one in sample"),
+        pytest.param(LABELS, 2, "auto", id="two"),
+        pytest.param(LABELS, 2, None, id="two in sample"),
+    ],
+)
 def test_classifier_finds_the_regimes(y, number, cross_fit):
     model = MoEClassifier(**AUTO, cross_fit=cross_fit).fit(X, y)
     assert model.n_experts_ == number
@@ -83,6 +96,8 @@ def test_the_fit_is_that_of_the_number_chosen(three):
 
 
 def test_path_tells_what_was_tried(three):
+    assert three.n_experts_ == 3 == len(three.experts_)
+    assert three.n_experts == "auto"
     path = three.selection_path_
     names = ["bic", "chosen", "held_out", "icl", "n_experts", "standard_error"]
     assert sorted(path) == names
