@@ -207,7 +207,9 @@ def test_warm_start_of_gates_that_rows_held_out_chose(gate):
 
 def test_warm_start_with_another_gate():
     model = MoERegressor(gate="tree", warm_start=True, **QUICK).fit(X, Y)
-    with pytest.raises(ValueError, match=r"needs the gate of the previous fit, TreeG"):
+    with pytest.raises(
+        ValueError, match=r"needs the kind of gate of the previous fit, TreeG"
+    ):
         model.set_params(gate="softmax").fit(X, Y)
 
 
