@@ -98,7 +98,7 @@ def bounds(problem, gate, pool, kind="kmeans"):
 
 
 # ---------------------------------------------------------------- invariants
-@pytest.mark.parametrize(("start", "gate"), enumerate(GATES), ids=str)
+@pytest.mark.parametrize(("start", "gate"), list(enumerate(GATES)), ids=str)
 @pytest.mark.parametrize("width", [4, 2, 1])
 @pytest.mark.parametrize("name", ["ridge", "ols"])
 def test_bound_never_falls_for_grouped_pools(start, gate, width, name):

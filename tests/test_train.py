@@ -676,7 +676,7 @@ def test_the_penalty_of_the_gate_is_chosen():
 @quick_choices
 def test_the_variant_that_is_chosen_is_the_one_that_is_fitted(monkeypatch):
     norms = []
-    for which, alpha in enumerate(ALPHAS):
+    for which, alpha in enumerate(SoftmaxGate.choices["alpha"]):
         monkeypatch.setattr(_train, "choose", lambda *_, i=which: (0, Choice(gate=i)))
         model = MoERegressor(**QUICK).fit(X, Y)
         assert model.gate_.alpha == alpha
@@ -798,14 +798,15 @@ def test_warm_starts_keep_what_was_chosen(expert, strength, monkeypatch):
     monkeypatch.setattr(
         _train,
         "choose",
-        lambda held, parts: (0, Choice(gate=2, shrinkage=1.0 - strength)),
+        lambda held, parts: (0, Choice(gate=1, shrinkage=1.0 - strength)),
     )
     model = MoERegressor(expert, **QUICK, warm_start=True).fit(X, Y)
     before = copy.deepcopy(model)
+    chosen = SoftmaxGate.choices["alpha"][1]
     monkeypatch.undo()
     model.fit(X, Y)
     assert model.shrinkage_ == before.shrinkage_ == 1.0 - strength
-    assert model.gate_.alpha == before.gate_.alpha == ALPHAS[2]
+    assert model.gate_.alpha == before.gate_.alpha == chosen
     assert model.score(X, Y) == pytest.approx(before.score(X, Y), abs=0.1)
     assert model.routed_bound_ >= before.routed_bound_ - 0.05
 
