@@ -38,10 +38,19 @@ def _is_numeric(column: Any) -> bool:
 
 def blank(X: Any, names: list) -> Any:
     """Return a data frame with zeros in some of its columns."""
-    zeros = np.zeros(len(X))
+    return replaced(X, dict.fromkeys(names, np.zeros(len(X))))
+
+
+def replaced(X: Any, columns: dict[Any, np.ndarray]) -> Any:
+    """Return a data frame with other numbers in some of its columns, by name."""
     if hasattr(X, "with_columns"):  # polars
-        return X.with_columns(*(type(X[name])(name, zeros) for name in names))
-    return X.assign(**dict.fromkeys(names, 0.0))
+        return X.with_columns(
+            *(type(X[name])(name, numbers) for name, numbers in columns.items())
+        )
+    other = X.copy(deep=False)
+    for name, numbers in columns.items():
+        other[name] = numbers
+    return other
 
 
 def remedy(X: Any, error: Exception) -> str:

@@ -6,9 +6,12 @@ When scikit-learn moves one of them, this file is the only one to mend.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from inspect import signature
 from typing import Any
 
+import numpy as np
 from sklearn.base import _fit_context
+from sklearn.ensemble._hist_gradient_boosting.binning import _BinMapper
 from sklearn.utils import _safe_indexing
 from sklearn.utils._optional_dependencies import (
     check_matplotlib_support,
@@ -33,6 +36,7 @@ from sklearn.utils.validation import (
 __all__ = [
     "CALLBACKS",
     "CONTAINERS",
+    "WEIGHTED_BINS",
     "CallbackSupportMixin",
     "HasMethods",
     "Interval",
@@ -48,6 +52,7 @@ __all__ = [
     "boosted_trees",
     "check_matplotlib_support",
     "check_pandas_support",
+    "cut_at",
     "frame",
     "html_block",
     "no_progress",
@@ -97,6 +102,37 @@ def boosted_trees(model: Any) -> list[Any]:
     They are structured arrays, with fields "is_leaf", "depth" and "count" among others.
     """
     return [tree.nodes for iteration in model._predictors for tree in iteration]
+
+
+WEIGHTED_BINS = "sample_weight" in signature(_BinMapper.fit).parameters
+"""Whether histogram gradient boosting looks for weighted quantiles of the columns."""
+
+
+def cut_at(model: Any, cuts: dict[int, np.ndarray]) -> None:
+    """Let boosting that was fitted on numbers of bins read the columns that were cut.
+
+    Parameters
+    ----------
+    model : HistGradientBoostingRegressor or HistGradientBoostingClassifier
+        Fitted; its thresholds become cuts.
+    cuts : dict of int to (n_cuts,) array
+        By column. Bin i of a column is up to and with cut i.
+    """
+    place = np.arange(model.n_features_in_)
+    if model.is_categorical_ is not None:  # trees see categories first
+        place[np.argsort(~model.is_categorical_, kind="stable")] = place.copy()
+    thresholds = model._bin_mapper.bin_thresholds_
+    for column, cut in cuts.items():
+        between = thresholds[place[column]]
+        thresholds[place[column]] = cut[np.floor(between).astype(np.intp)]
+    table = np.zeros((len(thresholds), max(map(len, thresholds))))
+    for row, threshold in zip(table, thresholds, strict=True):
+        row[: len(threshold)] = threshold
+    for nodes in boosted_trees(model):
+        is_cut = (nodes["is_leaf"] == 0) & (nodes["is_categorical"] == 0)
+        is_cut &= np.isfinite(nodes["num_threshold"])  # others part NaN from numbers
+        column, bin_number = nodes["feature_idx"], nodes["bin_threshold"]
+        nodes["num_threshold"][is_cut] = table[column[is_cut], bin_number[is_cut]]
 
 
 CONTAINERS = ("default", *sorted(ADAPTERS_MANAGER.adapters))

@@ -16,6 +16,7 @@ FLOORS = {
     "_learners": 0,
     "_sklearn_compat": 0,
     "_version": 0,
+    "_bins": 0.5,
     "routing": 1,
     "solvers": 1.25,
     "_axes": 1,

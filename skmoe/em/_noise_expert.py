@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 
+from .._bins import fit_weighted
 from .._learners import MIN_RESPONSIBILITY, seeded, weight_parameter
 from ..backends import few_openmp_threads, to_host
 from ..experts import WIDEST, ExpertPool, VaryingPool, spread, take_rows
@@ -104,7 +105,8 @@ def _fitted(
         name = weight_parameter(model)
         params = {} if name is None else {name: weight[some]}
         with few_openmp_threads(len(rows)):
-            return model.fit(take_rows(x, np.flatnonzero(some)), target[some], **params)
+            few_x = take_rows(x, np.flatnonzero(some))
+            return fit_weighted(model, few_x, target[some], params)
 
     size = np.empty(len(rows))
     for f in np.unique(fold):

@@ -14,6 +14,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline
 
+from .._bins import fit_weighted
 from .._frames import remedy
 from .._learners import (
     is_frozen,
@@ -380,7 +381,7 @@ def _fit_expert(
                 expert.fit(X, target)
             else:
                 exact_weights = summable(weight_unit * weights)
-                expert.fit(X, target, **{weight_name: exact_weights})
+                fit_weighted(expert, X, target, {weight_name: exact_weights})
             if hasattr(expert, asks):
                 # Neighbours raise only now if there are too few.
                 getattr(expert, asks)(take_rows(X, np.zeros(1, dtype=np.intp)))

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import DataConversionWarning
 
+from .._bins import fit_weighted
 from .._learners import is_frozen, read_answer, resample, weight_parameter
 from ._base import take_rows
 
@@ -71,7 +72,7 @@ class MultilabelExpert(ClassifierMixin, BaseEstimator):
             with warnings.catch_warnings():  # one label may be a column vector
                 warnings.simplefilter("ignore", DataConversionWarning)
                 labels = Y[:, self.varies_].astype(np.intp)
-                self.estimator_ = learner.fit(X, labels, **params)
+                self.estimator_ = fit_weighted(learner, X, labels, params)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 
+from .._bins import fit_weighted
 from .._learners import (
     MIN_RESPONSIBILITY,
     is_frozen,
@@ -231,7 +232,7 @@ def fitted(estimator: BaseEstimator, X: Array, targets: sparse.csr_array) -> Any
         few_openmp_threads(len(rows)),
     ):
         try:
-            estimator.fit(X[rows], experts, **weighting)
+            fit_weighted(estimator, X[rows], experts, weighting)
             if hasattr(estimator, "predict_proba"):
                 return estimator
         except Exception as error:
