@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from inspect import signature
+import copy
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 from sklearn.utils.validation import has_fit_parameter
 
 MIN_RESPONSIBILITY = 1e-3
@@ -51,6 +53,34 @@ def weight_parameter(learner: BaseEstimator, method: str = "fit") -> str | None:
     if isinstance(learner, (MultiOutputClassifier, MultiOutputRegressor)):
         learner = learner.estimator  # raises where this takes none
     return "sample_weight" if has_fit_parameter(learner, "sample_weight") else None
+
+
+def learns_from_y(part: Any) -> bool:
+    """Tell whether a transformer, or a part of it, learns from y.
+
+    It says so in its tags, or in that its ``fit`` has no default for y.
+    """
+    if isinstance(part, (list, tuple)):
+        return any(map(learns_from_y, part))
+    if isinstance(part, (type, FrozenEstimator)) or not hasattr(part, "get_params"):
+        return False
+    if hasattr(part, "__sklearn_tags__") and get_tags(part).target_tags.required:
+        return True
+    y = signature(part.fit).parameters.get("y")
+    if y is not None and y.default is Parameter.empty:
+        return True
+    return learns_from_y(tuple(part.get_params(deep=False).values()))
+
+
+def behind(steps: Pipeline, learner: Any) -> Pipeline:
+    """Return the Pipeline of steps in which a fitted learner takes the last place."""
+    name, last = steps.steps[-1]
+    if hasattr(last, "feature_names_in_"):
+        learner = copy.copy(learner)
+        learner.feature_names_in_ = last.feature_names_in_
+    whole = copy.copy(steps)
+    whole.steps = [*steps.steps[:-1], (name, learner)]
+    return whole
 
 
 def reads_any_units(learner: BaseEstimator) -> bool:

@@ -120,8 +120,6 @@ WEIGHTS_SPARSE = "check_sample_weight_equivalence_on_sparse_data"
 
 def weights_count_inexactly(estimator):
     """Name the checks that no mixture of such experts can pass, and say why."""
-    if any(estimator is one for one in SCALED):
-        return {WEIGHTS_DENSE: "a Pipeline hands weights to its last step only"}
     reason = "rounding of soft weights decides between splits of equal gain"
     if estimator is SUPPORT_VECTORS:
         reason = "SVR alone does not pass it: libsvm stops within a tolerance"
@@ -129,9 +127,9 @@ def weights_count_inexactly(estimator):
 
 
 # A few of each kind run by default, all others with `-m slow`: choices on rows held
-# out, one expert for each row, weights of classes, and gates of two kinds.
-FEW = [LINEAR[0], LINEAR[3], LINEAR[9], LINEAR[15], GATES[3], GATES[6]]
-MORE = [model for model in LINEAR + GATES if model not in FEW]
+# out, one expert for each row, weights of classes, gates of two kinds, and Pipelines.
+FEW = [LINEAR[0], LINEAR[3], LINEAR[9], LINEAR[15], GATES[3], GATES[6], SCALED[1]]
+MORE = [model for model in LINEAR + GATES + SCALED if model not in FEW]
 
 
 @parametrize_with_checks(FEW)
@@ -151,14 +149,14 @@ BUT_FOR_WEIGHTS = {
 }
 
 
-@parametrize_with_checks([TREES[2], SCALED[1]], **BUT_FOR_WEIGHTS)
+@parametrize_with_checks([TREES[2]], **BUT_FOR_WEIGHTS)
 def test_contract_but_for_weights(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [*TREES[:2], *TREES[3:], *TREE_GATES, SCALED[0], SCALED[2], SUPPORT_VECTORS],
+    [*TREES[:2], *TREES[3:], *TREE_GATES, SUPPORT_VECTORS],
     **BUT_FOR_WEIGHTS,
 )
 def test_contract_but_for_weights_of_more(estimator, check):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
@@ -21,6 +23,13 @@ NUMBERS_ONLY = (LinearPool, LogisticPool, GLMPool)
 def reads_numbers_only(learner: BaseEstimator) -> bool:
     """Tell whether a learner is a plain linear one, which cannot read categories."""
     return any(pool.supports(learner, 1) for pool in NUMBERS_ONLY)
+
+
+def trained_together(learners: Sequence[BaseEstimator]) -> bool:
+    """Tell whether all learners are plain linear ones of a kind."""
+    return any(
+        all(pool.supports(each, 1) for each in learners) for pool in NUMBERS_ONLY
+    )
 
 
 def encoder(names: list) -> ColumnTransformer:

@@ -7,15 +7,24 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from sklearn import config_context  # type: ignore[attr-defined]
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import check_array, check_consistent_length, get_tags
 
-from .._learners import recipe, said_without, surely_lacks, thawed
+from .._learners import (
+    learns_from_y,
+    recipe,
+    said_without,
+    surely_lacks,
+    thawed,
+    weight_parameter,
+)
 from ..backends import Array, namespace
 from ..gates import (
     BaseGate,
@@ -28,6 +37,8 @@ from ..gates import (
     SoftmaxGate,
     TreeGate,
 )
+from ._columns import trained_together
+from ._validation import about, check_magnitude
 
 GATES: dict[str, type[BaseGate]] = {
     "softmax": SoftmaxGate,
@@ -70,6 +81,43 @@ def read_experts(
     for learner in experts:
         check_learner(learner, classify)
     return [clone(learner) for learner in experts]
+
+
+def steps_before(learners: list[BaseEstimator]) -> Pipeline | None:
+    """Return the steps that stand before all experts alike, if these are linear.
+
+    Returns
+    -------
+    Pipeline or None
+        Unfitted; its last step keeps the place of the expert. None if experts are no
+        Pipelines of learners that are trained together, if their steps differ, or if
+        a step learns from y: each expert then fits steps of its own.
+    """
+    if not all(isinstance(each, Pipeline) for each in learners):
+        return None
+    before = [each.steps[:-1] for each in learners]
+    names, last = zip(*(each.steps[-1] for each in learners), strict=True)
+    together = before[0] and trained_together(last)
+    if not together or not alike(before) or learns_from_y(before[0]):
+        return None
+    name = names[0] if len(set(names)) == 1 else "expert"
+    steps = clone(learners[0])
+    steps.steps[-1] = (name, FunctionTransformer())
+    return steps
+
+
+def fitted_steps(
+    steps: Pipeline | None, X: Any, y: Array, weight: Array
+) -> Pipeline | None:
+    """Fit steps, if there are any; those that take sample weights get them."""
+    if steps is None:
+        return None
+    weights = {}
+    if weight.min() < weight.max():
+        named = ((name, weight_parameter(step)) for name, step in steps.steps)
+        weights = {f"{name}__{param}": weight for name, param in named if param}
+    with config_context(enable_metadata_routing=False):
+        return steps.fit(X, y, **weights)
 
 
 def named_parts(params: dict[str, Any]) -> dict[str, Any]:
@@ -217,6 +265,23 @@ def split_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
     if not isinstance(gate, Pipeline):
         return None, gate
     return (gate[:-1] if len(gate.steps) > 1 else None), gate.steps[-1][1]
+
+
+def expert_input(steps: Pipeline, raw: Any) -> Array:
+    """Return what experts behind shared steps see: the transform of the raw X."""
+    name = "X behind its steps"
+    Z = steps.transform(raw)
+    with about("expert"):
+        Z = check_array(
+            Z,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            order="C",
+            input_name=name,
+        )
+        check_magnitude(Z, name)
+        check_consistent_length(Z, raw)
+    return small_indices(Z)
 
 
 def gate_input(before: Pipeline | None, X: Array, raw: Any) -> Array:

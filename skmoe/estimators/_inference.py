@@ -18,7 +18,7 @@ from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from . import _gate_and_experts as parts
 from ._folds import check_groups
-from ._rows import check_X, computing, experts_read_raw, training_width
+from ._rows import check_X, computing, expert_view, training_width
 from ._validation import about, given, on_host
 
 
@@ -102,7 +102,7 @@ class RoutedMixin:
             check_is_fitted(self)
         raw, X = check_X(self, X, reset=False)
         before, _ = parts.split_gate(self.gate_)
-        X_expert = raw if experts_read_raw(self) else X
+        X_expert = expert_view(self, self._pool.before, X, raw)
         return parts.gate_input(before, X, raw), X_expert
 
     @property

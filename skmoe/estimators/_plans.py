@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 
 from ..backends import one_blas_thread
@@ -135,7 +136,8 @@ def _ways(model, task: Task) -> list[Plan]:
     problem = task.problem
     learners = task.learners
     options = model._pool_options(problem.y, problem.sample_weight, problem.n_experts)
-    options |= {"n_features": model.n_features_in_, "n_jobs": model.n_jobs}
+    options |= {"n_features": problem.X.shape[1], "n_jobs": model.n_jobs}
+    options["before"] = task.before_experts
     # The user chose the penalty for the weights as given.
     options["weight_unit"] = 1.0 if model.expert is None else model._weight_unit
     expert_seeds, rest = np.split(task.seeds, [problem.n_experts])
@@ -147,7 +149,9 @@ def _ways(model, task: Task) -> list[Plan]:
 
     def plan(learners: list, shared: Any) -> Plan:
         chosen = options if shared is None else left_over
-        readers = _readers(model, learners)
+        readers = learners
+        if task.before_experts is None:
+            readers = _readers(model, learners)
         pool = make_pool(readers, seeds=expert_seeds.tolist(), **chosen)
         return Plan(
             gates=gates,
@@ -311,6 +315,17 @@ def warm_gate(model, gate):
         if not isinstance(v, str) or v != "auto"
     }
     return before, copy.copy(old).set_params(**params)
+
+
+def warm_steps(model, steps: Pipeline | None) -> Pipeline | None:
+    """Return the steps before the experts of the previous fit."""
+    old = model._pool.before
+    if not parts.alike([steps, old]):
+        raise ValueError(
+            "warm_start=True needs the steps of the previous fit before the experts, "
+            f"{old!r}; got {steps!r}. Set warm_start=False to start afresh."
+        )
+    return old
 
 
 def _warm_state(model, problem, gate, plan: Plan) -> State:

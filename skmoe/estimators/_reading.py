@@ -5,16 +5,24 @@ from __future__ import annotations
 import numpy as np
 from sklearn.utils import check_random_state
 
+from ..backends import like
 from ..em import Problem
 from . import _gate_and_experts as parts
 from ._folds import check_cross_fit, check_groups
-from ._plans import check_number, n_at_first, responsibilities_of, warm_gate
+from ._plans import (
+    check_number,
+    n_at_first,
+    responsibilities_of,
+    warm_gate,
+    warm_steps,
+)
 from ._record import warn_of_top_k
 from ._rows import (
     before_gate,
     check_counts,
     check_training,
-    experts_read_raw,
+    expert_view,
+    others_read_rows,
     training_width,
 )
 from ._task import Settings, Task
@@ -36,6 +44,9 @@ def read_task(model, settings: Settings, X, y, sample_weight, groups=None) -> Ta
     check_cross_fit(model.cross_fit, model.final)
     raw, X, y, weight = check_training(model, settings, X, y, sample_weight)
     learners = model._adapted(learners)
+    before_experts = None if others_read_rows(model) else parts.steps_before(learners)
+    if before_experts is not None:
+        learners = [learner.steps[-1][1] for learner in learners]
     names = getattr(model, "feature_names_in_", None) if before is None else None
     gate = gate.placed(names)
     before = before or before_gate(model, X, gate)
@@ -46,14 +57,19 @@ def read_task(model, settings: Settings, X, y, sample_weight, groups=None) -> Ta
     seeds = random.randint(2**31 - 1, size=n_experts + 1 + model.n_init)
     if settings.warm:
         before, gate = warm_gate(model, gate)
-    elif before is not None:
-        before = before.fit(raw, y)
+        before_experts = warm_steps(model, before_experts)
+    else:
+        before = parts.fitted_steps(before, raw, y, weight)
+        before_experts = parts.fitted_steps(before_experts, raw, y, weight)
     X_gate = parts.gate_input(before, X, raw)
     if before is not None:
         parts.check_made(X_gate, gate)
+    X_expert = expert_view(model, before_experts, X, raw)
+    if before_experts is not None and y.dtype.kind == "f":
+        y = like(y, X_expert, X_expert.dtype)
     problem = Problem(
         X_gate=X_gate,
-        X=raw if experts_read_raw(model) else X,
+        X=X_expert,
         y=y,
         sample_weight=weight,
         n_experts=n_experts,
@@ -65,4 +81,13 @@ def read_task(model, settings: Settings, X, y, sample_weight, groups=None) -> Ta
         balance=model.balance,
         capacity=float(model.capacity_factor or np.inf),
     )
-    return Task(settings, problem, learners[:n_experts], gate, before, seeds, resp)
+    return Task(
+        settings=settings,
+        problem=problem,
+        learners=learners[:n_experts],
+        gate=gate,
+        before=before,
+        before_experts=before_experts,
+        seeds=seeds,
+        resp=resp,
+    )

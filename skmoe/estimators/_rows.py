@@ -56,6 +56,21 @@ def experts_read_raw(model) -> bool:
     return model._reads["frame"] or any(map(parts.reads_raw, listed_experts(model)))
 
 
+def expert_view(
+    model, before_experts: Pipeline | None, X: Array | None, raw: Any
+) -> Any:
+    """Return what experts see of rows."""
+    if before_experts is not None:
+        return parts.expert_input(before_experts, raw)
+    return raw if experts_read_raw(model) else X
+
+
+def others_read_rows(model) -> bool:
+    """Whether a learner beside the experts is to read the rows that these read."""
+    others = model.shared_expert, getattr(model, "noise_expert", None)
+    return any(hasattr(other, "fit") for other in others)
+
+
 def has_pipelines(model) -> bool:
     """Whether an expert is a Pipeline, which may read more than arrays."""
     return any(isinstance(thawed(one), Pipeline) for one in listed_experts(model))

@@ -85,6 +85,9 @@ class Task:
         The unfitted gate; that of the previous fit if training goes on from it.
     before : Pipeline or None
         Fitted transformers before the gate.
+    before_experts : Pipeline or None
+        Fitted steps that stand before all experts. ``problem.X`` has gone through
+        them, and ``learners`` stand behind them.
     seeds : (n_experts + 1 + n_init,) array of int
         Seeds of the experts, the problem and the starts.
     resp : Routing or None
@@ -98,6 +101,7 @@ class Task:
     learners: list
     gate: BaseGate
     before: Pipeline | None
+    before_experts: Pipeline | None
     seeds: np.ndarray
     resp: Routing | None
     path: dict[str, np.ndarray] | None = None

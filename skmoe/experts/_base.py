@@ -10,8 +10,9 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
 
-from .._learners import MIN_RESPONSIBILITY, is_frozen
+from .._learners import MIN_RESPONSIBILITY, behind, is_frozen
 from .._sklearn_compat import _safe_indexing
 from ..backends import Array, like, namespace, select, to_host
 from ..likelihoods import PROBABILITY_FLOOR, Categorical, Likelihood
@@ -33,7 +34,7 @@ class ExpertPool(ABC):
     3. write ``evaluate(X, y, routing)`` and ``predict(X, routing)``;
     4. write ``swap(other, take)``, which copies the learners of some experts;
     5. write ``estimators()``, which returns the fitted experts as scikit-learn
-       estimators, and ``take(experts)``, if the pool keeps more per expert than its
+       estimators, `whole`, and ``take(experts)``, if the pool keeps more per expert than its
        learner;
     6. if it can start from the experts it has, write ``update(X, y, routing)``;
     7. if it can count its free parameters, write ``count_parameters``;
@@ -64,6 +65,10 @@ class ExpertPool(ABC):
     weight_unit : float
         The user's sample weight that counts as one row here. Learners are fitted with
         the user's weights, so that penalties keep their meaning.
+    before : Pipeline or None
+        Fitted steps that stand before all experts; the last one keeps the place of the
+        expert. X has gone through them; the experts that `estimators` returns are
+        Pipelines, and read rows that have not.
 
     Attributes
     ----------
@@ -86,6 +91,7 @@ class ExpertPool(ABC):
         seeds: Sequence[int] = (),
         n_jobs: int | None = None,
         weight_unit: float = 1.0,
+        before: Pipeline | None = None,
     ) -> None:
         self.learners = list(estimators)
         self.n_experts = len(self.learners)
@@ -94,13 +100,14 @@ class ExpertPool(ABC):
         self.seeds = list(seeds) or [0] * self.n_experts
         self.n_jobs = n_jobs
         self.weight_unit = weight_unit
+        self.before = before
         self.scale: np.ndarray | None = None
         self.seen: Seen | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of a pool of the same kind, except for the learners."""
-        names = ("likelihood", "classes", "seeds", "n_jobs", "weight_unit")
+        names = ("likelihood", "classes", "seeds", "n_jobs", "weight_unit", "before")
         return {name: getattr(self, name) for name in names}
 
     # --------------------------------------------------------- to be written
@@ -143,6 +150,12 @@ class ExpertPool(ABC):
     def rigid(self) -> bool:
         """Whether the experts cannot memorise rows, so that slack is 0."""
         return self.slack == 0
+
+    def whole(self, experts: list[Any]) -> list[Any]:
+        """Return fitted experts behind the steps that stand before them."""
+        if self.before is None:
+            return experts
+        return [behind(self.before, expert) for expert in experts]
 
     def with_scale(self, scale: np.ndarray | None) -> Self:
         """Return a pool with other noise scales; learners stay."""

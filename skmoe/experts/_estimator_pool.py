@@ -332,7 +332,7 @@ class EstimatorPool(ExpertPool):
 
     def estimators(self) -> list[Any]:
         """Return the fitted clones."""
-        return list(self.fitted)
+        return self.whole(list(self.fitted))
 
     def count_parameters(self) -> int:
         """Count coefficients of linear experts and leaves of trees."""

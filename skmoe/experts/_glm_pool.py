@@ -130,7 +130,7 @@ class GLMPool(CoefficientPool):
             expert = clone(learner).fit(*blank)
             expert.coef_, expert.intercept_ = self.coef[k, 0], self.intercept[k, 0]
             fitted.append(expert)
-        return fitted
+        return self.whole(fitted)
 
     def count_parameters(self) -> int:
         """Return the number of coefficients and intercepts."""

@@ -279,7 +279,7 @@ class LinearPool(CoefficientPool):
                 expert.intercept_ = intercept[0] if single else intercept
             expert.n_features_in_ = coef.shape[1]
             fitted.append(expert)
-        return fitted
+        return self.whole(fitted)
 
     def count_parameters(self) -> int:
         """Return the number of coefficients and intercepts."""

@@ -359,7 +359,7 @@ class LogisticPool(CoefficientPool):
             expert.n_features_in_ = coef.shape[1]
             expert.n_iter_ = np.array([0])
             fitted.append(expert)
-        return fitted
+        return self.whole(fitted)
 
     def count_parameters(self) -> int:
         """Return the number of free coefficients and intercepts."""

@@ -179,7 +179,8 @@ class ShrunkPool(DerivedPool):
 
     def estimators(self) -> list[Any]:
         """Return the weighted mean of each expert and its pooled fit, as estimators."""
-        pooled = [self.pooled.estimators()[i] for i in self.learner_of]
+        learners = self.pooled.estimators()
+        pooled = [learners[i] for i in self.learner_of]
         both = zip(pooled, self.pool.estimators(), self.shrinkages, strict=True)
         return [self._mean(*each) for each in both]
 
