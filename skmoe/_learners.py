@@ -11,6 +11,7 @@ from joblib import hash as content_hash
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.feature_selection import SelectKBest, SelectPercentile
 from sklearn.frozen import FrozenEstimator
 from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.pipeline import Pipeline
@@ -22,6 +23,10 @@ MIN_RESPONSIBILITY = 1e-3
 """Least responsibility for a row with which a learner is fitted on it.
 
 Many learners use even rows of weight zero, in bin edges or leaf counts."""
+
+
+SCORES_BY_Y = SelectKBest, SelectPercentile
+"""Transformers that learn from y and whose tags leave that open."""
 
 
 FAR = 5.0
@@ -60,6 +65,8 @@ def learns_from_y(part: Any) -> bool:
 
     It says so in its tags, or in that its ``fit`` has no default for y.
     """
+    if isinstance(part, SCORES_BY_Y):
+        return True
     if isinstance(part, (list, tuple)):
         return any(map(learns_from_y, part))
     if isinstance(part, (type, FrozenEstimator)) or not hasattr(part, "get_params"):

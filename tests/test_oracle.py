@@ -17,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_squared_error
+from sklearn.pipeline import make_pipeline
 
 from skmoe import MoERegressor
 from skmoe.gates import SoftmaxGate
@@ -64,6 +67,19 @@ def test_reaches_the_exact_maximum(name):
     assert (model.bic(X, y) - case["bic"]) == pytest.approx(
         -2 * (reached - case["flexmix_loglik"]), abs=1e-6
     )
+
+
+def test_reaches_the_same_maximum_behind_a_choice_of_columns():
+    case = CASES["synth1"]
+    X, y = table(case)
+    columns = make_column_transformer(("passthrough", list(range(X.shape[1]))))
+    model = plain(case, n_init=1, init="kmeans")
+    piped = clone(model).set_params(
+        expert=make_pipeline(columns, model.expert),
+        gate=make_pipeline(columns, model.gate),
+    )
+    expected = model.fit(X, y).score_samples(X, y).sum()
+    assert piped.fit(X, y).score_samples(X, y).sum() == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

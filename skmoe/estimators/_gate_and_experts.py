@@ -112,6 +112,7 @@ def fitted_steps(
     """Fit steps, if there are any; those that take sample weights get them."""
     if steps is None:
         return None
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     weights = {}
     if weight.min() < weight.max():
         named = ((name, weight_parameter(step)) for name, step in steps.steps)

@@ -62,9 +62,10 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
           ``GammaRegressor()``.
 
         `Ridge` and `LinearRegression` experts are trained together from grouped Gram
-        matrices, with the same result as clones. A learner without ``sample_weight`` is
-        fitted on weighted resamples. A :class:`sklearn.frozen.FrozenEstimator` is used
-        as it is.
+        matrices, with the same result as clones; at the end of a Pipeline too, whose
+        other steps are fitted once for all experts. A learner without ``sample_weight``
+        is fitted on weighted resamples. A :class:`sklearn.frozen.FrozenEstimator` is
+        used as it is.
     n_experts : int, "auto" or None, default=None
         Number of experts. None is 8, or the length of a list of experts. "auto" grows
         and prunes a mixture and takes the smallest number that explains held-out rows
