@@ -34,8 +34,8 @@ class ExpertPool(ABC):
     3. write ``evaluate(X, y, routing)`` and ``predict(X, routing)``;
     4. write ``swap(other, take)``, which copies the learners of some experts;
     5. write ``estimators()``, which returns the fitted experts as scikit-learn
-       estimators, `whole`, and ``take(experts)``, if the pool keeps more per expert than its
-       learner;
+       estimators, `whole`, and ``take(experts)``, if the pool keeps more per expert
+       than its learner;
     6. if it can start from the experts it has, write ``update(X, y, routing)``;
     7. if it can count its free parameters, write ``count_parameters``;
     8. if it can learn from a stream, write ``streams``, ``recall`` and ``learn``;
