@@ -29,7 +29,16 @@ from types import ModuleType
 import numpy as np
 
 from . import _reference
-from ._compat import Array, device_of, filled, like, namespace, to_host, total_of
+from ._compat import (
+    Array,
+    device_of,
+    filled,
+    like,
+    namespace,
+    on_host,
+    to_host,
+    total_of,
+)
 from ._reference._tree import Tree
 from ._threads import at_most, few_openmp_threads, one_blas_thread
 
@@ -42,6 +51,7 @@ __all__ = [
     "filled",
     "like",
     "namespace",
+    "on_host",
     "one_blas_thread",
     "select",
     "to_device",

@@ -53,6 +53,11 @@ def to_host(array: Array) -> np.ndarray:
     return np.asarray(array)
 
 
+def on_host(array: Any) -> Any:
+    """Return an array of another library as NumPy; all else is left as it is."""
+    return array if namespace(array) is np else to_host(array)
+
+
 def total_of(values: Array) -> float:
     """Return the sum of an array, as a number on the host."""
     return float(to_host(namespace(values).sum(values)))

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backends import Array, like, namespace, select, to_host
+from ..backends import Array, like, namespace, select, total_of
 from ..routing import Routing
 from ._problem import Problem
 
@@ -70,7 +70,7 @@ def balanced(
     b = start
     weight = problem.draw_weight
     xp = namespace(log_joint)
-    fair = float(to_host(xp.sum(weight))) / problem.n_experts
+    fair = total_of(weight) / problem.n_experts
     low, high = problem.balance * fair, problem.capacity * fair
     for _ in range(STEPS):
         weights, _ = ops.normalise(shifted(support, b))

@@ -35,7 +35,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..backends import like, namespace, select, to_host
+from ..backends import like, namespace, select, to_host, total_of
 from ..experts import DerivedPool, ExpertPool
 from ..gates import BaseGate, RoutingRule
 from ..routing import Routing, Standard
@@ -322,7 +322,7 @@ def _judged(learn: Problem, test: Problem | None, state: State) -> Rung:
     mass = learning_mass(learn, state.pool, state.resp.scaled(learn.sample_weight))
     gate = for_new_rows(learn, state.gate, state.resp)
     pool = state.pool.finished(learn.X, learn.y, mass)
-    total = float(to_host(namespace(learn.sample_weight).sum(learn.sample_weight)))
+    total = total_of(learn.sample_weight)
     try:
         price = np.log(total) * (gate.n_parameters + pool.n_parameters)
     except TypeError:
@@ -343,7 +343,7 @@ def _entropy(problem: Problem, resp: Routing) -> float:
     weights = resp.weights
     sure = xp.where(weights > 0, weights, xp.ones_like(weights))
     rows = -xp.sum(sure * xp.log(sure), axis=1)
-    return float(to_host(xp.sum(problem.draw_weight * rows)))
+    return total_of(problem.draw_weight * rows)
 
 
 def _scores(

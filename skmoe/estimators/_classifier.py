@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_consistent_length
 
 from .._sklearn_compat import StrOptions, _check_y, _fit_context
-from ..backends import Array, like, namespace, select, to_host
+from ..backends import Array, like, namespace, on_host, select, to_host
 from ..em import Mixture
 from ..experts import indicator
 from ..likelihoods import Bernoulli, Categorical
@@ -27,7 +27,7 @@ from ._multilabel import (
 )
 from ._rows import listed_experts
 from ._task import Settings
-from ._validation import about, given, on_host
+from ._validation import about, given
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -602,10 +602,8 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         if self._calibration is None:
             return proba
         temperature, bias = self._calibration
-        xp = namespace(proba)
         bias = like(bias, proba, proba.dtype)
-        log_proba = xp.log(xp.where(proba > 0, proba, xp.full_like(proba, TINY)))
-        return select(proba).softmax(log_proba / temperature + bias)
+        return select(proba).softmax(_finite_log(proba) / temperature + bias)
 
     def decision_function(self, X, groups=None):
         """Return the log odds of the classes.
@@ -625,7 +623,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         """
         proba = self.predict_proba(X, groups)
         xp = namespace(proba)
-        logit = xp.log(xp.where(proba > 0, proba, xp.full_like(proba, TINY)))
+        logit = _finite_log(proba)
         if self._multilabel:
             return logit - xp.log1p(-proba)
         if len(self.classes_) == 2:
@@ -702,3 +700,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             return like(indicator(on_host(proba)), proba)
         labels = self.classes_[np.argmax(on_host(proba), axis=1)]
         return like(labels, proba) if labels.dtype.kind in "biuf" else labels
+
+
+def _finite_log(proba: Array) -> Array:
+    """Return log probabilities; zero counts as the least positive float32."""
+    xp = namespace(proba)
+    return xp.log(xp.where(proba > 0, proba, xp.full_like(proba, TINY)))

@@ -34,9 +34,7 @@ class DistributionMixin:
         X_gate, X_expert = self._views(X)
         outputs = []
         with computing(self, X_gate):
-            draws = self._draws(groups, X_gate)
-            for gate, pool in zip(self._gates, self._pools, strict=True):
-                routing = draws.route(self._rule, gate, X_gate)
+            for routing, pool in self._routed(groups, X_gate):
                 answers = pool.predict(X_expert, routing)
                 means = to_host(pool.likelihood.means(answers, routing))
                 whole = PredictiveMixture(

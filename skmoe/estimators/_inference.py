@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .._sklearn_compat import CONTAINERS, frame
-from ..backends import Array, device_of, like, namespace, select
+from ..backends import Array, device_of, like, namespace, on_host, select
 from ..em import Alone, Panel, Voice
 from ..experts import ExpertPool, OneOutputPool
 from ..gates import BaseGate, RoutingRule
@@ -19,7 +19,7 @@ from ..routing import Routing
 from . import _gate_and_experts as parts
 from ._folds import check_groups
 from ._rows import check_X, computing, expert_view, training_width
-from ._validation import about, given, on_host
+from ._validation import about, given
 
 
 def answer(X: Any, found: Array) -> Array:
@@ -133,19 +133,29 @@ class RoutedMixin:
                 answer(X, draws.spread(ask(*draws.asked(gate, X_gate))))
                 for gate in self._gates
             ]
+        return self._of_gates(answers)
+
+    def _routed(
+        self, groups: Any, X_gate: Array
+    ) -> Iterator[tuple[Routing, ExpertPool]]:
+        """Yield where each gate sends the rows, and the experts that it asks."""
+        draws = self._draws(groups, X_gate)
+        for gate, pool in zip(self._gates, self._pools, strict=True):
+            yield draws.route(self._rule, gate, X_gate), pool
+
+    def _of_gates(self, answers: list[Any]) -> Any:
+        """Return a list of each gate's answers, or the answer of the only gate."""
         return answers if hasattr(self, "gates_") else answers[0]
 
     def _combine(self, X, groups=None) -> Array:
         """Return the mixture's mean or class probabilities, (n_samples, q)."""
         X_gate, X_expert = self._views(X)
         with computing(self, X_gate):
-            mixed = []
-            draws = self._draws(groups, X_gate)
-            for gate, pool in zip(self._gates, self._pools, strict=True):
-                routing = draws.route(self._rule, gate, X_gate)
-                mixed.append(pool.mix(X_expert, routing))
-            xp = namespace(mixed[0])
-            mixed = mixed[0] if len(mixed) == 1 else xp.concat(mixed, axis=1)
+            mixtures = []
+            for routing, pool in self._routed(groups, X_gate):
+                mixtures.append(pool.mix(X_expert, routing))
+            xp = namespace(mixtures[0])
+            mixed = mixtures[0] if len(mixtures) == 1 else xp.concat(mixtures, axis=1)
             return answer(X, mixed + self._said(X_expert, routing.weights[:, 0]))
 
     @property
@@ -323,7 +333,7 @@ class RoutedMixin:
             self._posterior(log_gate + draws.sums(log_lik), routing)
             for log_gate, log_lik, routing in terms
         ]
-        return posteriors if hasattr(self, "gates_") else posteriors[0]
+        return self._of_gates(posteriors)
 
     def _posterior(self, joint: Array, routing: Routing) -> sparse.csr_array:
         ops = select(joint)

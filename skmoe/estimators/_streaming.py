@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 
-from ..backends import like, namespace, to_host, using
+from ..backends import like, on_host, total_of, using
 from ..em import Problem, Stream, absorb, open_stream, stacked
 from ..experts import take_rows
 from . import _gate_and_experts as parts
@@ -25,7 +25,7 @@ from ._reading import read_task
 from ._record import report, warn_of_top_k
 from ._task import Settings, chooses_number, n_asked
 from ._training import trained
-from ._validation import N_EXPERTS, about, given, on_host, read_weights, refuse_lazy
+from ._validation import N_EXPERTS, about, given, read_weights, refuse_lazy
 
 FEW = 10
 """Rows per expert below which a single expert learns all rows."""
@@ -304,4 +304,4 @@ def _explained(model: Any, rows: Early) -> float:
 def _total(problem: Problem) -> float:
     """Return the weight of all rows."""
     weight = problem.sample_weight
-    return float(to_host(namespace(weight).sum(weight)))
+    return total_of(weight)

@@ -11,12 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from .._sklearn_compat import _check_sample_weight
-from ..backends import namespace, to_host
-
-
-def on_host(array: Any) -> Any:
-    """Return an array of another library as NumPy; all else is left as it is."""
-    return array if namespace(array) is np else to_host(array)
+from ..backends import namespace, on_host, to_host
 
 
 def given(array: Any, name: str) -> Any:

@@ -31,7 +31,7 @@ from typing import Self
 import numpy as np
 from scipy import sparse
 
-from ..backends import Array, filled, like, namespace, select, to_host
+from ..backends import Array, filled, like, namespace, on_host, select, to_host
 from ._base import SurveyedGate
 
 SHARE_FLOOR = 1e-6
@@ -140,11 +140,6 @@ class CaseGate(SurveyedGate):
         experts = np.hstack([near, np.broadcast_to(common, others.shape)])
         top, places = select(mass).top_k(np.hstack([mass, others]), top_k)
         return np.log(top), np.take_along_axis(experts, places, axis=1)
-
-
-def on_host(X: Array) -> Array:
-    """Return the rows as a NumPy array or a CSR matrix."""
-    return X if sparse.issparse(X) else to_host(X)
 
 
 def _indices_like(experts: np.ndarray, X: Array) -> Array:

@@ -25,10 +25,10 @@ from .._learners import (
     weight_unit,
 )
 from .._sklearn_compat import HasMethods, Interval
-from ..backends import Array, few_openmp_threads, one_blas_thread
+from ..backends import Array, few_openmp_threads, on_host, one_blas_thread
 from ..routing import Routing
 from ._base import as_routing
-from ._cases import CaseGate, on_host, population
+from ._cases import CaseGate, population
 
 SEED = 0
 """Seed of drawn labels and of classifiers whose random_state is None. It is fixed, so

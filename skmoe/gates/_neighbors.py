@@ -10,10 +10,10 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array, select
+from ..backends import Array, on_host, select
 from ..routing import Routing, deviations, reciprocal
 from ._base import as_routing
-from ._cases import CaseGate, on_host, population
+from ._cases import CaseGate, population
 
 NEIGHBORS = (20, 10, 50, 100)
 """Values that n_neighbors="auto" tries; the first serves if nothing is held out."""

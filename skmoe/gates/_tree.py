@@ -12,10 +12,10 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.tree import DecisionTreeRegressor
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array
+from ..backends import Array, on_host
 from ..routing import Routing, TreeView
 from ._base import as_routing
-from ._cases import CaseGate, on_host, population
+from ._cases import CaseGate, population
 
 MIN_WEIGHTS = (20, 5, 10, 50, 100)
 """Values that min_samples_leaf="auto" tries; the first serves if nothing is held out.

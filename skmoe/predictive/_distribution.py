@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_scalar
 
 from .._axes import axes_of, draw_bands, quantile_levels
-from ..backends import like, namespace, to_host
+from ..backends import like, on_host
 from ..likelihoods import PredictiveMixture
 from . import _regions as density
 
@@ -164,7 +164,7 @@ class MixtureDistribution:
 
     def _targets(self, y) -> np.ndarray:
         """Return one number per row and output, (n_samples, n_outputs)."""
-        y = np.asarray(_on_host(y), dtype=np.float64)
+        y = np.asarray(on_host(y), dtype=np.float64)
         shape = len(self), len(self._outputs)
         if y.ndim == 0:
             return np.full(shape, y)
@@ -322,11 +322,10 @@ class MixtureDistribution:
         return self._ask(ask)
 
     def _quantiles(self, mixture: PredictiveMixture, j: int, levels: np.ndarray):
-        shape = len(mixture), len(levels)
         if self._calibrations is None:
-            return mixture.quantile(np.broadcast_to(levels, shape))
+            return density.quantiles(mixture, levels)
         scores = self._calibrations[j].scores(levels)
-        return mixture.at_score(np.broadcast_to(scores, shape))
+        return mixture.at_score(np.tile(scores, (len(mixture), 1)))
 
     def interval(self, coverage=0.9, *, kind="equal_tailed"):
         """Return an interval that holds y with a given probability.
@@ -523,13 +522,8 @@ def _key(rows: Any) -> Any:
     """Return an index of rows that NumPy takes."""
     if isinstance(rows, (slice, Integral)):
         return rows
-    key = _on_host(rows)
+    key = np.asarray(on_host(rows))
     return key.astype(np.intp) if key.size == 0 and key.dtype.kind == "f" else key
-
-
-def _on_host(values: Any) -> np.ndarray:
-    """Return lists, series and arrays of any container as NumPy."""
-    return np.asarray(values) if namespace(values) is np else to_host(values)
 
 
 def _check_coverage(coverage: Any) -> None:
@@ -549,7 +543,7 @@ def _log_density(mixture: PredictiveMixture, y: np.ndarray) -> np.ndarray:
     """Return log p(y) of one y per row; -inf where the family excludes it."""
     if mixture.family.any_real:
         return mixture.log_density(y[:, None])[:, 0]
-    low, high = mixture.quantile(np.tile([0.0, 1.0], (len(mixture), 1))).T
+    low, high = density.quantiles(mixture, [0.0, 1.0]).T
     log_density = mixture.log_density(np.clip(y, low, high)[:, None])[:, 0]
     outside = np.where(np.isnan(y), np.nan, -np.inf)
     return np.where((y >= low) & (y <= high), log_density, outside)

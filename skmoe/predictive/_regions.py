@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import special
@@ -77,7 +78,7 @@ def regions(mixture: PredictiveMixture, coverage: float) -> list[np.ndarray]:
     includes both ends.
     """
     if coverage > ALL:
-        ends = mixture.quantile(np.tile([0.0, 1.0], (len(mixture), 1)))
+        ends = quantiles(mixture, [0.0, 1.0])
         return list(ends[:, None, :])
     if mixture.family.discrete:
         return [_count_region(*row, coverage) for row in _cells(mixture, coverage)]
@@ -118,6 +119,23 @@ def shortest(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------- grids
+def quantiles(mixture: PredictiveMixture, levels) -> np.ndarray:
+    """Return the quantiles of each row at the same levels, (n, n_levels)."""
+    return mixture.quantile(np.tile(levels, (len(mixture), 1)))
+
+
+def _levels(tail: float) -> np.ndarray:
+    """Return levels of equal steps in normal scores, all but ``tail`` inside."""
+    outermost = special.ndtri(1.0 - tail)
+    return special.ndtr(np.linspace(-outermost, outermost, N_LEVELS))
+
+
+def _slices(rows: np.ndarray, n_rows: int) -> Iterator[slice]:
+    """Yield where each row's entries lie in a sorted list of rows."""
+    bounds = np.searchsorted(rows, np.arange(n_rows + 1))
+    return itertools.starmap(slice, itertools.pairwise(bounds))
+
+
 def _blocks(mixture: PredictiveMixture):
     m = mixture.weights.shape[1]
     return mixture.blocks(4 * m * m * (N_LEVELS + 4))
@@ -125,8 +143,7 @@ def _blocks(mixture: PredictiveMixture):
 
 def _values(mixture: PredictiveMixture, coverage: float) -> np.ndarray:
     """Return increasing values, (n, t), between which y mostly lies."""
-    outermost = special.ndtri(1.0 - BEYOND * (1.0 - coverage))
-    levels = special.ndtr(np.linspace(-outermost, outermost, N_LEVELS))
+    levels = _levels(BEYOND * (1.0 - coverage))
     levels = [0.0, EDGE, *levels, 1.0 - EDGE, 1.0]
     levels = np.broadcast_to(levels, (len(mixture), len(levels)))
     values = mixture.component_quantiles(levels)
@@ -254,9 +271,8 @@ class _Levels:
             low, high = np.where(enough, level, low), np.where(enough, high, level)
         rows, y, _, inside = self.edges(low)
         sets = []
-        bounds = np.searchsorted(rows, np.arange(len(low) + 1))
-        for i, (a, b) in enumerate(itertools.pairwise(bounds)):
-            ends = y[a:b]
+        for i, edges in enumerate(_slices(rows, len(low))):
+            ends = y[edges]
             if inside[i, 0]:
                 ends = np.append(self.values[i, 0], ends)
             if inside[i, -1]:
@@ -269,10 +285,9 @@ class _Levels:
 def _modes(mixture, values: np.ndarray, height: np.ndarray) -> list[np.ndarray]:
     """Return the modes of each row, highest first."""
     rows, y, top, _ = _peaks(mixture, values, height)
-    bounds = np.searchsorted(rows, np.arange(len(mixture) + 1))
     return [
-        y[first:end][np.argsort(-top[first:end], kind="stable")]
-        for first, end in itertools.pairwise(bounds)
+        y[peaks][np.argsort(-top[peaks], kind="stable")]
+        for peaks in _slices(rows, len(mixture))
     ]
 
 
@@ -334,7 +349,7 @@ def _cells(mixture: PredictiveMixture, coverage: float):
     divide what lies between quantiles of the components; else each holds one count.
     """
     tail = BEYOND * (1.0 - coverage)
-    ends = mixture.quantile(np.tile([tail, 1.0 - tail], (len(mixture), 1)))
+    ends = quantiles(mixture, [tail, 1.0 - tail])
     for i, (low, high) in enumerate(ends):
         row = mixture.take(slice(i, i + 1))
         few = high - low <= MOST_COUNTS and high < EXACT
@@ -345,12 +360,10 @@ def _cells(mixture: PredictiveMixture, coverage: float):
 
 def _many(row: PredictiveMixture, low: float, high: float, tail: float) -> np.ndarray:
     """Return counts from low to high, dense where a component has its mass."""
-    outermost = special.ndtri(1.0 - tail)
-    levels = special.ndtr(np.linspace(-outermost, outermost, N_LEVELS))
-    quantiles = np.unique(row.component_quantiles(levels[None, :]))
+    values = np.unique(row.component_quantiles(_levels(tail)[None, :]))
     share = np.arange(1, RUNS + 1) / RUNS
-    between = quantiles[:-1, None] + np.diff(quantiles)[:, None] * share
-    counts = np.concatenate([[low, high], quantiles, np.rint(between).ravel()])
+    between = values[:-1, None] + np.diff(values)[:, None] * share
+    counts = np.concatenate([[low, high], values, np.rint(between).ravel()])
     return np.unique(np.clip(counts, low, high))
 
 
