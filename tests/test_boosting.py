@@ -25,7 +25,7 @@ from skmoe._sklearn_compat import WEIGHTED_BINS
 from skmoe.gates import EstimatorGate
 
 if not WEIGHTED_BINS:
-    pytest.skip("this scikit-learn looks for no weighted quantiles", True)
+    pytest.skip("no weighted quantiles to save", allow_module_level=True)
 
 RANDOM = np.random.RandomState(0)
 N = 600

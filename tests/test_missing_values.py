@@ -124,5 +124,5 @@ def test_errors_say_who_takes_no_nan():
     model = MoERegressor(BOOSTING, n_experts=2, n_init=1, tol=10.0, random_state=0).fit(
         X, y
     )
-    with pytest.raises(ValueError, match=r"NaN\. The rows given to fit held none"):
+    with pytest.raises(ValueError, match=r"NaN\. The rows given to fit had no missing"):
         model.predict(missing)
