@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
-from skmoe.em import Choice, CrossFitPool, Problem, _held_out, _train
+from skmoe.em import Choice, CrossFitPool, Problem, _engine, _held_out, _train
 from skmoe.em._engine import begin, run
 from skmoe.em._last_passes import routed, settle
 from skmoe.em._pooled import Pooled
@@ -647,9 +647,9 @@ def test_a_part_that_is_stuck_does_not_decide(monkeypatch):
     monkeypatch.setattr(_train, "resume", resume)
     starts, true_begin = [], _train.begin
 
-    def begin(problem, gate, pool, start):
+    def begin(problem, gate, pool, start, **options):
         starts.append(start)
-        return true_begin(problem, gate, pool, start)
+        return true_begin(problem, gate, pool, start, **options)
 
     monkeypatch.setattr(_train, "begin", begin)
     model.fit(X, Y)
@@ -788,6 +788,30 @@ class _Column(StandardScaler):
 
     def transform(self, X, copy=None):
         return super().transform(X, copy)[:, [self.which]]
+
+
+def test_every_second_random_start_is_not_annealed(monkeypatch):
+    """Annealing leads many starts to one optimum; some must go elsewhere."""
+    powers = []
+    step = _engine.step
+
+    def told(problem, state):
+        powers[-1].append(problem.beta)
+        return step(problem, state)
+
+    def begun(*parts, **options):
+        powers.append([])
+        monkeypatch.setattr(_engine, "step", told)
+        state = begin(*parts, **options)
+        monkeypatch.setattr(_engine, "step", step)
+        return state
+
+    begin = _train.begin
+    monkeypatch.setattr(_train, "begin", begun)
+    options = {**QUICK, "n_init": 8, "cross_fit": None}
+    MoERegressor(**options).fit(X, Y)
+    plain, cold = list(_engine.ANNEALING), [1.0]
+    assert powers == [plain, plain, plain, plain, cold, plain, cold, plain]
 
 
 # ------------------------------------------------------------------ warm starts

@@ -307,11 +307,19 @@ def _stack(
 
 
 # ------------------------------------------------------------------- starts
-def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) -> State:
+def begin(
+    problem: Problem,
+    gate: BaseGate,
+    pool: ExpertPool,
+    start: Routing,
+    *,
+    annealed: bool = True,
+) -> State:
     """Return the first state: gate and pool fitted to initial responsibilities.
 
-    Grouped pools first run a few annealed passes on a support twice as wide. That would
-    cost too much with learners that are fitted one by one.
+    Grouped pools first run a few annealed passes on a support twice as wide, or one
+    pass that is not annealed. That would cost too much with learners that are fitted
+    one by one.
     """
     if problem.panel is not None:
         start = problem.panel.agreed(start, problem.width)
@@ -326,10 +334,11 @@ def begin(problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing) ->
     if not pool.rigid:
         return resume(problem, gate, pool)
     wide = replace(problem, width=min(2 * problem.width, problem.n_experts))
-    states = [resume(replace(wide, beta=ANNEALING[0]), gate, pool)]
-    for beta in ANNEALING:
-        annealed = replace(wide, beta=beta)
-        states.append(step(annealed, _alive(annealed, states.pop()))[0])
+    powers = ANNEALING if annealed else ANNEALING[-1:]
+    states = [resume(replace(wide, beta=powers[0]), gate, pool)]
+    for beta in powers:
+        cooler = replace(wide, beta=beta)
+        states.append(step(cooler, _alive(cooler, states.pop()))[0])
     state = states.pop()
     support = [(state.resp, state.terms)]
     return expect(problem, state.gate, state.pool, support, offsets=state.offsets)

@@ -57,6 +57,14 @@ class Start:
     number: int
     seed: int
 
+    @property
+    def annealed(self) -> bool:
+        """Whether first passes are annealed: not those of every second random start.
+
+        Annealing avoids poor optima, but leads many starts to the same one.
+        """
+        return self.kind != "random" or self.number % 2 == 0
+
 
 class Run(Protocol):
     """A function that runs EM from a state, which is made when its turn comes.
@@ -256,7 +264,8 @@ def run_all(problem: Problem, plan: Plan, run_one: Run) -> list[EMResult]:
 
     def first(start: Start) -> State:
         resp = _responsibilities(problem, plan, start)
-        return begin(problem, plan.gates[0], plan.pool, resp)
+        gate = plan.gates[0]
+        return begin(problem, gate, plan.pool, resp, annealed=start.annealed)
 
     results = []
     for start in plan.starts:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -211,10 +213,11 @@ def _starts(model, seeds, pool: ExpertPool) -> list[Start]:
     kinds = _start_kinds(model, pool)
     if isinstance(model.init, str) and model.init == "auto":
         seeds = seeds[: len(kinds)]
-    starts = [
-        Start(kinds[i % len(kinds)], i // len(kinds), int(seed))
-        for i, seed in enumerate(seeds)
-    ]
+    earlier: Counter[str] = Counter()
+    starts = []
+    for kind, seed in zip(itertools.cycle(kinds), seeds, strict=False):
+        starts.append(Start(kind, earlier[kind], int(seed)))
+        earlier[kind] += 1
     # These kinds draw nothing, so a second start would repeat the first.
     fixed = ("given", "uniform", "single")
     return [s for s in starts if s.number == 0 or s.kind not in fixed]
