@@ -144,6 +144,23 @@ def test_steps_are_fitted_once_on_all_rows():
     )
 
 
+@pytest.mark.parametrize("make", [np.asarray, sparse.csr_array, pd.DataFrame])
+def test_equal_steps_of_gate_and_experts_are_one(make):
+    rows = make(X)
+    gate = make_pipeline(MaxAbsScaler(), SoftmaxGate())
+    expert = make_pipeline(MaxAbsScaler(), Ridge())
+    model = regressor(expert, gate=gate, cross_fit=None).fit(rows, Y)
+    again = pickle.loads(pickle.dumps(model))
+    for one in (model, again):
+        assert one.gate_[0] is one.experts_[0][0]
+        X_gate, X_expert = one._views(rows)
+        assert X_gate is X_expert
+    other = Pipeline([("largest", MaxAbsScaler()), ("gate", SoftmaxGate())])
+    apart = regressor(expert, gate=other, cross_fit=None).fit(rows, Y)
+    assert apart.gate_[0] is not apart.experts_[0][0]
+    np.testing.assert_array_equal(apart.predict(rows), model.predict(rows))
+
+
 @pytest.mark.parametrize("container", ["default", "pandas"])
 def test_experts_read_data_frames_by_name(container):
     see = make_column_transformer((StandardScaler(), ["slope", "side"]))

@@ -106,6 +106,22 @@ def steps_before(learners: list[BaseEstimator]) -> Pipeline | None:
     return steps
 
 
+def fitted_both(
+    before: Pipeline | None,
+    before_experts: Pipeline | None,
+    X: Any,
+    y: Array,
+    weight: Array,
+) -> tuple[Pipeline | None, Pipeline | None]:
+    """Fit the steps before the gate and those before the experts; equal ones once."""
+    before_experts = fitted_steps(before_experts, X, y, weight)
+    if before is not None and before_experts is not None:
+        steps = before_experts.steps[:-1]
+        if alike([before.steps, steps]):
+            return Pipeline(steps), before_experts
+    return fitted_steps(before, X, y, weight), before_experts
+
+
 def fitted_steps(
     steps: Pipeline | None, X: Any, y: Array, weight: Array
 ) -> Pipeline | None:
@@ -268,10 +284,17 @@ def split_gate(gate: Any) -> tuple[Pipeline | None, BaseGate]:
     return (gate[:-1] if len(gate.steps) > 1 else None), gate.steps[-1][1]
 
 
-def expert_input(steps: Pipeline, raw: Any) -> Array:
-    """Return what experts behind shared steps see: the transform of the raw X."""
+def same_steps(before: Pipeline | None, before_experts: Pipeline) -> bool:
+    """Tell whether the very steps before the gate stand before the experts too."""
+    if before is None or len(before.steps) + 1 != len(before_experts.steps):
+        return False
+    pairs = zip(before.steps, before_experts.steps, strict=False)
+    return all(of_gate is of_experts for (_, of_gate), (_, of_experts) in pairs)
+
+
+def expert_input(Z: Any, raw: Any) -> Array:
+    """Return what the steps before experts made of the raw X, checked."""
     name = "X behind its steps"
-    Z = steps.transform(raw)
     with about("expert"):
         Z = check_array(
             Z,

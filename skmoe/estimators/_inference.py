@@ -18,7 +18,7 @@ from ..gates import BaseGate, RoutingRule
 from ..routing import Routing
 from . import _gate_and_experts as parts
 from ._folds import check_groups
-from ._rows import check_X, computing, expert_view, training_width
+from ._rows import check_X, computing, training_width, views
 from ._validation import about, given
 
 
@@ -102,8 +102,7 @@ class RoutedMixin:
             check_is_fitted(self)
         raw, X = check_X(self, X, reset=False)
         before, _ = parts.split_gate(self.gate_)
-        X_expert = expert_view(self, self._pool.before, X, raw)
-        return parts.gate_input(before, X, raw), X_expert
+        return views(self, before, self._pool.before, X, raw)
 
     @property
     def _gates(self) -> list[BaseGate]:

@@ -21,9 +21,9 @@ from ._rows import (
     before_gate,
     check_counts,
     check_training,
-    expert_view,
     others_read_rows,
     training_width,
+    views,
 )
 from ._task import Settings, Task
 
@@ -59,12 +59,12 @@ def read_task(model, settings: Settings, X, y, sample_weight, groups=None) -> Ta
         before, gate = warm_gate(model, gate)
         before_experts = warm_steps(model, before_experts)
     else:
-        before = parts.fitted_steps(before, raw, y, weight)
-        before_experts = parts.fitted_steps(before_experts, raw, y, weight)
-    X_gate = parts.gate_input(before, X, raw)
+        before, before_experts = parts.fitted_both(
+            before, before_experts, raw, y, weight
+        )
+    X_gate, X_expert = views(model, before, before_experts, X, raw)
     if before is not None:
         parts.check_made(X_gate, gate)
-    X_expert = expert_view(model, before_experts, X, raw)
     if before_experts is not None and y.dtype.kind == "f":
         y = like(y, X_expert, X_expert.dtype)
     problem = Problem(

@@ -56,13 +56,20 @@ def experts_read_raw(model) -> bool:
     return model._reads["frame"] or any(map(parts.reads_raw, listed_experts(model)))
 
 
-def expert_view(
-    model, before_experts: Pipeline | None, X: Array | None, raw: Any
-) -> Any:
-    """Return what experts see of rows."""
-    if before_experts is not None:
-        return parts.expert_input(before_experts, raw)
-    return raw if experts_read_raw(model) else X
+def views(
+    model,
+    before: Pipeline | None,
+    before_experts: Pipeline | None,
+    X: Array | None,
+    raw: Any,
+) -> tuple[Array, Any]:
+    """Return what gate and experts see of rows."""
+    X_gate = parts.gate_input(before, X, raw)
+    if before_experts is None:
+        return X_gate, raw if experts_read_raw(model) else X
+    shared = parts.same_steps(before, before_experts)
+    Z = X_gate if shared else before_experts.transform(raw)
+    return X_gate, parts.expert_input(Z, raw)
 
 
 def others_read_rows(model) -> bool:
