@@ -12,6 +12,7 @@ from _cases import everyone
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -790,8 +791,9 @@ class _Column(StandardScaler):
         return super().transform(X, copy)[:, [self.which]]
 
 
-def test_every_second_random_start_is_not_annealed(monkeypatch):
-    """Annealing leads many starts to one optimum; some must go elsewhere."""
+@pytest.mark.parametrize("columns", [[0, 1, 2], [0]])
+def test_starts_are_annealed_where_gate_and_experts_see_the_same(columns, monkeypatch):
+    """Where the gate sees other columns, annealing leads all starts to one optimum."""
     powers = []
     step = _engine.step
 
@@ -808,10 +810,13 @@ def test_every_second_random_start_is_not_annealed(monkeypatch):
 
     begin = _train.begin
     monkeypatch.setattr(_train, "begin", begun)
-    options = {**QUICK, "n_init": 8, "cross_fit": None}
-    MoERegressor(**options).fit(X, Y)
-    plain, cold = list(_engine.ANNEALING), [1.0]
-    assert powers == [plain, plain, plain, plain, cold, plain, cold, plain]
+    see = make_column_transformer(("passthrough", columns))
+    expert = make_pipeline(see, Ridge())
+    options = {**QUICK, "n_init": 6, "cross_fit": None}
+    MoERegressor(expert, **options).fit(X, Y)
+    plain = list(_engine.ANNEALING)
+    last = plain if len(columns) == 3 else [1.0]
+    assert powers == [plain, plain, plain, plain, last, last]
 
 
 # ------------------------------------------------------------------ warm starts

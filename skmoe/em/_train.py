@@ -57,14 +57,6 @@ class Start:
     number: int
     seed: int
 
-    @property
-    def annealed(self) -> bool:
-        """Whether first passes are annealed: not those of every second random start.
-
-        Annealing avoids poor optima, but leads many starts to the same one.
-        """
-        return self.kind != "random" or self.number % 2 == 0
-
 
 class Run(Protocol):
     """A function that runs EM from a state, which is made when its turn comes.
@@ -264,8 +256,8 @@ def run_all(problem: Problem, plan: Plan, run_one: Run) -> list[EMResult]:
 
     def first(start: Start) -> State:
         resp = _responsibilities(problem, plan, start)
-        gate = plan.gates[0]
-        return begin(problem, gate, plan.pool, resp, annealed=start.annealed)
+        anneals = _anneals(problem, start)
+        return begin(problem, plan.gates[0], plan.pool, resp, annealed=anneals)
 
     results = []
     for start in plan.starts:
@@ -286,6 +278,16 @@ def _worth(problem: Problem, result: EMResult, rule: RoutingRule) -> float:
 
 
 # ------------------------------------------------------------------- starts
+def _anneals(problem: Problem, start: Start) -> bool:
+    """Tell whether the first passes of a start are annealed.
+
+    That avoids poor optima. But where the gate sees other columns than the experts, it
+    leads all starts to the optimum that the gate's columns suggest. There, only the
+    first start of each kind is annealed.
+    """
+    return problem.X_gate is problem.X or start.number == 0
+
+
 def _responsibilities(problem: Problem, plan: Plan, start: Start) -> Routing:
     if start.kind == "given":
         assert plan.resp is not None

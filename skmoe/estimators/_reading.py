@@ -22,6 +22,7 @@ from ._rows import (
     check_counts,
     check_training,
     others_read_rows,
+    same_numbers,
     training_width,
     views,
 )
@@ -65,6 +66,8 @@ def read_task(model, settings: Settings, X, y, sample_weight, groups=None) -> Ta
     X_gate, X_expert = views(model, before, before_experts, X, raw)
     if before is not None:
         parts.check_made(X_gate, gate)
+    if same_numbers(X_gate, X_expert):
+        X_expert = X_gate
     if before_experts is not None and y.dtype.kind == "f":
         y = like(y, X_expert, X_expert.dtype)
     problem = Problem(
