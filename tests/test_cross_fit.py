@@ -229,8 +229,12 @@ def test_groups_are_welcome_where_experts_are_judged_in_sample():
         ({}, GROUPS[:7], r"groups must have .* shape \(120,\); got shape \(7,\)"),
         ({}, GROUPS.reshape(60, 2), r"shape \(120,\); got shape \(60, 2\)"),
         ({}, np.where(GROUPS > 3, GROUPS, np.nan), "groups: Input contains NaN"),
-        ({}, np.zeros(N), r"cross_fit='auto' needs at least 2 groups.*groups has 1\."),
-        ({"cross_fit": 5}, GROUPS % 3, "cross_fit=5 needs at least 5 groups.* has 3"),
+        ({}, np.zeros(N), r"cross_fit='auto' needs at least 2 groups.* got 1\."),
+        (
+            {"cross_fit": 5},
+            GROUPS % 3,
+            r"cross_fit=5 needs at least 5 groups.* got 3\.",
+        ),
         ({"cross_fit": GroupKFold(5)}, GROUPS % 3, "greater than the number of groups"),
         ({"cross_fit": GroupKFold(3)}, None, "'groups' parameter should not be None"),
     ],
@@ -464,7 +468,7 @@ def test_one_warning_says_what_fell_back(n_jobs):
     assert warning.filename == __file__
     message = str(warning.message)
     for part in (
-        " of the 24 models that judged the experts or became them could not be ",
+        " of the 24 models that are experts or judged them could not be fitted ",
         "The first: Expert ",
         "(KNeighborsRegressor(n_neighbors=25)) failed to fit on its ",
         "ValueError: Expected n_neighbors <= n_samples_fit",
