@@ -24,6 +24,10 @@ MIN_RESPONSIBILITY = 1e-3
 
 Many learners use even rows of weight zero, in bin edges or leaf counts."""
 
+PART_OF_BEST = 0.1
+"""The same for learners that are fitted one by one, in units of the row's largest
+responsibility: each row adds to what their fits cost."""
+
 
 SCORES_BY_Y = SelectKBest, SelectPercentile
 """Transformers that learn from y and whose tags leave that open."""

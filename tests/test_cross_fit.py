@@ -653,9 +653,10 @@ def test_rows_that_the_gate_takes_for_equal_are_dealt_out():
 
 
 # ----------------------------------------------------------------------- the end
-def test_the_last_scales_are_of_five_folds():
-    model = MoERegressor(TREE, **QUICK).fit(X, Y)
-    loop = MoERegressor(TREE, **{**QUICK, "cross_fit": 3}).fit(X, Y)
+def test_averaged_models_are_of_five_folds():
+    average = {**QUICK, "final": "average"}
+    model = MoERegressor(TREE, **average).fit(X, Y)
+    loop = MoERegressor(TREE, **{**average, "cross_fit": 3}).fit(X, Y)
     assert model.lower_bound_ == loop.lower_bound_
     assert (model.scale_ != loop.scale_).any()
 

@@ -29,7 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, TargetEncoder
 from sklearn.tree import DecisionTreeRegressor
 
-from skmoe._learners import MIN_RESPONSIBILITY
+from skmoe._learners import MIN_RESPONSIBILITY, weight_parameter
 from skmoe.backends import to_host, using
 from skmoe.em import Problem, begin, initial, run
 from skmoe.experts import (
@@ -40,7 +40,7 @@ from skmoe.experts import (
     left_out,
 )
 from skmoe.experts._base import floored
-from skmoe.experts._estimator_pool import resample
+from skmoe.experts._estimator_pool import least_mass, resample
 from skmoe.gates import SoftmaxGate
 from skmoe.routing import Routing
 
@@ -109,10 +109,21 @@ def everywhere(n_experts=K, n=N):
     return everyone(n, n_experts)
 
 
-def mean_one(table, k):
-    """Return the weights that expert k is fitted with, 0 for rows it does not own."""
+def owns(table, k, learner):
+    """Return which rows expert k is fitted on."""
+    if weight_parameter(learner) is None:
+        return owns_some(table, k)
+    return table[:, k] > least_mass(table)
+
+
+def owns_some(table, k):
+    """Return which rows an expert is fitted on that is fitted with all others."""
+    return table[:, k] > MIN_RESPONSIBILITY * table.sum(axis=1)
+
+
+def mean_one(table, k, kept):
+    """Return the weights of expert k on the rows that it is fitted on."""
     mass, total = table[:, k], table.sum(axis=1)
-    kept = mass > MIN_RESPONSIBILITY * total
     return mass * total[kept].sum() / mass[kept].sum()
 
 
@@ -136,7 +147,7 @@ def test_leave_one_out_equals_refits(learner, q, X, Y, routing):
     assert type(pool) is LeaveOneOutPool
     found = pool.evaluate(X, y, everywhere())
     for k in range(K):
-        expected = refitted(learner, X, y, mean_one(table, k))
+        expected = refitted(learner, X, y, mean_one(table, k, owns_some(table, k)))
         assert_allclose(found[:, k], expected, rtol=1e-8, atol=1e-8)
 
 
@@ -331,7 +342,7 @@ def test_bags_of_shares(X, Y, routing):
     found, table = pool.evaluate(X, Y, everywhere()), routing.to_csr().toarray()
     assert np.isfinite(found).all()
     for k, expert in enumerate(pool.estimators()):
-        rows = np.flatnonzero(table[:, k] > MIN_RESPONSIBILITY * table.sum(axis=1))
+        rows = np.flatnonzero(owns(table, k, forest))
         expected = expert.predict(X)
         bags = [rows[bag] for bag in expert.estimators_samples_]
         for i in rows:
@@ -393,8 +404,8 @@ def test_neighbours_are_those_of_a_fit_without_the_row(rule, algorithm, X, Y, ro
     pool = left_out(regression(learner, 2, seeds=seeds)).fit(X, Y, routing)
     found, table = pool.evaluate(X, Y, everywhere()), routing.to_csr().toarray()
     for k in range(K):
-        rows = np.flatnonzero(table[:, k] > MIN_RESPONSIBILITY * table.sum(axis=1))
-        drawn = resample(mean_one(table, k)[rows], seeds[k])
+        rows = np.flatnonzero(owns(table, k, learner))
+        drawn = resample(mean_one(table, k, rows)[rows], seeds[k])
         drawn = rows if drawn is None else rows[drawn]
         assert routing.dense <= (len(np.unique(drawn)) < len(drawn))
         for i in range(N):
@@ -454,8 +465,8 @@ def test_pipelines(last, X, Y, routing):
     pool = left_out(regression(pipeline)).fit(X, Y[:, :1], routing)
     found, table = pool.evaluate(X, Y[:, :1], everywhere()), routing.to_csr().toarray()
     for k, expert in enumerate(pool.estimators()):
-        rows = np.flatnonzero(table[:, k] > MIN_RESPONSIBILITY * table.sum(axis=1))
-        weights = mean_one(table, k)[rows]
+        rows = np.flatnonzero(owns(table, k, last))
+        weights = mean_one(table, k, rows)[rows]
         single = left_out(regression(last, n_experts=1))
         scaled = expert[0].transform(X)
         routed = Routing.from_dense(np.zeros((N, 1)))

@@ -576,12 +576,12 @@ def test_few_rows_are_not_held_out():
 
 
 @pytest.mark.parametrize("rigid", [True, False])
-@pytest.mark.parametrize("n_rows", [7, 8, 999, 1000, 3999, 4000])
+@pytest.mark.parametrize("n_rows", [7, 8, 299, 300, 999, 1000, 3999, 4000])
 def test_number_of_splits(n_rows, rigid):
     rows, y = np.zeros((n_rows, 1)), np.zeros((n_rows, 1))
     problem = Problem(rows, rows, y, np.ones(n_rows), 2, 2, 1, 0.0)
-    grouped = {7: 0, 8: 4, 999: 4, 1000: 2, 3999: 2, 4000: 1}
-    others = {7: 0, 8: 2, 999: 2, 1000: 1, 3999: 1, 4000: 1}
+    grouped = {7: 0, 8: 4, 299: 4, 300: 4, 999: 4, 1000: 2, 3999: 2, 4000: 1}
+    others = {7: 0, 8: 2, 299: 2, 300: 1, 999: 1, 1000: 1, 3999: 1, 4000: 1}
     expected = (grouped if rigid else others)[n_rows]
     assert _held_out.count_splits(problem, rigid=rigid) == expected
 

@@ -19,10 +19,14 @@ import copy
 from typing import Any, Self
 
 import numpy as np
+from scipy import sparse
 
 from ..backends import Array, like, namespace
 from ..experts import DerivedPool, ExpertPool, averaged, shares, shrunk_pool, take_rows
 from ..routing import Routing
+
+CHANGE = 0.1
+"""Part of a share that has to change before its expert is fitted again."""
 
 
 class CrossFitPool(DerivedPool):
@@ -61,6 +65,8 @@ class CrossFitPool(DerivedPool):
         self.rows = [np.flatnonzero(rows) for rows in in_fold]
         self.learned = ~in_fold if learned is None else learned
         self.blind = ~(self.learned & in_fold).any(axis=0)
+        self.learns = True
+        self.lessons: Any = None
 
     def unfitted(self, experts: np.ndarray) -> ExpertPool:
         """Return the unfitted pool of some experts' learners, in the same folds."""
@@ -109,22 +115,66 @@ class CrossFitPool(DerivedPool):
             final = np.unique(final[rows], return_inverse=True)[1]
         return CrossFitPool(self.pool, folds, final, self.part_rows, learned)
 
+    def extended(self, table: ExpertPool, rows: np.ndarray) -> ExpertPool | None:
+        """Return the fitted pool as it judges the whole table of its rows.
+
+        Rows that no model learned from are judged by that of their fold.
+        """
+        if self.rigid:  # it learns from all rows for little
+            return None
+        assert isinstance(table, CrossFitPool)
+        place = np.zeros(int(table.folds.max()) + 1, dtype=np.intp)
+        place[table.folds[rows]] = self.folds
+        folds = place[table.folds]
+        folds[rows] = self.folds
+        learned = np.zeros((len(self.rows), len(rows)), dtype=bool)
+        learned[:, rows] = self.learned
+        other = CrossFitPool(self.pool, folds, None, self.part_rows, learned)
+        other.learns = False
+        other.blind = other.blind & table.blind
+        other.pools = self.pools
+        other.scale = self.scale
+        return other
+
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Fit one pool per fold, on the rows that it learns from."""
         self.pools = [
             copy.copy(self.pool).fit(X, y, self._without(routing, f))
             for f in range(len(self.rows))
         ]
+        self.n_fitted = sum(pool.n_fitted for pool in self.pools)
+        self.lessons = _matrix(routing)
         return self
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
         """Return a pool whose fold pools are updated on the rows they learn from."""
+        if not self.learns:
+            return self
         other = copy.copy(self)
+        resting = self._hardly_changed(routing)
         other.pools = [
-            pool.update(X, y, self._without(routing, f))
+            pool.rested(resting).update(X, y, self._without(routing, f))
             for f, pool in enumerate(self.pools)
         ]
+        other.n_fitted = sum(pool.n_fitted for pool in other.pools)
+        other.lessons = _columns(_matrix(routing), self.lessons, resting)
         return other
+
+    def price(self, routing: Routing) -> int:
+        """Return how many rows an update fits."""
+        if not self.learns:
+            return 0
+        resting = self._hardly_changed(routing)
+        return sum(
+            pool.rested(resting).price(self._without(routing, f))
+            for f, pool in enumerate(self.pools)
+        )
+
+    def _hardly_changed(self, routing: Routing) -> frozenset[int]:
+        """Return the experts whose share is nearly the one that they learned."""
+        share = _matrix(routing)
+        change = abs(share - self.lessons).sum(axis=0)
+        return frozenset(np.flatnonzero(change <= CHANGE * share.sum(axis=0)).tolist())
 
     def _without(self, routing: Routing, fold: int) -> Routing:
         mask = self.learned[fold].astype(np.float64)
@@ -159,7 +209,18 @@ class CrossFitPool(DerivedPool):
             old.swap(new, take)
             for old, new in zip(self.pools, other.pools, strict=True)
         ]
+        chosen.n_fitted = other.n_fitted
+        chosen.lessons = other.lessons  # what was refused once would be so again
         return chosen
+
+    def take(self, experts: np.ndarray) -> Self:
+        """Return a pool of some of the experts."""
+        other = super(DerivedPool, self).take(experts)
+        other.n_fitted = 0
+        other.pool = self.pool.unfitted(experts)
+        other.pools = [pool.take(experts) for pool in self.pools]
+        other.lessons = self.lessons[:, experts]
+        return other
 
     def shrunk(
         self, pooled: ExpertPool, learner_of: np.ndarray, shrinkage: float
@@ -185,6 +246,24 @@ class CrossFitPool(DerivedPool):
     def averaged(self) -> ExpertPool:
         """Return the pool of the fold models' means, with the out-of-fold scales."""
         return averaged(self.pools).with_scale(self.scale)
+
+
+def _matrix(routing: Routing) -> sparse.csr_array:
+    """Return the routing as a matrix that later sums leave as it is."""
+    matrix = routing.to_csr()
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _columns(
+    new: sparse.csr_array, old: sparse.csr_array, kept: frozenset[int]
+) -> sparse.csr_array:
+    """Return a matrix with some columns of the old one."""
+    is_old = np.zeros(new.shape[1])
+    is_old[list(kept)] = 1.0
+    mixed = (new.multiply(1.0 - is_old) + old.multiply(is_old)).tocsr()
+    mixed.sum_duplicates()
+    return mixed
 
 
 def judges(folds: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

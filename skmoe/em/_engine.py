@@ -149,7 +149,9 @@ def update_pool(
     resp = state.resp
     old = state.pool
     learned = learning_mass(problem, old, mass, state.terms.values)
-    new = old.update(problem.X, y, learned)
+    new = old
+    if old.n_fitted + old.price(learned) <= problem.budget:
+        new = old.update(problem.X, y, learned)
     values = new.evaluate(problem.X, y, resp)
     log_lik = new.log_density(y, values, resp)
     accepted = _accepted(old, mass, log_lik, state.terms.log_lik)

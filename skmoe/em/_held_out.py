@@ -46,7 +46,7 @@ SPLITS = ((1_000, 4), (4_000, 2))
 """(limit, number): with fewer rows than a limit, its number of parts are held out in
 turn. Above all limits one part is."""
 
-SPLITS_FLEXIBLE = ((1_000, 2),)
+SPLITS_FLEXIBLE: tuple[tuple[int, int], ...] = ((300, 2),)
 """The same for learners that are fitted one by one, which cost more."""
 
 ENOUGH_ROWS = 50_000
@@ -88,11 +88,14 @@ class Split:
     train, test : Problem
     rows : (n_samples,) array of bool
         Which rows are in ``train``. If rows are very many, some are in neither part.
+    pooled : Pooled or None
+        The pooled fits, if they are there already.
     """
 
     train: Problem
     test: Problem
     rows: np.ndarray
+    pooled: Pooled | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +136,8 @@ class HeldOut:
         The run of EM that the trials start from.
     tied : bool
         Whether rows of a group share one expert.
+    pooled : Pooled or None
+        The pooled fits.
     """
 
     trials: list[dict[tuple[float, bool], Trial]]
@@ -140,6 +145,7 @@ class HeldOut:
     models: list[Model]
     run: EMResult
     tied: bool = True
+    pooled: Pooled | None = None
 
     def table(self, figure: str) -> np.ndarray:
         """Return a figure of the trials, (n_gates, n_ways); NaN where there is none."""
@@ -170,6 +176,8 @@ class Choice:
         Held-out log-likelihood per row of the chosen mixture, of the same experts under
         a gate that ignores x, of the best mixture whose experts are the pooled fit, and
         of one learner with one noise scale.
+    narrowing : float
+        Factor of the noise scales; see `_narrowing`.
     temperature, bias : float and (n_classes,) array
         Temperature and biases of the class probabilities; see `_temperature`.
     """
@@ -181,6 +189,7 @@ class Choice:
     blind: float = np.nan
     pooled: float = np.nan
     single: float = np.nan
+    narrowing: float = 1.0
     temperature: float = 1.0
     bias: np.ndarray | float = 0.0
 
@@ -239,7 +248,7 @@ def hold_out(
     rigid = result.pool.rigid
     mass = result.resp.scaled(train.sample_weight)
     experts = Trained.of(train, result.pool, mass)
-    pooled = Pooled.of(train, result.pool)
+    pooled = split.pooled or Pooled.of(train, result.pool)
     single = _single(split, pooled)
     targets = {False: pooled}
     if pooled.several and train.shared is None:
@@ -259,7 +268,7 @@ def hold_out(
         models.append(experts.for_new_rows(train, state))
         quick = replace(quick, judge=state.pool)
         trials.append(_trials(split, state, quick, targets, rule))
-    return HeldOut(trials, single, models, result, train.tied)
+    return HeldOut(trials, single, models, result, train.tied, pooled)
 
 
 def _trials(

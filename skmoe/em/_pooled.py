@@ -42,6 +42,23 @@ class Pooled:
         mass = learnable_rows(problem, judge)
         return cls(Trained.of(problem, judge, mass), learner_of)
 
+    def extended(
+        self, problem: Problem, table: ExpertPool, rows: np.ndarray
+    ) -> Pooled | None:
+        """Return the fits for a whole table, if their judge can judge all of it.
+
+        The predictor is fitted on all rows; see `ExpertPool.extended`.
+        """
+        judge = self.fits.judge.extended(table, rows)
+        if judge is None:
+            return None
+        fits = Trained.of(problem, judge, learnable_rows(problem, judge))
+        return Pooled(fits, self.learner_of)
+
+    def as_experts(self) -> ExpertPool:
+        """Return the judge of as many experts, each of which is its learner's fit."""
+        return self.fits.judge.take(self.learner_of)
+
     @property
     def several(self) -> bool:
         """Whether the learners differ."""

@@ -48,6 +48,8 @@ class Problem:
         `_load_limits`.
     capacity : float
         Largest load of an expert in the E-step, in the same units.
+    budget : float
+        Rows on which a run of EM may fit learners that are fitted one by one.
     content : Content or None
         Content of the rows. None creates it; copies with the same rows share it.
     """
@@ -67,6 +69,7 @@ class Problem:
     tied: bool = True
     balance: float = 0.0
     capacity: float = np.inf
+    budget: float = np.inf
     content: Content = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:

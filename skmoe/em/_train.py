@@ -26,6 +26,7 @@ from ..likelihoods import Likelihood
 from ..routing import Routing, Standard
 from ._content import complete, numbers
 from ._engine import begin, resume, run
+from ._gate_step import fit_gate
 from ._held_out import (
     Choice,
     HeldOut,
@@ -35,18 +36,30 @@ from ._held_out import (
     splits,
 )
 from ._last_passes import LAST_PASSES, settle, settle_gate
+from ._narrowing import narrowed, narrowing
 from ._pooled import Pooled, best_learner, pooled_judge
-from ._problem import EMResult, Problem, State
+from ._problem import EMResult, Model, Problem, State
 from ._shared_expert import Shared
 from ._starts import PORTFOLIO, STARTS, initial
 from ._temperature import calibration
-from ._trained import Trained, last_judge
+from ._trained import Trained, last_judge, rescaled
 
 FEW_PASSES = 4
 """Number of last passes before starts are compared."""
 
 PASSES_ON_ALL = 1
 """Number of passes on all rows after a choice on held-out rows."""
+
+BUDGET = 7.0
+"""Rows that the runs on a split may fit, over those of the table, of learners that are
+fitted one by one; half as many again for each more that differs. The first fit of a run
+is made in any case, and plans share what there is."""
+
+BUDGET_ON_ALL = 3.0
+"""The same of the passes on all rows."""
+
+STAND_IN_PASSES = 10
+"""Passes of linear experts before their starts are compared; the best goes on."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +223,11 @@ def train(
         best = max(run_all(problem, plan, run_one), key=lambda run: run.bound)
         return finish(problem, best, plan, plan.choice or Choice())
 
-    outcomes = [_hold_out(problem, parts, plan, run_one) for plan in plans]
+    n_rows = problem.sample_weight.shape[0]
+    flexible = sum(not plan.pool.rigid for plan in plans)
+    budget = BUDGET * n_rows / max(1, flexible)
+    fits: dict[tuple[int, int], Pooled] = {}  # plans with the same pool share them
+    outcomes = [_hold_out(parts, plan, run_one, budget, fits) for plan in plans]
     best_plan, choice = choose(outcomes, parts)
     plan = plans[best_plan]
     outcome = outcomes[best_plan]
@@ -219,43 +236,99 @@ def train(
         choice = replace(choice, temperature=cooled, bias=bias)
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
-    models = [each.models[choice.gate] for each in outcome]
-    states = (resume(problem, model.gate, model.experts) for model in models)
-    start = [max(states, key=lambda state: state.bound).resp]  # a part may be stuck
+    part, start = _best_part(problem, [each.models[choice.gate] for each in outcome])
+    judge, pooled = _judges(problem, plan, parts[part], outcome[part], choice)
+
+    if judge is not None:
+        factor = narrowing(outcome, parts, choice, plan.rule)
+        choice = replace(choice, narrowing=factor)
 
     def first() -> State:
+        if judge is not None:
+            resp = resume(problem, outcome[part].models[choice.gate].gate, judge).resp
+            return resume(problem, fit_gate(problem, gate, resp), judge)
         # We hand the start over for good: the first passes need the memory.
         return begin(problem, gate, plan.pool, start.pop())
 
-    last = replace(problem, max_iter=min(problem.max_iter, PASSES_ON_ALL))
+    last = replace(
+        problem,
+        max_iter=min(problem.max_iter, PASSES_ON_ALL),
+        budget=BUDGET_ON_ALL * n_rows,
+    )
     result = run_one(last, "chosen", first)
-    mixture = finish(problem, result, plan, choice)
+    mixture = finish(problem, result, plan, choice, pooled)
     return replace(mixture, judged=[each.run for each in outcome])
 
 
+def _best_part(problem: Problem, models: Sequence[Model]) -> tuple[int, list[Routing]]:
+    """Return the split whose model suits all rows best, as a part may be stuck.
+
+    Its responsibilities come in a list, to be handed over.
+    """
+    states = (resume(problem, model.gate, model.experts) for model in models)
+    best, state = max(enumerate(states), key=lambda each: each[1].bound)
+    return best, [state.resp]
+
+
+def _judges(
+    problem: Problem, plan: Plan, part: Split, outcome: HeldOut, choice: Choice
+) -> tuple[ExpertPool | None, Pooled | None]:
+    """Return the judges of a split as those of all rows; None makes new ones.
+
+    The rows held out are as new to the models of a split as to others, so learners that
+    are fitted one by one need not be fitted again to judge all rows.
+    """
+    if plan.shared is not None or plan.average:
+        return None, None
+    judge = outcome.run.pool.extended(plan.pool, part.rows)
+    if judge is None or choice.shrinkage == 0.0 or outcome.pooled is None:
+        return judge, None
+    return judge, outcome.pooled.extended(problem, plan.pool, part.rows)
+
+
 def _hold_out(
-    problem: Problem, parts: Sequence[Split], plan: Plan, run_one: Run
+    parts: Sequence[Split],
+    plan: Plan,
+    run_one: Run,
+    budget: float,
+    fits: dict[tuple[int, int], Pooled],
 ) -> list[HeldOut]:
-    """Try the mixtures of a plan on the held-out rows of a split."""
+    """Try the mixtures of a plan on the held-out rows of the splits.
+
+    Pooled fits that the plan makes go to ``fits``, by pool and split.
+    """
     outcomes = []
-    for part in parts:
+    for at, part in enumerate(parts):
         few = plan.take(part.rows)
         learn, test = few.left_over(part.train), part.test.apart
         if learn.shared is not None:
             test = learn.shared.left_over(test, new=True)
-        part = replace(part, train=learn, test=test)
-        runs = run_all(learn, few, run_one)
+        learn = replace(learn, budget=budget)
+        pooled = None
+        if not plan.pool.rigid and plan.shared is None:
+            key = id(plan.pool), at
+            pooled = fits[key] if key in fits else Pooled.of(learn, few.pool)
+            fits[key] = pooled
+            learn = replace(
+                learn, budget=budget * (1 + pooled.fits.judge.n_experts) / 2
+            )
+        part = replace(part, train=learn, test=test, pooled=pooled)
+        runs = run_all(learn, few, run_one, pooled)
         worth = [_worth(learn, run, plan.rule) for run in runs]
         best = runs[int(np.argmax(worth))]
         outcomes.append(hold_out(part, best, few.gates, plan.rule))
     return outcomes
 
 
-def run_all(problem: Problem, plan: Plan, run_one: Run) -> list[EMResult]:
-    """Run EM from every start."""
+def run_all(
+    problem: Problem, plan: Plan, run_one: Run, pooled: Pooled | None = None
+) -> list[EMResult]:
+    """Run EM from every start; ``pooled`` are the pooled fits, if there are any."""
 
     def first(start: Start) -> State:
-        resp = _responsibilities(problem, plan, start)
+        resp = _responsibilities(problem, plan, start, pooled)
+        if pooled is not None and start.kind in ("uniform", "single"):
+            return _of_pooled(problem, plan, resp, pooled)
         anneals = _anneals(problem, start)
         return begin(problem, plan.gates[0], plan.pool, resp, annealed=anneals)
 
@@ -288,7 +361,15 @@ def _anneals(problem: Problem, start: Start) -> bool:
     return problem.X_gate is problem.X or start.number == 0
 
 
-def _responsibilities(problem: Problem, plan: Plan, start: Start) -> Routing:
+def _of_pooled(problem: Problem, plan: Plan, resp: Routing, pooled: Pooled) -> State:
+    """Return the first state of a start in which all experts learn from all rows."""
+    gate = fit_gate(problem, plan.gates[0], resp)
+    return resume(problem, gate, rescaled(problem, pooled.as_experts(), resp))
+
+
+def _responsibilities(
+    problem: Problem, plan: Plan, start: Start, pooled: Pooled | None
+) -> Routing:
     if start.kind == "given":
         assert plan.resp is not None
         return plan.resp
@@ -297,7 +378,7 @@ def _responsibilities(problem: Problem, plan: Plan, start: Start) -> Routing:
         even = np.full(shape, 1.0 / problem.n_experts)
         return Routing.from_dense(like(even, problem.sample_weight))
     if start.kind == "single":
-        return single_start(problem, plan)
+        return single_start(problem, plan, pooled)
     if start.kind == "linear":
         return linear_start(problem, plan, start)
     return started(problem, plan.pool, start.kind, start.number, start.seed)
@@ -324,9 +405,12 @@ def started(
     )
 
 
-def single_start(problem: Problem, plan: Plan) -> Routing:
+def single_start(problem: Problem, plan: Plan, pooled: Pooled | None) -> Routing:
     """Return responsibilities that give all rows to the best learner alone."""
-    judge, learner_of = pooled_judge(problem, plan.pool)
+    if pooled is None:
+        judge, learner_of = pooled_judge(problem, plan.pool)
+    else:
+        judge, learner_of = pooled.fits.judge, pooled.learner_of
     expert = int(np.argmax(learner_of == best_learner(problem, judge)))
     labels = np.full(problem.sample_weight.shape[0], expert)
     return Routing.from_labels(like(labels, problem.sample_weight), problem.n_experts)
@@ -336,20 +420,24 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
     """Return the responsibilities of a mixture of linear experts under the same gate.
 
     Linear experts find regimes in a fraction of the time of flexible ones, and cannot
-    memorise rows. They run from a start of every kind; the best run is taken.
+    memorise rows. They run from a start of every kind, and the best run goes on.
     """
     random = np.random.RandomState(start.seed)
     X = linear_view(problem)
     # Linear experts see standardised columns, so units do not matter to their penalty.
     X = Standard.of(X, problem.sample_weight).rows(X)
     problem = replace(problem, X=X)
+    short = replace(problem, max_iter=min(problem.max_iter, STAND_IN_PASSES))
     linear = linear_pool(problem, plan.pool)
     results = []
     for kind in PORTFOLIO:
         seed = int(random.randint(2**31 - 1))
         resp = started(problem, linear, kind, start.number, seed)
-        results.append(run(problem, begin(problem, plan.gates[0], linear, resp)))
-    return max(results, key=lambda result: _worth(problem, result, plan.rule)).resp
+        results.append(run(short, begin(short, plan.gates[0], linear, resp)))
+    best = max(results, key=lambda result: _worth(problem, result, plan.rule))
+    if best.converged:
+        return best.resp
+    return run(problem, resume(problem, best.gate, best.pool)).resp
 
 
 def linear_pool(problem: Problem, pool: ExpertPool) -> ExpertPool:
@@ -380,8 +468,17 @@ def linear_view(problem: Problem) -> Array:
 
 
 # --------------------------------------------------------------------- the end
-def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mixture:
-    """Return the mixture that predicts: last passes, shrinkage, models for new rows."""
+def finish(
+    problem: Problem,
+    result: EMResult,
+    plan: Plan,
+    choice: Choice,
+    pooled: Pooled | None = None,
+) -> Mixture:
+    """Return the mixture that predicts: last passes, shrinkage, models for new rows.
+
+    ``pooled`` are the pooled fits, if they are there already.
+    """
     rigid = result.pool.rigid
     rule = plan.rule
     state = _last_state(problem, result, rule)
@@ -393,7 +490,7 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
     else:
         experts = unshrunk
         if choice.shrinkage > 0.0:
-            pooled = Pooled.of(problem, judge)
+            pooled = pooled or Pooled.of(problem, judge)
             if choice.to_best:
                 pooled = pooled.only(pooled.best(problem))
             experts = pooled.shrink(unshrunk, choice.shrinkage)
@@ -403,7 +500,7 @@ def finish(problem: Problem, result: EMResult, plan: Plan, choice: Choice) -> Mi
         judge = state.pool
     return Mixture(
         gate=model.gate,
-        pool=model.experts,
+        pool=narrowed(model.experts, choice.narrowing),
         unshrunk=unshrunk.predictor,
         resp=state.resp,
         bound=state.bound,

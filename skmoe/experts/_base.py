@@ -74,6 +74,10 @@ class ExpertPool(ABC):
     ----------
     scale : (n_experts, q) array or None
         Noise scale of each expert; None until `rescale`, and for classification.
+    n_fitted : int
+        Number of rows that learners were fitted on, where they are fitted one by one.
+    resting : frozenset of int
+        Experts that the next ``update`` may leave as they are.
     slack : float
         Standard errors by which an expert's term of the bound may fall in one pass. 0
         makes EM monotone.
@@ -81,6 +85,8 @@ class ExpertPool(ABC):
 
     slack: float = 0.0
     weight_unit: float = 1.0
+    n_fitted: int = 0
+    resting: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -239,6 +245,33 @@ class ExpertPool(ABC):
         lessons = self.taught(routing)
         return other.swap(self, shares(lessons, routing.row_sums) == 0)
 
+    def rested(self, experts: frozenset[int]) -> Self:
+        """Return the pool with some experts resting."""
+        other = copy.copy(self)
+        other.resting = experts
+        return other
+
+    def price(self, routing: Routing) -> int:
+        """Return how many rows an update fits, where learners are fitted one by one."""
+        return 0
+
+    def extended(self, table: ExpertPool, rows: np.ndarray) -> ExpertPool | None:
+        """Return the fitted pool as the judge of a whole table, if it can be that.
+
+        Parameters
+        ----------
+        table : ExpertPool
+            The unfitted pool of the whole table.
+        rows : (n_samples,) array of bool
+            The rows of the table that this pool was fitted on.
+
+        Returns
+        -------
+        ExpertPool or None
+            It judges the other rows too, and learns no more.
+        """
+        return None
+
     def update_each(self, X: Array, y: Array, routings: Sequence[Routing]) -> Self:
         """Return a new pool, trained where each output has a routing of its own.
 
@@ -321,8 +354,8 @@ class ExpertPool(ABC):
         """Return a pool with the experts of ``other`` where ``take`` is True."""
         if take.all():
             return other
-        if not take.any():
-            return self
+        if not take.any() and self.n_fitted == other.n_fitted:
+            return self  # else it remembers at least what was tried
         chosen = self.swap(other, take)
         if self.scale is None or other.scale is None:
             return chosen
@@ -492,10 +525,13 @@ class DerivedPool(ExpertPool):
         return super().take(experts)
 
 
-def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array, float]:
+def share(
+    routing: Routing, expert: int, row_mass: Array, least: Array | None = None
+) -> tuple[Array, Array, float]:
     """Return the rows that an expert is fitted on, their mass, and a factor.
 
-    Rows whose responsibility is at most `MIN_RESPONSIBILITY` are left out. Mass times
+    Rows of which it has at most ``least`` are left out, or of which its responsibility
+    is at most `MIN_RESPONSIBILITY` if ``least`` is None. Mass times
     factor are the weights: responsibilities rescaled to mean 1, so that a learner that
     reads weights as counts sees as many rows as it is given. With integer sample
     weights the answer equals that of repeated rows.
@@ -503,7 +539,10 @@ def share(routing: Routing, expert: int, row_mass: Array) -> tuple[Array, Array,
     xp = namespace(row_mass)
     rows, mass = routing.segment(expert)
     total = row_mass if rows is None else xp.take(row_mass, rows)
-    enough = mass > MIN_RESPONSIBILITY * total
+    if least is None:
+        enough = mass > MIN_RESPONSIBILITY * total
+    else:
+        enough = mass > (least if rows is None else xp.take(least, rows))
     owned = xp.nonzero(enough)[0]
     mass, total = xp.take(mass, owned), xp.take(total, owned)
     owned = owned if rows is None else xp.take(rows, owned)

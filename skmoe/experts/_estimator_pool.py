@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -17,17 +18,29 @@ from sklearn.pipeline import Pipeline
 from .._bins import fit_weighted
 from .._frames import remedy
 from .._learners import (
+    PART_OF_BEST,
     is_frozen,
     read_answer,
+    recipe,
     resample,
     said_without,
     seeded,
     weight_parameter,
 )
-from ..backends import Array, few_openmp_threads, like, one_blas_thread, to_host
+from ..backends import (
+    Array,
+    few_openmp_threads,
+    like,
+    namespace,
+    one_blas_thread,
+    to_host,
+)
 from ..routing import Routing
 from ._base import ExpertPool, floored, host_rows, share, take_rows
 from ._labels import MultilabelExpert
+
+TEACHES = 2
+"""Experts that learn from a row, unless more are alike."""
 
 ROUNDING = 1e-3
 """Probabilities may lie outside [0, 1] by this much: some are in float16."""
@@ -53,7 +66,7 @@ class EstimatorPool(ExpertPool):
 
     *Rows that a learner cannot take.* An expert whose learner raises ValueError on its
     rows (too few neighbours, a class missing), in ``fit`` or when it is asked about
-    the first of them, is fitted on the rows of all experts.
+    the first of them, is fitted on the rows of all experts; such experts share a fit.
 
     *Frozen models.* A frozen model serves as it is: it is neither copied nor sent to
     other processes. In a Pipeline that ends in one, the other steps are fitted once, on
@@ -98,28 +111,45 @@ class EstimatorPool(ExpertPool):
         self.fitted = [None] * self.n_experts
         self.fallbacks = {}
         self.taken = {}
+        self.n_fitted = 0
         self._fit_experts(X, y, routing)
         return self
 
     def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return a new pool of fresh clones; an empty share keeps the old expert."""
+        """Return a new pool of fresh clones.
+
+        An expert whose share is empty, or that is resting, stays as it is.
+        """
         other = copy.copy(self)
         other.fitted = list(self.fitted)
         other.fallbacks = dict(self.fallbacks)
         other.taken = dict(self.taken)
         other._fit_experts(X, y, routing)
+        other.resting = frozenset()
         return other
+
+    def price(self, routing: Routing) -> int:
+        """Return how many rows an update fits."""
+        return sum(rows.shape[0] for _, rows, *_ in self._shares(routing))
+
+    def _shares(self, routing: Routing) -> Iterator[tuple[int, Array, Array, float]]:
+        """Yield each expert that learns, with its rows, their mass and a factor."""
+        row_mass = routing.row_sums
+        least = least_mass(routing.weights)
+        lessons = self.taught(routing)
+        frozen = self.frozen & ~self.likelihood.fixed(self.n_experts)
+        for k in np.flatnonzero(~frozen).tolist():
+            if k not in self.resting:
+                takes_weight = weight_parameter(self.learners[k]) is not None
+                yield k, *share(lessons, k, row_mass, least if takes_weight else None)
 
     def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
         """Fit each expert on its share, or on all rows where that is not possible."""
-        row_mass = routing.row_sums
-        lessons = self.taught(routing)
         target = self._target(y)
         fixed = self.likelihood.fixed(self.n_experts)
         shares = {}
         frozen = self.frozen & ~fixed
-        for k in np.flatnonzero(~frozen).tolist():
-            rows, mass, factor = share(lessons, k, row_mass)
+        for k, rows, mass, factor in self._shares(routing):
             if rows.shape[0]:
                 shares[k] = to_host(rows), to_host(mass * factor)
         fitted = self._fit_each(X, target, shares)
@@ -137,15 +167,27 @@ class EstimatorPool(ExpertPool):
         idle = [k for k in lost if fixed[k] or not everyone.size]
         fitted |= dict.fromkeys(idle, _nothing(target))
         learn = [k for k in lost if k not in idle]
-        pooled = dict.fromkeys(learn, (everyone, row_mass[everyone]))
-        for k, expert in self._fit_each(X, target, pooled).items():
+        leader = self._leaders(learn)
+        pooled = dict.fromkeys(leader.values(), (everyone, row_mass[everyone]))
+        of_all = self._fit_each(X, target, pooled)
+        for k in learn:
+            expert = of_all[leader[k]]
             if isinstance(expert, ValueError):  # the rows are not to blame
                 raise failed.get(k, expert)
             fitted[k] = expert
+            self._follow(k, leader[k])
         for k, expert in fitted.items():
             self.fitted[k] = expert
             self.fallbacks.pop(k, None)
         self.fallbacks.update({k: str(error) for k, error in failed.items()})
+
+    def _leaders(self, experts: list[int]) -> dict[int, int]:
+        """Return for each of some experts the first that has the same learner."""
+        first: dict[Any, int] = {}
+        return {k: first.setdefault(recipe(self.learners[k]), k) for k in experts}
+
+    def _follow(self, k: int, leader: int) -> None:
+        """Let an expert remember what the one remembers whose fit it shares."""
 
     def _target(self, y: Array) -> np.ndarray:
         """Return y as the user gave it: learners' parameters may be in its units."""
@@ -183,6 +225,7 @@ class EstimatorPool(ExpertPool):
         self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]
     ) -> dict[int, Any]:
         """Return the expert of each share, or the error that its rows cause."""
+        self.n_fitted += sum(len(rows) for rows, _ in shares.values())
         fitted = Parallel(n_jobs=self.n_jobs)(
             delayed(_fit_expert)(
                 self.learners[k],
@@ -257,6 +300,7 @@ class EstimatorPool(ExpertPool):
     def swap(self, other: Self, take: np.ndarray) -> Self:
         """Return a pool with the learners of ``other`` where ``take`` is True."""
         chosen = copy.copy(self)
+        chosen.n_fitted = other.n_fitted
         of = [other if is_new else self for is_new in take]
         chosen.fitted = [pool.fitted[k] for k, pool in enumerate(of)]
         chosen.taken = {k: p.taken[k] for k, p in enumerate(of) if k in p.taken}
@@ -268,6 +312,7 @@ class EstimatorPool(ExpertPool):
     def take(self, experts: np.ndarray) -> Self:
         """Return a pool of some of the experts."""
         other = super().take(experts)
+        other.n_fitted = 0
         other.fitted = [self.fitted[k] for k in experts]
         models = [self.taken.get(int(k)) for k in experts]
         other.taken = {k: one for k, one in enumerate(models) if one is not None}
@@ -337,6 +382,19 @@ class EstimatorPool(ExpertPool):
     def count_parameters(self) -> int:
         """Count coefficients of linear experts and leaves of trees."""
         return sum(_count_parameters(expert) for expert in self.fitted)
+
+
+def least_mass(weights: Array) -> Array:
+    """Return the mass of each row that is too little to learn from it, (n,).
+
+    A row teaches its `TEACHES` most responsible experts, more if several are alike, but
+    none that has little of it beside the best. Learners that take no weights are not
+    asked: rows of little mass are drawn for them seldom.
+    """
+    xp = namespace(weights)
+    ordered = xp.sort(weights, axis=1)
+    some = ordered[:, -min(TEACHES, weights.shape[1])]
+    return xp.maximum(PART_OF_BEST * ordered[:, -1], (1 - 1e-9) * some)
 
 
 def summable(weights: np.ndarray) -> np.ndarray:

@@ -92,6 +92,9 @@ class LeftOutPool(EstimatorPool):
             self.left[k] = self._own_rows(expert, shares[k][0], target, answer)
         return experts
 
+    def _follow(self, k: int, leader: int) -> None:
+        self.left[k] = self.left[leader]
+
     def _own_rows(
         self, expert: Any, rows: np.ndarray, target: np.ndarray, answer: np.ndarray
     ) -> OwnRows:
