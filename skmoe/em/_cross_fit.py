@@ -170,11 +170,11 @@ class CrossFitPool(DerivedPool):
             for f, pool in enumerate(self.pools)
         )
 
-    def _hardly_changed(self, routing: Routing) -> frozenset[int]:
+    def _hardly_changed(self, routing: Routing) -> tuple[int, ...]:
         """Return the experts whose share is nearly the one that they learned."""
         share = _matrix(routing)
         change = abs(share - self.lessons).sum(axis=0)
-        return frozenset(np.flatnonzero(change <= CHANGE * share.sum(axis=0)).tolist())
+        return tuple(np.flatnonzero(change <= CHANGE * share.sum(axis=0)).tolist())
 
     def _without(self, routing: Routing, fold: int) -> Routing:
         mask = self.learned[fold].astype(np.float64)
@@ -256,7 +256,7 @@ def _matrix(routing: Routing) -> sparse.csr_array:
 
 
 def _columns(
-    new: sparse.csr_array, old: sparse.csr_array, kept: frozenset[int]
+    new: sparse.csr_array, old: sparse.csr_array, kept: tuple[int, ...]
 ) -> sparse.csr_array:
     """Return a matrix with some columns of the old one."""
     is_old = np.zeros(new.shape[1])

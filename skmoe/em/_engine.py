@@ -156,6 +156,8 @@ def update_pool(
     log_lik = new.log_density(y, values, resp)
     accepted = _accepted(old, mass, log_lik, state.terms.log_lik)
     pool = old.select(new, accepted)
+    if pool is old and new.n_fitted > old.n_fitted:
+        pool = old.swap(new, accepted)  # remembers what was tried
     if not accepted.all():
         xp = namespace(values)
         chosen = resp.lookup(like(accepted, values))

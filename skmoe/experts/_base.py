@@ -76,7 +76,7 @@ class ExpertPool(ABC):
         Noise scale of each expert; None until `rescale`, and for classification.
     n_fitted : int
         Number of rows that learners were fitted on, where they are fitted one by one.
-    resting : frozenset of int
+    resting : tuple of int
         Experts that the next ``update`` may leave as they are.
     slack : float
         Standard errors by which an expert's term of the bound may fall in one pass. 0
@@ -86,7 +86,7 @@ class ExpertPool(ABC):
     slack: float = 0.0
     weight_unit: float = 1.0
     n_fitted: int = 0
-    resting: frozenset[int] = frozenset()
+    resting: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class ExpertPool(ABC):
         lessons = self.taught(routing)
         return other.swap(self, shares(lessons, routing.row_sums) == 0)
 
-    def rested(self, experts: frozenset[int]) -> Self:
+    def rested(self, experts: tuple[int, ...]) -> Self:
         """Return the pool with some experts resting."""
         other = copy.copy(self)
         other.resting = experts
@@ -354,8 +354,8 @@ class ExpertPool(ABC):
         """Return a pool with the experts of ``other`` where ``take`` is True."""
         if take.all():
             return other
-        if not take.any() and self.n_fitted == other.n_fitted:
-            return self  # else it remembers at least what was tried
+        if not take.any():
+            return self
         chosen = self.swap(other, take)
         if self.scale is None or other.scale is None:
             return chosen

@@ -125,7 +125,7 @@ class EstimatorPool(ExpertPool):
         other.fallbacks = dict(self.fallbacks)
         other.taken = dict(self.taken)
         other._fit_experts(X, y, routing)
-        other.resting = frozenset()
+        other.resting = ()
         return other
 
     def price(self, routing: Routing) -> int:
