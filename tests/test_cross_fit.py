@@ -693,7 +693,7 @@ def test_the_averaged_models_are_of_the_best_pass():
     state = begin(problem, SoftmaxGate(), crossed, initial(problem, "random", 0, 0))
     passes = []
     result = run(
-        problem, state, lambda: lambda info, state: passes.append(state) and False
+        problem, state, lambda: lambda info, state: passes.append(state()) and False
     )
     best = max(passes, key=lambda state: state.bound)
     assert best is not passes[-1]

@@ -650,7 +650,7 @@ def test_scorers(data):
     weights = np.arange(300.0)
     known = np.average(direct, weights=weights)
     assert log_likelihood_scorer(pipe, X, y, weights) == pytest.approx(known)
-    with pytest.raises(TypeError, match=r"Ridge has no method crps\(X, y\)"):
+    with pytest.raises(TypeError, match=r"a method crps\(X, y\); Ridge has none"):
         crps_scorer(Ridge().fit(X, y), X, y)
 
 

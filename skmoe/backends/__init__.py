@@ -29,6 +29,7 @@ from types import ModuleType
 import numpy as np
 
 from . import _reference
+from . import _reference as reference
 from ._compat import (
     Array,
     device_of,
@@ -53,6 +54,7 @@ __all__ = [
     "namespace",
     "on_host",
     "one_blas_thread",
+    "reference",
     "select",
     "to_device",
     "to_host",

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from ..backends import Array, select, to_host
-from ..routing import Standard
+from ..routing import Standard, Table
 from ..solvers import solve_ridge, without_constants
 
 RIDGE = 1e-6
@@ -26,20 +26,22 @@ class Content:
 
     Attributes
     ----------
-    X_gate : (n_samples, n_features) array or CSR
-        The gate's features, on any device.
+    X_gate, X_experts : (n_samples, n_features) arrays or CSR
+        Features of the gate and of the experts, on any device.
     y, sample_weight : arrays
         Those of the problem.
     """
 
     X_gate: Array
+    X_experts: Array
     y: Array
     sample_weight: Array
 
-    def is_of(self, X_gate: Array, y: Array, sample_weight: Array) -> bool:
+    def is_of(self, X_gate: Array, X: Array, y: Array, sample_weight: Array) -> bool:
         """Tell whether this is the content of these very arrays."""
         return (
             self.X_gate is X_gate
+            and self.X_experts is X
             and self.y is y
             and self.sample_weight is sample_weight
         )
@@ -50,6 +52,23 @@ class Content:
         sparse_X = sparse.issparse(self.X_gate)  # on the host already
         X = self.X_gate if sparse_X else to_host(self.X_gate)
         return complete(X, to_host(self.sample_weight))
+
+    @cached_property
+    def gate_table(self) -> Table:
+        """What the gate sees, cut in blocks for sums over rows."""
+        return Table.of(self.X_gate, self.sample_weight)
+
+    @cached_property
+    def table(self) -> Table:
+        """What the experts see, cut in blocks for sums over rows."""
+        if self.X_experts is self.X_gate:
+            return self.gate_table
+        return Table.of(self.X_experts, self.sample_weight)
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """The targets in float64, or class positions, as sums read them."""
+        return self.y if self.y.ndim == 1 else np.asarray(self.y, dtype=np.float64)
 
     @cached_property
     def residual(self) -> np.ndarray:

@@ -29,7 +29,8 @@ References
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +42,8 @@ from ..routing import Routing
 from . import _gate_step as gating
 from ._gate_step import fit_gate, improved_gate, log_proba, log_proba_at
 from ._load_limits import balanced, limited, shifted
-from ._problem import EMResult, PassInfo, Problem, State, Terms, learning_mass
+from ._problem import EMResult, Model, PassInfo, Problem, State, Terms, learning_mass
+from ._sweep import adds_up, best_of, expected, first_model, stepped, sweep
 
 PATIENCE = 2
 """A pool with slack has converged after this many passes without progress."""
@@ -57,13 +59,24 @@ BLOCK_ROWS = 1 << 17
 """Number of rows in a block of the E-step."""
 
 
-Watch = Callable[[], Callable[[PassInfo, State], bool]]
+Watch = Callable[[], Callable[[PassInfo, Callable[[], State]], bool]]
 """Called before each pass; what it returns is called with the outcome, and ends the run
 by returning True."""
+
+QUARTER = 0.25
+"""What is left of the gate's step once a pass was undone."""
+
+UNDONE = 3
+"""Passes that are undone in turn, at most; then the gate stays as it is."""
+
+ROUNDING = 1e-12
+"""Part of the bound that it may seem to fall by."""
 
 
 def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
     """Run EM from a state; return its best pass."""
+    if adds_up(problem, state.gate, state.pool):
+        return run_on_sums(problem, Model(state.gate, state.pool), watch)
     best: State | None = None
     passes: list[PassInfo] = []
     reference = state.bound
@@ -86,10 +99,77 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
         else:
             stalled += 1
         converged = stalled >= patience
-        if close is not None and close(info, state):
+        if close is not None and close(info, functools.partial(copy.copy, state)):
             break
     assert best is not None
     return EMResult(best.gate, best.pool, best.resp, best.bound, converged, passes)
+
+
+def run_on_sums(problem: Problem, model: Model, watch: Watch | None = None) -> EMResult:
+    """Run EM from a model, one sweep over the rows per pass."""
+    passes: list[PassInfo] = []
+    climb = Climb(problem, model)
+    converged = False
+    while len(passes) < problem.max_iter and not converged:
+        close = watch() if watch is not None else None
+        info = climb.step(len(passes) + 1)
+        passes.append(info)
+        converged = info.gain <= problem.tol
+        if close is not None and close(info, climb.state):
+            break
+    state = climb.state()
+    bound = climb.sums.bound
+    return EMResult(state.gate, state.pool, state.resp, bound, converged, passes)
+
+
+def passed(problem: Problem, model: Model, n_pass: int) -> Model:
+    """Return the model after some passes, or after those that it takes to converge."""
+    climb = Climb(problem, model)
+    for n in range(n_pass):
+        if climb.step(n + 1).gain <= problem.tol:
+            break
+    return climb.model
+
+
+class Climb:
+    """EM from a model, one sweep over the rows per pass.
+
+    The bound of the next sweep is also the line search of the gate's step: a pass whose
+    bound falls is undone, and the step quartered. So the bound never falls.
+    """
+
+    def __init__(self, problem: Problem, model: Model) -> None:
+        self.problem = problem
+        self.model = model
+        self.rule = best_of(problem.width, problem.beta)
+        self.sums = sweep(problem, model, self.rule)
+        self.damping = 1.0
+
+    def step(self, n_pass: int) -> PassInfo:
+        """Take a pass; tell what happened."""
+        before = self.sums.bound
+        accepted = 0
+        part = 0.0
+        for undone in range(UNDONE + 1):
+            part = self.damping if undone < UNDONE else 0.0
+            model, accepted = stepped(self.problem, self.model, self.sums, part)
+            sums = sweep(self.problem, model, self.rule)
+            if sums.bound >= before - ROUNDING * abs(before):
+                self.model, self.sums = model, sums
+                self.damping = min(1.0, 2.0 * self.damping)
+                break
+            self.damping *= QUARTER
+        gain = self.sums.bound - before
+        return PassInfo(n_pass, self.sums.bound, gain, part > 0, accepted)
+
+    def state(self) -> State:
+        """Return the state in which each row keeps the best of all experts."""
+        return state_of(self.problem, self.model)
+
+
+def state_of(problem: Problem, model: Model) -> State:
+    """Return the state of a model in which each row keeps the best of all experts."""
+    return State(model.gate, model.experts, *expected(problem, model))
 
 
 def step(problem: Problem, state: State) -> tuple[State, PassInfo]:
@@ -328,6 +408,9 @@ def begin(
     if problem.panel is not None:
         start = problem.panel.agreed(start, problem.width)
     start = possible(problem, pool, start)
+    powers = ANNEALING if annealed else ANNEALING[-1:]
+    if adds_up(problem, gate, pool):
+        return state_of(problem, warmed(problem, gate, pool, start, powers))
     X = problem.X
     y = problem.y
     mass = start.scaled(problem.sample_weight)
@@ -338,7 +421,6 @@ def begin(
     if not pool.rigid:
         return resume(problem, gate, pool)
     wide = replace(problem, width=min(2 * problem.width, problem.n_experts))
-    powers = ANNEALING if annealed else ANNEALING[-1:]
     states = [resume(replace(wide, beta=powers[0]), gate, pool)]
     for beta in powers:
         cooler = replace(wide, beta=beta)
@@ -346,6 +428,22 @@ def begin(
     state = states.pop()
     support = [(state.resp, state.terms)]
     return expect(problem, state.gate, state.pool, support, offsets=state.offsets)
+
+
+def warmed(
+    problem: Problem,
+    gate: BaseGate,
+    pool: ExpertPool,
+    start: Routing,
+    powers: Sequence[float] = ANNEALING,
+) -> Model:
+    """Return gate and experts after a first pass at each power of the likelihood."""
+    wide = replace(problem, width=min(2 * problem.width, problem.n_experts))
+    model = first_model(problem, gate, pool, start)
+    for beta in powers:
+        sums = sweep(wide, model, best_of(wide.width, beta))
+        model, _ = stepped(wide, model, sums)
+    return model
 
 
 def _alive(problem: Problem, state: State) -> State:

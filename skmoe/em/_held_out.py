@@ -21,9 +21,10 @@ from ..experts import MOST, ExpertPool
 from ..gates import BaseGate, ConstantGate, RoutingRule
 from ._folds import content_folds
 from ._gate_step import improved_gate
-from ._last_passes import routed, settle, settle_gate
+from ._last_passes import routed, settle, settle_gate, settled
 from ._pooled import Pooled, learnable_rows
 from ._problem import EMResult, Model, Problem, State
+from ._sweep import Sums, best_of, judged, sweep
 from ._trained import Trained
 
 SHRINKAGES = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -51,6 +52,9 @@ SPLITS_FLEXIBLE: tuple[tuple[int, int], ...] = ((300, 2),)
 
 ENOUGH_ROWS = 50_000
 """If there are more rows than this, the choice is made on a sample of them."""
+
+ENOUGH_ON_SUMS = 4_000
+"""The same for gates and experts that learn from sums: they go on with all rows."""
 
 ENOUGH_AN_EXPERT = 50
 """The sample has at least this many rows per expert."""
@@ -203,13 +207,16 @@ def count_splits(problem: Problem, *, rigid: bool = True) -> int:
     return next((count for rows, count in table if n_rows < rows), 1)
 
 
-def splits(problem: Problem, *, rigid: bool) -> list[Split]:
-    """Return the splits that the choices are made on."""
+def splits(problem: Problem, *, rigid: bool, enough: int = ENOUGH_ROWS) -> list[Split]:
+    """Return the splits that the choices are made on.
+
+    Of more rows than ``enough`` a sample serves.
+    """
     count = count_splits(problem, rigid=rigid)
     if count == 0:
         return []
     n_rows = problem.sample_weight.shape[0]
-    enough = max(ENOUGH_ROWS, ENOUGH_AN_EXPERT * problem.n_experts)
+    enough = max(enough, ENOUGH_AN_EXPERT * problem.n_experts)
     n_folds = PARTS * -(-n_rows // enough)  # only the first few serve
     part = content_folds(problem, n_folds, problem.seed + 1)
     n_parts = min(int(part.max()) + 1, PARTS)
@@ -269,6 +276,95 @@ def hold_out(
         quick = replace(quick, judge=state.pool)
         trials.append(_trials(split, state, quick, targets, rule))
     return HeldOut(trials, single, models, result, train.tied, pooled)
+
+
+def hold_out_on_sums(
+    parts: Sequence[Split],
+    runs: Sequence[EMResult],
+    gates: Sequence[BaseGate],
+    rule: RoutingRule,
+) -> list[HeldOut]:
+    """Try gates, and ways to shrink experts, where both learn from sums.
+
+    Each gate is tried with experts as they are, and then each way to shrink experts
+    beside the best of the gates. The smoothest gate is tried with the pooled fit too.
+    """
+    outcomes = []
+    for part, run in zip(parts, runs, strict=True):
+        settings = _of_each_gate(part, Model(run.gate, run.pool), gates, rule)
+        pooled = Pooled.of(part.train, run.pool)
+        outcomes.append((settings, pooled))
+    weights = [float(part.test.sample_weight.sum()) for part in parts]
+    bounds = [[t.bound for *_, t in settings] for settings, _ in outcomes]
+    best = int(np.argmax(np.average(bounds, axis=0, weights=weights)))
+    answers = []
+    for part, run, (settings, pooled) in zip(parts, runs, outcomes, strict=True):
+        trials = [{AS_THEY_ARE: trial} for *_, trial in settings]
+        targets = {False: pooled}
+        if pooled.several and part.train.shared is None:
+            targets[True] = pooled.only(pooled.best(part.train))
+        ways = [way for way in WAYS if way[1] in targets and way[0] > 0]
+        fits = [way for way in ways if way[0] == 1.0]
+        for gate, tried in {len(gates) - 1: fits, best: ways}.items():
+            model, sums, _ = settings[gate]
+            trials[gate] |= _shrunk(part, model, sums, targets, tried, rule)
+        models = [model for model, *_ in settings]
+        single = _single(part, pooled)
+        answers.append(HeldOut(trials, single, models, run, part.train.tied))
+    return answers
+
+
+def _of_each_gate(
+    part: Split, model: Model, gates: Sequence[BaseGate], rule: RoutingRule
+) -> list[tuple[Model, Sums, Trial]]:
+    """Return the mixture of each gate, its sums, and what rows held out say of it.
+
+    Each gate starts where the one before it ended.
+    """
+    outcomes = []
+    gate = model.gate
+    for variant in gates:
+        gate = copy.copy(gate).set_params(**variant.get_params())
+        gate = _smoothed(part.train, Model(gate, model.experts))
+        start = Model(gate, model.experts)
+        last, sums = settled(part.train, start, rule, SETTLE_PASSES, learn=True)
+        outcomes.append((last, sums, _trial(part, last, rule, sums.load)))
+    return outcomes
+
+
+def _smoothed(problem: Problem, model: Model) -> BaseGate:
+    """Return the gate after a few steps towards the responsibilities of a model."""
+    gate = model.gate
+    sums = sweep(problem, model, best_of(problem.width))
+    for _ in range(GATE_UPDATES):
+        gate = gate.step(problem.content.gate_table, sums.gate, 1.0)
+        sums = sweep(problem, Model(gate, model.experts), best_of(problem.width))
+    return gate
+
+
+def _shrunk(
+    part: Split,
+    model: Model,
+    sums: Sums,
+    targets: dict[bool, Pooled],
+    ways: Sequence[tuple[float, bool]],
+    rule: RoutingRule,
+) -> dict[tuple[float, bool], Trial]:
+    """Return what the rows held out say of a mixture whose experts are shrunk."""
+    trials = {}
+    experts = Trained(model.experts, model.experts)
+    table = part.train.content.table
+    for shrinkage, to_best in ways:
+        shrunk = targets[to_best].shrink(experts, shrinkage).judge
+        start = Model(model.gate, shrunk.rescaled(table, sums.experts))
+        last, seen = settled(part.train, start, rule, GATE_PASSES, learn=False)
+        trials[shrinkage, to_best] = _trial(part, last, rule, seen.load)
+    return trials
+
+
+def _trial(part: Split, model: Model, rule: RoutingRule, load: np.ndarray) -> Trial:
+    top_k = rule.top_k or part.test.n_experts
+    return Trial(model, *judged(part.test, model, top_k, load))
 
 
 def _trials(

@@ -34,10 +34,22 @@ from ..routing import Routing
 from ._engine import evaluate, expect, update_pool
 from ._gate_step import improved_gate, log_proba_at, route
 from ._problem import EMResult, Model, Problem, State
+from ._sweep import (
+    Rule,
+    Sums,
+    adds_up,
+    best_of,
+    preferred_by_gate,
+    stepped,
+    sweep,
+)
 from ._trained import Trained
 
 PATIENCE = 2
 """Number of passes without progress after which the last passes end."""
+
+SHORT_STEPS = 4
+"""The same where a pass takes one step of Newton."""
 
 MOST_OF_IT = 0.95
 """Little of a row is lost if its experts have this share of the probability."""
@@ -86,6 +98,9 @@ def settle(
     learn : bool
         Whether experts are trained too, not only the gate and the noise scales.
     """
+    if adds_up(problem, gate, pool) and rule.plain:
+        model, _ = settled(problem, Model(gate, pool), rule, n_pass, learn=learn)
+        return routed(problem, model.gate, model.experts, rule)
     state = best = routed(problem, gate, pool, rule)
     stalled = 0
     for _ in range(n_pass):
@@ -101,6 +116,38 @@ def settle(
         if stalled >= PATIENCE:
             break
     return best
+
+
+def settled(
+    problem: Problem, model: Model, rule: RoutingRule, n_pass: int, *, learn: bool
+) -> tuple[Model, Sums]:
+    """Return the best model of `settle` and its sums; a pass is one sweep."""
+    choose = choice_of(problem, rule)
+    sums = sweep(problem, model, choose)
+    best = model, sums
+    stalled = 0
+    for _ in range(n_pass):
+        new, _ = stepped(problem, model, sums)
+        if not learn:
+            experts = model.experts.rescaled(problem.content.table, sums.experts)
+            new = Model(new.gate, experts)
+        model = new
+        sums = sweep(problem, model, choose)
+        highest = best[1].bound
+        stalled = 0 if sums.bound > highest + problem.tol else stalled + 1
+        best = (model, sums) if sums.bound > highest else best
+        if stalled >= SHORT_STEPS:
+            break
+    return best
+
+
+def choice_of(problem: Problem, rule: RoutingRule) -> Rule:
+    """Return how a sweep chooses experts where the gate alone sends the rows."""
+    if rule.asks_all(problem.n_experts):
+        return best_of(problem.n_experts)
+    assert rule.top_k is not None
+    beta = TEMPERED if rule.top_k == 1 else 1.0
+    return preferred_by_gate(rule.top_k, problem.width, beta)
 
 
 def settle_gate(

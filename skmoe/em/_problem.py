@@ -73,7 +73,7 @@ class Problem:
     content: Content = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        rows = self.X_gate, self.y, self.sample_weight
+        rows = self.X_gate, self.X, self.y, self.sample_weight
         if self.content is None or not self.content.is_of(*rows):
             object.__setattr__(self, "content", Content(*rows))
 

@@ -25,27 +25,35 @@ from ..gates import BaseGate, RoutingRule
 from ..likelihoods import Likelihood
 from ..routing import Routing, Standard
 from ._content import complete, numbers
-from ._engine import begin, resume, run
+from ._engine import ANNEALING, begin, resume, run, state_of, warmed
 from ._gate_step import fit_gate
 from ._held_out import (
+    ENOUGH_ON_SUMS,
+    ENOUGH_ROWS,
     Choice,
     HeldOut,
     Split,
     choose,
     hold_out,
+    hold_out_on_sums,
     splits,
 )
 from ._last_passes import LAST_PASSES, settle, settle_gate
 from ._narrowing import narrowed, narrowing
 from ._pooled import Pooled, best_learner, pooled_judge
 from ._problem import EMResult, Model, Problem, State
+from ._race import winner
 from ._shared_expert import Shared
 from ._starts import PORTFOLIO, STARTS, initial
+from ._sweep import adds_up
 from ._temperature import calibration
 from ._trained import Trained, last_judge, rescaled
 
 FEW_PASSES = 4
 """Number of last passes before starts are compared."""
+
+PASSES_AFTER_SAMPLE = 20
+"""Passes, at most, on all rows of a mixture that was chosen on a sample of them."""
 
 PASSES_ON_ALL = 1
 """Number of passes on all rows after a choice on held-out rows."""
@@ -133,6 +141,11 @@ class Plan:
         shared = Shared.fit(problem, copy.copy(self.shared))
         return shared.left_over(problem, new=False)
 
+    def on_sums(self, problem: Problem) -> bool:
+        """Tell whether gate and experts learn from sums over the rows."""
+        alone = self.shared is None and self.rule.plain
+        return alone and adds_up(problem, self.gates[0], self.pool)
+
     def take(self, rows: np.ndarray) -> Plan:
         """Return the plan for some of the rows of its problem."""
         resp = self.resp
@@ -192,13 +205,17 @@ def chosen_on(problem: Problem, plans: Sequence[Plan]) -> list[Split]:
     """
     if plans[0].choice is not None:
         return []
-    return splits(problem, rigid=plans[0].pool.rigid)
+    on_sums = all(plan.on_sums(problem) for plan in plans)
+    enough = ENOUGH_ON_SUMS if on_sums else ENOUGH_ROWS
+    return splits(problem, rigid=plans[0].pool.rigid, enough=enough)
 
 
 def count_runs(plans: Sequence[Plan], parts: Sequence[Split]) -> int:
     """Return how many runs of EM `train` makes, unless it is stopped."""
     if not parts:
         return len(plans[0].starts)
+    if all(plan.on_sums(parts[0].train) for plan in plans):
+        return len(parts) * len(plans) + 1
     return len(parts) * sum(len(plan.starts) for plan in plans) + 1
 
 
@@ -234,6 +251,11 @@ def train(
     if problem.y.ndim == 1:
         cooled, bias = calibration(outcome, parts, choice, plan.rule)
         choice = replace(choice, temperature=cooled, bias=bias)
+    if plan.on_sums(problem):
+        models = [each.models[choice.gate] for each in outcome]
+        result = _go_on(problem, parts, models, run_one)
+        mixture = finish(problem, result, plan, choice)
+        return replace(mixture, judged=[each.run for each in outcome])
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
     part, start = _best_part(problem, [each.models[choice.gate] for each in outcome])
@@ -258,6 +280,21 @@ def train(
     result = run_one(last, "chosen", first)
     mixture = finish(problem, result, plan, choice, pooled)
     return replace(mixture, judged=[each.run for each in outcome])
+
+
+def _go_on(
+    problem: Problem, parts: Sequence[Split], models: Sequence[Model], run_one: Run
+) -> EMResult:
+    """Run EM on all rows from the best model.
+
+    Of a model that was chosen on a sample the other rows have more to say.
+    """
+    states = (state_of(problem, model) for model in models)
+    best = max(states, key=lambda state: state.bound)  # a part may be stuck
+    sampled = sum(parts[0].rows) < problem.sample_weight.shape[0] / 2
+    passes = PASSES_AFTER_SAMPLE if sampled else PASSES_ON_ALL
+    last = replace(problem, max_iter=min(problem.max_iter, passes))
+    return run_one(last, "chosen", lambda: best)
 
 
 def _best_part(problem: Problem, models: Sequence[Model]) -> tuple[int, list[Routing]]:
@@ -297,6 +334,8 @@ def _hold_out(
 
     Pooled fits that the plan makes go to ``fits``, by pool and split.
     """
+    if plan.on_sums(parts[0].train):
+        return _hold_out_on_sums(parts, plan, run_one)
     outcomes = []
     for at, part in enumerate(parts):
         few = plan.take(part.rows)
@@ -318,6 +357,45 @@ def _hold_out(
         best = runs[int(np.argmax(worth))]
         outcomes.append(hold_out(part, best, few.gates, plan.rule))
     return outcomes
+
+
+def _hold_out_on_sums(
+    parts: Sequence[Split], plan: Plan, run_one: Run
+) -> list[HeldOut]:
+    """Return what the rows held out say of a plan that learns from sums.
+
+    Starts race, and EM runs from the model that wins.
+    """
+    runs = []
+    for part in parts:
+        few = plan.take(part.rows)
+        models = [_entrant(part.train, few, start) for start in entrants(few.starts)]
+        best = winner(part.train, part.test, models, few.rule)
+        first = functools.partial(state_of, part.train, best)
+        runs.append(run_one(part.train, "race", first))
+    return hold_out_on_sums(parts, runs, plan.gates, plan.rule)
+
+
+def _entrant(problem: Problem, plan: Plan, start: Start) -> Model:
+    """Return the model of a start after its first passes."""
+    resp = _responsibilities(problem, plan, start, None)
+    powers = ANNEALING if _anneals(problem, start) else ANNEALING[-1:]
+    return warmed(problem, plan.gates[0], plan.pool, resp, powers)
+
+
+def entrants(starts: Sequence[Start]) -> list[Start]:
+    """Return the starts of a race: those of a plan, and as many random ones.
+
+    Random starts join where every kind of start is there, so not where the user named
+    one kind or asked for few.
+    """
+    if not {start.kind for start in starts} >= set(PORTFOLIO):
+        return list(starts)
+    more = [
+        Start("random", start.number + len(starts), (start.seed + 1) % 2**31)
+        for start in starts
+    ]
+    return [*starts, *more]
 
 
 def run_all(

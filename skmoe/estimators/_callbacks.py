@@ -64,11 +64,11 @@ class Watched:
             task = start.subcontext(task_name="pass")
             task.call_on_fit_task_begin(**self._task(problem))
 
-            def close_pass(info: PassInfo, state: State) -> bool:
+            def close_pass(info: PassInfo, state: Callable[[], State]) -> bool:
                 self._tell_pass(problem, name, info)
                 return task.call_on_fit_task_end(
                     **self._task(problem),
-                    reconstruction_attributes=lambda: self.attributes(problem, state),
+                    reconstruction_attributes=lambda: self.attributes(problem, state()),
                 )
 
             return close_pass

@@ -16,7 +16,7 @@ from .._learners import MIN_RESPONSIBILITY, behind, is_frozen
 from .._sklearn_compat import _safe_indexing
 from ..backends import Array, like, namespace, select, to_host
 from ..likelihoods import PROBABILITY_FLOOR, Categorical, Likelihood
-from ..routing import Routing
+from ..routing import Block, Routing, Table
 
 
 class ExpertPool(ABC):
@@ -81,9 +81,12 @@ class ExpertPool(ABC):
     slack : float
         Standard errors by which an expert's term of the bound may fall in one pass. 0
         makes EM monotone.
+    first_steps : int
+        Calls of `step` that fit a blank pool to a start.
     """
 
     slack: float = 0.0
+    first_steps: int = 1
     weight_unit: float = 1.0
     n_fitted: int = 0
     resting: tuple[int, ...] = ()
@@ -360,6 +363,72 @@ class ExpertPool(ABC):
         if self.scale is None or other.scale is None:
             return chosen
         return chosen.with_scale(np.where(take[:, None], other.scale, self.scale))
+
+    # ------------------------------------------------------------ sums over rows
+    def adds_up(self, n_features: int) -> bool:
+        """Tell whether experts learn from sums over rows, by `sums` and `step`."""
+        return False
+
+    def blank(self, table: Table, y: np.ndarray) -> Self:
+        """Return a pool that has learned nothing of the rows of a table."""
+        raise NotImplementedError
+
+    def answers(self, table: Table, block: Block, y: np.ndarray) -> np.ndarray:
+        """Return what all experts say of a block, (n, n_experts, ...)."""
+        raise NotImplementedError
+
+    def values_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Return what `evaluate` says, (n, n_experts, q), from these."""
+        return answers
+
+    def log_density_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Return log p(y | x, k) from these, (n, n_experts)."""
+        raise NotImplementedError
+
+    def loss_of(
+        self, y: np.ndarray, answers: np.ndarray, log_lik: np.ndarray, share: np.ndarray
+    ) -> np.ndarray:
+        """Return how wrong the mixture's point prediction of each row is, (n,).
+
+        ``share`` (n, n_experts) are the gate's probabilities of the experts asked.
+        """
+        if self.classes is not None:
+            wrong = np.sum(share * np.exp(log_lik), axis=1) < 0.5
+            return wrong.astype(np.float64)
+        return np.sum((y - np.einsum("nk,nkq->nq", share, answers)) ** 2, axis=1)
+
+    def sums(
+        self,
+        block: Block,
+        y: np.ndarray,
+        answers: np.ndarray,
+        mass: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        """Return what `step` learns from, summed over the rows of a block.
+
+        Parameters
+        ----------
+        block : Block
+        y : (n, q) or (n,) array
+        answers : array
+            What the pool says of the block.
+        mass : (n, n_experts) array
+            Responsibilities times row weights.
+        weights : (n,) array
+            Row weights.
+        """
+        raise NotImplementedError
+
+    def step(
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: float
+    ) -> tuple[Self, int]:
+        """Return a pool trained on the sums, and how many experts are new."""
+        raise NotImplementedError
+
+    def rescaled(self, table: Table, sums: tuple[np.ndarray, ...]) -> Self:
+        """Return a pool whose noise scales fit the sums; learners stay."""
+        return self
 
     def finished(self, X: Array, y: Array, routing: Routing) -> ExpertPool:
         """Return the pool that predicts once EM has ended: this one."""

@@ -56,6 +56,10 @@ class LeaveOneOutPool(LinearPool):
         """Return True: the pool can leave out rows of any of its learners."""
         return True
 
+    def adds_up(self, n_features: int) -> bool:
+        """Return False: sums do not tell what a row left out would leave."""
+        return False
+
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Solve every expert's normal equations; an empty share means all rows."""
         self.left = {}

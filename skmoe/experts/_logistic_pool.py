@@ -10,9 +10,19 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
-from ..backends import Array, like, namespace, select, to_host, total_of
-from ..routing import Moments, Routing, units
-from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
+from .._learners import MIN_RESPONSIBILITY
+from ..backends import Array, like, namespace, reference, select, to_host, total_of
+from ..routing import Block, Moments, Routing, Table, units
+from ..solvers import (
+    SoftmaxFit,
+    expected_gain,
+    fit_softmax,
+    newton_of_blocks,
+    newton_of_pairs,
+    newton_step,
+    pairs_of,
+    softmax_start,
+)
 from ._base import PROBABILITY_FLOOR, share
 from ._coefficient_pool import CoefficientPool
 
@@ -22,6 +32,13 @@ TINY = float(np.finfo(np.float64).tiny)
 
 TOL = 1e-2
 """Tolerance of a fit, in units of the learner's own ``tol``."""
+
+FEW_FEATURES = 255
+FEW_CLASSES = 64
+"""Of so many columns and classes, at most, second moments are cheap."""
+
+PAIRS = 128
+"""Up to so many parameters of an expert its step knows the curvature of all pairs."""
 
 
 class LogisticPool(CoefficientPool):
@@ -41,6 +58,7 @@ class LogisticPool(CoefficientPool):
     """
 
     tables = ("coef", "intercept", "met")
+    first_steps = 3
     bend: np.ndarray | None = None
     rows: np.ndarray
     met: np.ndarray
@@ -213,6 +231,94 @@ class LogisticPool(CoefficientPool):
             other.bend = self.bend[experts]
             other.rows = self.rows[:, experts]
         return other
+
+    # ---------------------------------------------------------- sums over rows
+    def adds_up(self, n_features: int) -> bool:
+        """Tell whether columns and classes are few."""
+        assert self.classes is not None
+        return n_features <= FEW_FEATURES and len(self.classes) <= FEW_CLASSES
+
+    def blank(self, table: Table, y: np.ndarray) -> Self:
+        """Return a pool that has learned nothing of the rows of a table."""
+        assert self.classes is not None
+        for learner in self.learners:
+            learner._validate_params()
+        shape = (self.n_experts, len(self.classes))
+        other = copy.copy(self)
+        other.coef = np.zeros((*shape, len(table.center)))
+        other.intercept = np.zeros(shape)
+        other.met = np.ones(shape, dtype=bool)
+        other.center = table.center
+        other.variance = table.scale**2
+        return other
+
+    def answers(self, table: Table, block: Block, y: np.ndarray) -> np.ndarray:
+        """Return the log probabilities of all classes, (n, n_experts, n_classes)."""
+        known = self if self.met.all() else self.complete()
+        params = table.inner(known.coef, known.intercept)
+        k, c, m = params.shape
+        logits = block.U @ params.reshape(k * c, m).T
+        return reference.log_softmax(logits.reshape(-1, k, c))
+
+    def log_density_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Return the log probability of each row's label."""
+        return np.take_along_axis(answers, y[:, None, None], axis=2)[:, :, 0]
+
+    def values_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Return the same with an axis of length 1."""
+        return self.log_density_of(y, answers)[:, :, None]
+
+    def sums(
+        self,
+        block: Block,
+        y: np.ndarray,
+        answers: np.ndarray,
+        mass: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        """Return gradient and curvature of each expert; and what `shares` counts."""
+        n, k, c = answers.shape
+        m = block.U.shape[1]
+        proba = np.exp(answers)
+        error = -mass[:, :, None] * proba
+        at = np.arange(n), slice(None), y
+        error[at] += mass
+        gradient = block.sums(error.reshape(n, k * c)).reshape(k, c, m)
+        if c * m <= PAIRS:
+            first, second = pairs_of(c)
+            bend = mass[:, :, None] * proba[:, :, first] * proba[:, :, second]
+        else:
+            bend = 2.0 * mass[:, :, None] * proba * (1.0 - proba)
+        moments = block.moments(bend.reshape(n, -1)).reshape(k, -1, m, m)
+        enough = mass > MIN_RESPONSIBILITY * weights[:, None]
+        rows = weights @ enough
+        owned = np.einsum("nk,nk->k", mass, enough)
+        return gradient, moments, mass.sum(axis=0), rows, owned
+
+    def step(
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: float
+    ) -> tuple[Self, int]:
+        """Return a pool in which each expert took a damped Newton step."""
+        gradient, moments, mass, rows, owned = sums
+        known = self if self.met.all() else self.complete()
+        params = table.inner(known.coef, known.intercept)
+        _, c, m = params.shape
+        there = owned > 0
+        factor = np.where(there, rows / np.where(there, owned, 1.0), 1.0)
+        strength = np.array([self._strength(k) for k in range(self.n_experts)])
+        # Two classes: the softmax of ±v/2 has half the penalty of the logit v.
+        penalty = (2.0 if c == 2 else 1.0) / (strength * factor)
+        ridge = np.zeros((self.n_experts, m))
+        ridge[:, :-1] = penalty[:, None] / table.scale**2
+        solve = newton_of_pairs if c * m <= PAIRS else newton_of_blocks
+        penalised = gradient - ridge[:, None, :] * params
+        step = solve(penalised, moments, ridge, np.maximum(mass, 1.0))
+        # One of which only the penalty would gain stays as it is.
+        moves = there & (expected_gain(step, gradient, ridge, params) >= 0)
+        step = np.where(moves[:, None, None], damping * step, 0.0)
+        other = copy.copy(known)
+        other.coef, other.intercept = table.outer(params + step)
+        return other, int(moves.sum())
 
     # --------------------------------------------------------------- streams
     def without_stream(self) -> Self:

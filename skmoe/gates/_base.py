@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 
 from ..backends import Array, like, namespace, select
-from ..routing import Routing, gather, nucleus
+from ..routing import Block, Routing, Table, gather, nucleus
 
 
 def as_routing(target: Any) -> Routing:
@@ -162,6 +162,63 @@ class BaseGate(BaseEstimator, ABC):
             A new gate; self if it does not stream.
         """
         return self
+
+    # ------------------------------------------------------------ sums over rows
+    def adds_up(self, n_features: int, n_experts: int) -> bool:
+        """Tell whether the gate learns from sums over rows, by `sums` and `step`."""
+        return False
+
+    def blank(self, table: Table, share: np.ndarray) -> BaseGate:
+        """Return a fitted gate that ignores x.
+
+        Parameters
+        ----------
+        table : Table
+            The rows that it is to learn from.
+        share : (n_experts,) array
+            Probabilities of the experts.
+        """
+        raise NotImplementedError
+
+    def log_proba_of(self, table: Table, block: Block) -> np.ndarray:
+        """Return log p(k | x) of a block's rows, (n, n_experts)."""
+        raise NotImplementedError
+
+    def sums(
+        self,
+        block: Block,
+        log_proba: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        """Return what `step` learns from, summed over the rows of a block.
+
+        Parameters
+        ----------
+        block : Block
+        log_proba : (n, n_experts) array
+            What the gate says of its rows.
+        targets : (n, n_experts) array
+            Responsibilities times row weights.
+        weights : (n,) array
+            Row weights.
+        """
+        raise NotImplementedError
+
+    def step(
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: float
+    ) -> BaseGate:
+        """Return a gate that took one step towards the targets; self is unchanged.
+
+        Parameters
+        ----------
+        table : Table
+        sums : tuple of arrays
+            Of all blocks.
+        damping : float
+            Part of the step that is taken, in (0, 1].
+        """
+        raise NotImplementedError
 
     def take(self, experts: np.ndarray) -> BaseGate:
         """Return a fitted gate over some of the experts.

@@ -35,6 +35,12 @@ class RoutingRule:
     capacity_factor: float | None = None
     ask_last: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether it asks the ``top_k`` that the gate prefers, and that is all."""
+        limits = self.top_p, self.capacity_factor
+        return limits == (None, None) and not self.ask_last
+
     def asks_all(self, n_experts: int) -> bool:
         """Tell whether every row asks every expert.
 

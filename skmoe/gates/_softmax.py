@@ -9,13 +9,32 @@ from typing import Self
 import numpy as np
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array, namespace, select, to_host, total_of
-from ..routing import Moments, Routing, units
-from ..solvers import SoftmaxFit, fit_softmax, newton_step, softmax_start
+from ..backends import Array, namespace, reference, select, to_host, total_of
+from ..routing import Block, Moments, Routing, Table, units
+from ..solvers import (
+    SoftmaxFit,
+    expected_gain,
+    fit_softmax,
+    newton_of_blocks,
+    newton_of_pairs,
+    newton_step,
+    pairs_of,
+    softmax_start,
+)
 from ._base import SurveyedGate, as_routing
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1e2)
 """Values that alpha="auto" tries; the first serves if nothing is held out."""
+
+LEAST_SHARE = 1e-12
+"""Smallest probability of an expert before anything was learned."""
+
+MOST_FEATURES = 255
+MOST_EXPERTS = 64
+"""Of so many features and experts, at most, second moments are cheap."""
+
+PAIRS = 128
+"""Up to so many parameters a step knows the curvature of all pairs of experts."""
 
 
 class SoftmaxGate(SurveyedGate):
@@ -113,6 +132,61 @@ class SoftmaxGate(SurveyedGate):
         mass = routing.row_sums
         sums = routing.weighted_sums(X)
         return copy.copy(self)._solve(X, mass, sums, start, self.update_iter)
+
+    # ------------------------------------------------------------ sums over rows
+    def adds_up(self, n_features: int, n_experts: int) -> bool:
+        return n_features <= MOST_FEATURES and n_experts <= MOST_EXPERTS
+
+    def blank(self, table: Table, share: np.ndarray) -> SoftmaxGate:
+        other = copy.copy(self)
+        other._center = table.center
+        other._scale = table.scale
+        other.n_features_in_ = len(table.center)
+        other.n_experts_ = len(share)
+        other.coef_ = np.zeros((len(share), len(table.center)))
+        log_share = np.log(np.maximum(share, LEAST_SHARE))
+        other.intercept_ = log_share - log_share.mean()
+        other.n_iter_ = 0
+        return other
+
+    def log_proba_of(self, table: Table, block: Block) -> np.ndarray:
+        logits = block.U @ table.inner(self.coef_, self.intercept_).T
+        return reference.log_softmax(logits)
+
+    def sums(
+        self,
+        block: Block,
+        log_proba: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        # Gradient and curvature of the log-likelihood; that of all pairs of experts
+        # where it is cheap, else a block for each expert.
+        proba = np.exp(log_proba)
+        mass = weights[:, None] * proba
+        gradient = block.sums(targets - mass)
+        k, m = gradient.shape
+        if k * m <= PAIRS:
+            first, second = pairs_of(k)
+            bend = block.moments(mass[:, first] * proba[:, second])
+        else:
+            bend = block.moments(2.0 * mass * (1.0 - proba))
+        return gradient, bend, weights.sum()
+
+    def step(
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: float
+    ) -> SoftmaxGate:
+        gradient, bend, rows = sums
+        params = table.inner(self.coef_, self.intercept_)
+        ridge = rows * self._penalty() * (self._scale / table.scale) ** 2
+        ridge = np.append(ridge, 0.0)
+        solve = newton_of_pairs if params.size <= PAIRS else newton_of_blocks
+        step = solve(gradient - ridge * params, bend, ridge, rows)
+        if expected_gain(step, gradient, ridge, params) < 0:
+            return self  # only the penalty would gain
+        other = copy.copy(self)
+        other.coef_, other.intercept_ = table.outer(params + damping * step)
+        return other
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> SoftmaxGate:
         # Remember the curvature of rows like these.

@@ -81,20 +81,22 @@ class Gaussian(Likelihood):
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the scale of each expert and output, (K, q)."""
-        return np.sqrt(self._variances(_sums(y, values, routing, _square), routing))
+        mass = routing.sum_by_expert(routing.weights)
+        return self.scales_of(mass, _sums(y, values, routing, _square))
 
-    def _variances(self, squares: np.ndarray, routing: Routing) -> np.ndarray:
-        """Return variances from summed squares, shrunk to that of all experts."""
-        drawn, pooled = self._drawn(squares, routing)
-        return np.maximum(drawn, np.maximum(self.least_share * pooled, self.floor_))
+    def scales_of(self, mass: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Return the scales, (K, q), from Σ w (K,) and Σ w (y - μ)² (K, q)."""
+        drawn, pooled = self._drawn(squares, mass)
+        return np.sqrt(
+            np.maximum(drawn, np.maximum(self.least_share * pooled, self.floor_))
+        )
 
     def _drawn(
-        self, sums: np.ndarray, routing: Routing
+        self, sums: np.ndarray, mass: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return mean losses, shrunk to that of all experts; and the latter."""
-        nk = routing.sum_by_expert(routing.weights)
-        pooled = sums.sum(axis=0) / max(nk.sum(), np.finfo(np.float64).tiny)
-        rows = (nk + self.prior_)[:, None]
+        pooled = sums.sum(axis=0) / max(mass.sum(), np.finfo(np.float64).tiny)
+        rows = (mass + self.prior_)[:, None]
         safe = np.where(rows > 0, rows, 1.0)
         drawn = np.where(rows > 0, (sums + self.prior_ * pooled) / safe, pooled)
         return drawn, pooled
@@ -198,12 +200,13 @@ class StudentT(_Robust):
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the scale of each expert and output, (K, q), by fixed-point steps."""
         # Start at a third: from above, outliers would count as noise for long.
-        variances = self._variances(_sums(y, values, routing, _square), routing)
-        scale = np.sqrt(np.maximum(variances / 9, self.floor_))
+        mass = routing.sum_by_expert(routing.weights)
+        spread = self.scales_of(mass, _sums(y, values, routing, _square))
+        scale = np.maximum(spread / 3, np.sqrt(self.floor_))
         for _ in range(ROBUST_STEPS):
             weights = self._precision(y, values, scale, routing)
             squares = _sums(y, values, routing, _square, weights)
-            new = np.sqrt(self._variances(squares, routing))
+            new = self.scales_of(mass, squares)
             done = np.abs(new - scale).max() <= SCALE_TOL * scale.max()
             scale = new
             if done:
@@ -267,7 +270,8 @@ class Laplace(_Robust):
 
     def scales(self, y: Array, values: Array, routing: Routing) -> np.ndarray:
         """Return the mean absolute error of each expert and output, (K, q)."""
-        drawn, pooled = self._drawn(_sums(y, values, routing, abs), routing)
+        mass = routing.sum_by_expert(routing.weights)
+        drawn, pooled = self._drawn(_sums(y, values, routing, abs), mass)
         least = np.maximum(np.sqrt(self.least_share) * pooled, np.sqrt(self.floor_))
         return np.maximum(drawn, least)
 

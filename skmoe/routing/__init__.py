@@ -4,11 +4,14 @@ from ._columns import Standard, TreeView, deviations, reciprocal, units
 from ._moments import Moments
 from ._routing import Routing, gather
 from ._rules import nucleus, within_capacity
+from ._table import Block, Table
 
 __all__ = [
+    "Block",
     "Moments",
     "Routing",
     "Standard",
+    "Table",
     "TreeView",
     "deviations",
     "gather",

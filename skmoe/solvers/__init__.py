@@ -1,5 +1,6 @@
 """Floor 1: the convex fits that gates and experts share."""
 
+from ._newton import expected_gain, newton_of_blocks, newton_of_pairs, pairs_of
 from ._online import newton_step
 from ._ridge import (
     SINGULAR,
@@ -14,8 +15,12 @@ __all__ = [
     "SINGULAR",
     "SoftmaxFit",
     "equilibrated",
+    "expected_gain",
     "fit_softmax",
+    "newton_of_blocks",
+    "newton_of_pairs",
     "newton_step",
+    "pairs_of",
     "singular_root",
     "softmax_start",
     "solve_ridge",

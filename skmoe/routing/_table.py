@@ -1,0 +1,125 @@
+"""Rows in units of their columns, cut in blocks: what sums over rows are taken of."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from scipy import sparse
+
+from ..backends import Array, select, to_host
+from ._columns import units
+
+ROWS = 2048
+"""Rows of a block."""
+
+PACKED = 64
+"""Up to so many columns the products of all pairs are held side by side: one matrix
+product then gives the second moments under all weights."""
+
+HELD = 1 << 22
+"""Numbers that blocks hold between sweeps, at most (32 MiB)."""
+
+
+@functools.cache
+def _places(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the columns of all pairs, and the place of each pair, (m, m)."""
+    first, second = np.triu_indices(m)
+    place = np.empty((m, m), dtype=np.intp)
+    place[first, second] = place[second, first] = np.arange(len(first))
+    return first, second, place
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some rows of a table.
+
+    Attributes
+    ----------
+    rows : slice
+        Which.
+    U : (n, d + 1) array
+        Columns in their units, and a column of ones.
+    """
+
+    rows: slice
+    U: np.ndarray
+
+    @cached_property
+    def _pairs(self) -> np.ndarray:
+        """Products of all pairs of columns, (n, (d + 1)(d + 2) / 2)."""
+        first, second, _ = _places(self.U.shape[1])
+        return self.U[:, first] * self.U[:, second]
+
+    def sums(self, weights: np.ndarray) -> np.ndarray:
+        """Return Σ w u under each column of weights, (n_columns, d + 1)."""
+        return weights.T @ self.U
+
+    def moments(self, weights: np.ndarray) -> np.ndarray:
+        """Return Σ w u uᵀ under each column of weights, (n_columns, d + 1, d + 1)."""
+        m = self.U.shape[1]
+        if m > PACKED:
+            each = [self.U.T @ (w[:, None] * self.U) for w in weights.T]
+            return np.stack(each) if each else np.empty((0, m, m))
+        return (weights.T @ self._pairs)[:, _places(m)[2]]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The rows of a matrix in units of its columns.
+
+    Attributes
+    ----------
+    X : (n_samples, d) array or CSR
+        On the host.
+    center, scale : (d,) arrays
+        Mean of each column, and its unit.
+    """
+
+    X: Any
+    center: np.ndarray
+    scale: np.ndarray
+    _blocks: dict[int, Block] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, X: Array, weights: Array) -> Self:
+        """Measure weighted rows."""
+        center, variance = (to_host(a) for a in select(X).weighted_moments(X, weights))
+        return cls(X, center, units(center, variance))
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the rows, block by block."""
+        n, d = self.X.shape
+        hold = n * (d + 1) * (d + 4) // 2 <= HELD
+        for first in range(0, n, ROWS):
+            block = self._blocks.get(first)
+            if block is None:
+                block = self._block(slice(first, min(first + ROWS, n)))
+            if hold:
+                self._blocks[first] = block
+            yield block
+
+    def _block(self, rows: slice) -> Block:
+        part = self.X[rows]
+        part = part.toarray() if sparse.issparse(part) else part
+        U = np.ones((part.shape[0], part.shape[1] + 1))
+        np.subtract(part, self.center, out=U[:, :-1])
+        U[:, :-1] /= self.scale
+        return Block(rows, U)
+
+    def inner(self, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
+        """Return linear functions of X, (..., d) and (...), as ones of U, (..., d + 1).
+
+        The last of the coefficients is the intercept.
+        """
+        last = intercept + coef @ self.center
+        return np.concatenate([coef * self.scale, last[..., None]], axis=-1)
+
+    def outer(self, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return linear functions of U as ones of X: coefficients and intercepts."""
+        coef = params[..., :-1] / self.scale
+        return coef, params[..., -1] - coef @ self.center

@@ -1,0 +1,226 @@
+"""Gates and experts that learn from sums: what a sweep adds up, and what steps make."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+
+from skmoe import MoEClassifier, MoERegressor
+from skmoe.em import Problem
+from skmoe.em import _engine as engine
+from skmoe.em import _sweep as sweeps
+from skmoe.em._problem import Model
+from skmoe.experts import make_pool
+from skmoe.gates import SoftmaxGate
+from skmoe.likelihoods import Categorical, Gaussian
+from skmoe.routing import Routing, Table
+
+N_EXPERTS = 4
+
+
+def rows(n=90, d=3, seed=0):
+    random = np.random.RandomState(seed)
+    X = random.normal(size=(n, d)) * np.array([1.0, 100.0, 1e-3])[:d] + 5.0
+    y = np.where(X[:, 0] > 5, X[:, 1], -X[:, 1]) + random.normal(size=n)
+    return X, y, random.uniform(0.5, 2.0, size=n)
+
+
+def problem_of(kind="ridge", width=N_EXPERTS, n=90, learner=None, **changes):
+    X, y, weight = rows(n)
+    if kind == "ridge":
+        Y = y[:, None]
+        family = Gaussian().seen(Y, weight, 1.0)
+        learner = learner or Ridge()
+        classes = None
+    else:
+        cuts = [0] if kind == "binary" else [-60, 60]
+        Y = np.digitize(y, cuts)
+        family, learner = Categorical(), learner or LogisticRegression()
+        classes = np.unique(Y)
+    problem = Problem(X, X, Y, weight, N_EXPERTS, width, 60, 1e-9)
+    pool = make_pool(
+        [clone(learner) for _ in range(N_EXPERTS)],
+        n_features=X.shape[1],
+        likelihood=family,
+        classes=classes,
+    )
+    return replace(problem, **changes), pool
+
+
+def start_of(problem, seed=1):
+    random = np.random.RandomState(seed)
+    weights = random.dirichlet(np.ones(N_EXPERTS), size=len(problem.y))
+    return Routing.from_dense(weights)
+
+
+KINDS = ["ridge", "binary", "three classes"]
+
+
+# ------------------------------------------------------------------------- tables
+@pytest.mark.parametrize("d", [3, 70])
+def test_moments_of_a_table_are_sums_over_rows(d):
+    random = np.random.RandomState(0)
+    X = random.normal(size=(50, d)) * 3 + 1
+    weight = random.uniform(size=50)
+    table = Table.of(X, weight)
+    (block,) = table.blocks()
+    W = random.uniform(size=(50, 2))
+    U = np.column_stack([(X - table.center) / table.scale, np.ones(50)])
+    np.testing.assert_allclose(block.U, U)
+    expected = np.einsum("nc,ni,nj->cij", W, U, U)
+    np.testing.assert_allclose(block.moments(W), expected, atol=1e-12)
+    np.testing.assert_allclose(block.sums(W), W.T @ U)
+
+
+def test_linear_functions_go_in_and_out():
+    X, _, weight = rows()
+    table = Table.of(X, weight)
+    coef = np.arange(6.0).reshape(2, 3)
+    inner = table.inner(coef, np.array([1.0, -1.0]))
+    (block,) = table.blocks()
+    np.testing.assert_allclose(block.U @ inner.T, X @ coef.T + [1.0, -1.0])
+    back = table.outer(inner)
+    np.testing.assert_allclose(back[0], coef)
+    np.testing.assert_allclose(back[1], [1.0, -1.0], atol=1e-9)
+
+
+# ----------------------------------------------------------------------- M-steps
+@pytest.mark.parametrize("learner", [Ridge(alpha=3.0), LinearRegression()])
+def test_ridge_experts_from_sums_are_those_of_their_rows(learner):
+    problem, pool = problem_of(learner=learner)
+    start = start_of(problem)
+    model = sweeps.first_model(problem, SoftmaxGate(), pool, start)
+    mass = start.scaled(problem.sample_weight)
+    expected = pool.fit(problem.X, problem.y, mass)
+    expected = expected.rescale(
+        problem.y, expected.evaluate(problem.X, problem.y, start), mass
+    )
+    np.testing.assert_allclose(model.experts.coef, expected.coef, rtol=1e-8)
+    np.testing.assert_allclose(model.experts.intercept, expected.intercept, rtol=1e-8)
+    np.testing.assert_allclose(model.experts.scale, expected.scale, rtol=1e-8)
+
+
+def test_equal_columns_get_the_least_norm():
+    problem, pool = problem_of(learner=LinearRegression())
+    X = np.column_stack([problem.X, problem.X[:, 0]])
+    problem = replace(problem, X=X, X_gate=X, content=None)
+    start = start_of(problem)
+    model = sweeps.first_model(problem, SoftmaxGate(), pool, start)
+    expected = pool.fit(X, problem.y, start.scaled(problem.sample_weight))
+    np.testing.assert_allclose(model.experts.coef, expected.coef, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [128, 0], ids=["pairs", "blocks"])
+def test_steps_of_the_gate_end_at_its_optimum(pairs, monkeypatch):
+    monkeypatch.setattr("skmoe.gates._softmax.PAIRS", pairs)
+    problem, _ = problem_of()
+    start = start_of(problem)
+    mass = start.scaled(problem.sample_weight)
+    table = problem.content.gate_table
+    (block,) = table.blocks()
+    gate = SoftmaxGate(alpha=0).blank(table, np.full(N_EXPERTS, 1 / N_EXPERTS))
+    for _ in range(400):
+        log_proba = gate.log_proba_of(table, block)
+        sums = gate.sums(block, log_proba, mass.weights, problem.sample_weight)
+        gate = gate.step(table, sums, 1.0)
+    exact = SoftmaxGate(alpha=0, tol=1e-10, max_iter=2000).fit(problem.X, mass)
+    np.testing.assert_allclose(
+        gate.log_proba(problem.X), exact.log_proba(problem.X), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["binary", "three classes"])
+@pytest.mark.parametrize("pairs", [128, 0], ids=["pairs", "blocks"])
+def test_steps_of_logistic_experts_end_at_their_optimum(kind, pairs, monkeypatch):
+    monkeypatch.setattr("skmoe.experts._logistic_pool.PAIRS", pairs)
+    problem, pool = problem_of(kind, learner=LogisticRegression(C=np.inf, tol=1e-8))
+    start = start_of(problem)
+    mass = start.scaled(problem.sample_weight)
+    table = problem.content.table
+    (block,) = table.blocks()
+    stepping = pool.blank(table, problem.y)
+    for _ in range(400):
+        answers = stepping.answers(table, block, problem.y)
+        sums = stepping.sums(
+            block, problem.y, answers, mass.weights, problem.sample_weight
+        )
+        stepping, _ = stepping.step(table, sums, 1.0)
+    exact = pool.fit(problem.X, problem.y, mass)
+    np.testing.assert_allclose(
+        stepping.predict(problem.X, start), exact.predict(problem.X, start), atol=2e-4
+    )
+
+
+# ------------------------------------------------------------------------ passes
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("width", [N_EXPERTS, 2])
+def test_the_bound_never_falls(kind, width):
+    problem, pool = problem_of(kind, width)
+    for seed in range(5):
+        start = start_of(problem, seed)
+        result = engine.run(problem, engine.begin(problem, SoftmaxGate(), pool, start))
+        bounds = np.array([info.bound for info in result.passes])
+        assert np.all(np.diff(bounds) >= -1e-10 * np.abs(bounds[:-1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bound_of_a_sweep_is_that_of_its_rows(kind):
+    problem, pool = problem_of(kind)
+    state = engine.begin(problem, SoftmaxGate(), pool, start_of(problem))
+    sums = sweeps.sweep(problem, Model(state.gate, state.pool), sweeps.best_of(4))
+    expected = engine.resume(problem, state.gate, state.pool)
+    assert sums.bound == pytest.approx(expected.bound, rel=1e-10)
+    assert state.bound == pytest.approx(expected.bound, rel=1e-10)
+    np.testing.assert_allclose(state.resp.weights, expected.resp.weights, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_of_rows_add_up(kind, monkeypatch):
+    def passed():
+        problem, pool = problem_of(kind)
+        model = engine.warmed(problem, SoftmaxGate(), pool, start_of(problem))
+        return engine.passed(problem, model, 3)
+
+    whole = passed()
+    monkeypatch.setattr("skmoe.routing._table.ROWS", 17)
+    parts = passed()
+    np.testing.assert_allclose(parts.gate.coef_, whole.gate.coef_, rtol=1e-6)
+    np.testing.assert_allclose(parts.experts.coef, whole.experts.coef, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_csr_rows_are_those_of_the_dense_table(kind):
+    def passed(change):
+        problem, pool = problem_of(kind)
+        X = change(np.where(problem.X > 5, problem.X, 0.0))
+        problem = replace(problem, X=X, X_gate=X, content=None)
+        model = engine.warmed(problem, SoftmaxGate(), pool, start_of(problem))
+        return engine.passed(problem, model, 3)
+
+    dense, csr = passed(np.asarray), passed(sparse.csr_array)
+    np.testing.assert_allclose(csr.gate.coef_, dense.gate.coef_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(csr.experts.coef, dense.experts.coef, rtol=1e-6)
+
+
+# -------------------------------------------------------------------------- race
+@pytest.mark.parametrize("estimator", [MoERegressor, MoEClassifier])
+def test_float32_stays(estimator):
+    X, y, _ = rows(200)
+    target = y if estimator is MoERegressor else (y > 0).astype(int)
+    model = estimator(n_experts=2, random_state=0).fit(X.astype(np.float32), target)
+    assert model.gate_proba(X.astype(np.float32)).dtype == np.float32
+
+
+def test_the_best_starts_go_on():
+    random = np.random.RandomState(0)
+    X = random.uniform(-2, 2, size=(400, 2))
+    left = X[:, 0] < 0
+    y = np.where(left, 3 * X[:, 1], -3 * X[:, 1]) + 0.1 * random.normal(size=400)
+    model = MoERegressor(n_experts=2, random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.98
+    assert {run["start"] for run in model.history_} == {"race", "chosen"}
