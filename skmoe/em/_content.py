@@ -56,24 +56,34 @@ class Content:
     @cached_property
     def gate_table(self) -> Table:
         """What the gate sees, cut in blocks for sums over rows."""
-        return Table.of(self.X_gate, self.sample_weight)
+        return Table.of(_on_host(self.X_gate), self.weight)
 
     @cached_property
     def table(self) -> Table:
         """What the experts see, cut in blocks for sums over rows."""
         if self.X_experts is self.X_gate:
             return self.gate_table
-        return Table.of(self.X_experts, self.sample_weight)
+        return Table.of(_on_host(self.X_experts), self.weight)
 
     @cached_property
     def targets(self) -> np.ndarray:
         """The targets in float64, or class positions, as sums read them."""
-        return self.y if self.y.ndim == 1 else np.asarray(self.y, dtype=np.float64)
+        y = to_host(self.y)
+        return y if y.ndim == 1 else y.astype(np.float64)
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """The sample weights in float64."""
+        return to_host(self.sample_weight).astype(np.float64)
 
     @cached_property
     def residual(self) -> np.ndarray:
         """The standardised residual of y's linear fit, (n_samples, n_outputs)."""
         return residual(self.X, to_host(self.y), to_host(self.sample_weight))
+
+
+def _on_host(X: Any) -> Any:
+    return X if sparse.issparse(X) else to_host(X)
 
 
 def complete(X: Any, weight: np.ndarray) -> Any:

@@ -294,7 +294,7 @@ def hold_out_on_sums(
         settings = _of_each_gate(part, Model(run.gate, run.pool), gates, rule)
         pooled = Pooled.of(part.train, run.pool)
         outcomes.append((settings, pooled))
-    weights = [float(part.test.sample_weight.sum()) for part in parts]
+    weights = [float(part.test.content.weight.sum()) for part in parts]
     bounds = [[t.bound for *_, t in settings] for settings, _ in outcomes]
     best = int(np.argmax(np.average(bounds, axis=0, weights=weights)))
     answers = []

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import namespace
+from ..backends import like, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate
 from ..routing import Block, Routing
@@ -27,8 +27,7 @@ FIRST_STEPS = 3
 def adds_up(problem: Problem, gate: BaseGate, pool: ExpertPool) -> bool:
     """Tell whether gate and experts learn from sums over the rows of a problem."""
     return (
-        namespace(problem.sample_weight) is np
-        and problem.panel is None
+        problem.panel is None
         and not limited(problem)
         and gate.adds_up(problem.X_gate.shape[1], problem.n_experts)
         and hasattr(problem.X, "dtype")
@@ -139,7 +138,7 @@ def sweep(problem: Problem, model: Model, choose: Rule) -> Sums:
         expert_sums.append(model.experts.sums(read, y, answers, mass, weight))
         load += mass.sum(axis=0)
         total += weight @ e.norm
-    bound = total / float(problem.sample_weight.sum())
+    bound = total / float(problem.content.weight.sum())
     return Sums(_total(gate_sums), _total(expert_sums), load, float(bound))
 
 
@@ -162,7 +161,7 @@ def judged(
         wrong = model.experts.loss_of(y, answers, log_lik, share)
         blind = posterior(log_load + log_lik)[1]
         total += weight @ np.stack([norm, wrong, blind], axis=1)
-    bound, loss, blind = total / problem.sample_weight.sum()
+    bound, loss, blind = total / problem.content.weight.sum()
     return float(bound), float(loss), float(blind)
 
 
@@ -174,7 +173,7 @@ def log_likelihood(problem: Problem, model: Model, top_k: int) -> float:
         asked = among_best(log_gate, top_k)
         norm = posterior(asked + log_lik)[1] - posterior(asked)[1]
         total += weight @ norm
-    return float(total / problem.sample_weight.sum())
+    return float(total / problem.content.weight.sum())
 
 
 def stepped(
@@ -222,7 +221,7 @@ def first_model(
 def _blocks(problem: Problem) -> Iterator[tuple[Block, Block, np.ndarray, np.ndarray]]:
     """Yield what the gate and the experts see of some rows, their y and weights."""
     content = problem.content
-    weight = content.sample_weight
+    weight = content.weight
     tables = content.gate_table.blocks(), content.table.blocks()
     for seen, read in zip(*tables, strict=True):
         yield seen, read, content.targets[read.rows], weight[read.rows]
@@ -246,9 +245,10 @@ def _total(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 def _dense(routing: Routing) -> np.ndarray:
     if routing.dense:
-        return np.asarray(routing.weights, dtype=np.float64)
+        return to_host(routing.weights).astype(np.float64)
     table = np.zeros((routing.shape[0], routing.n_experts + 1))
-    np.put_along_axis(table, routing.indices, routing.weights, axis=1)
+    indices, weights = to_host(routing.indices), to_host(routing.weights)
+    np.put_along_axis(table, indices, weights, axis=1)
     return table[:, :-1]
 
 
@@ -261,11 +261,14 @@ def expected(problem: Problem, model: Model) -> tuple[Routing, Terms, float]:
     ]
     columns = zip(*parts, strict=True)
     indices, resp, norm, log_gate, log_lik, values = map(np.concatenate, columns)
+    there = problem.sample_weight
     dtype = problem.X_gate.dtype
     dense = indices.shape[1] == problem.n_experts
-    routing = Routing(indices, resp.astype(dtype), problem.n_experts, dense)
-    terms = (each.astype(dtype) for each in (log_gate, values, log_lik))
-    weight = problem.sample_weight
+    weights, *terms = (
+        like(each, there, dtype) for each in (resp, log_gate, values, log_lik)
+    )
+    routing = Routing(like(indices, there), weights, problem.n_experts, dense)
+    weight = problem.content.weight
     return routing, Terms(*terms), float(weight @ norm / weight.sum())
 
 

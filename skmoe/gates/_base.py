@@ -165,7 +165,20 @@ class BaseGate(BaseEstimator, ABC):
 
     # ------------------------------------------------------------ sums over rows
     def adds_up(self, n_features: int, n_experts: int) -> bool:
-        """Tell whether the gate learns from sums over rows, by `sums` and `step`."""
+        """Tell whether the gate learns from sums over rows, by `sums` and `step`.
+
+        Parameters
+        ----------
+        n_features : int
+            Columns of X.
+        n_experts : int
+            Number of experts.
+
+        Returns
+        -------
+        bool
+            False, unless a gate writes `blank`, `log_proba_of`, `sums` and `step`.
+        """
         return False
 
     def blank(self, table: Table, share: np.ndarray) -> BaseGate:
@@ -177,11 +190,29 @@ class BaseGate(BaseEstimator, ABC):
             The rows that it is to learn from.
         share : (n_experts,) array
             Probabilities of the experts.
+
+        Returns
+        -------
+        BaseGate
+            A new gate.
         """
         raise NotImplementedError
 
     def log_proba_of(self, table: Table, block: Block) -> np.ndarray:
-        """Return log p(k | x) of a block's rows, (n, n_experts)."""
+        """Return log p(k | x) of the rows of a block.
+
+        Parameters
+        ----------
+        table : Table
+            The rows that the gate learns from.
+        block : Block
+            Some of them.
+
+        Returns
+        -------
+        (n, n_experts) array
+            In float64.
+        """
         raise NotImplementedError
 
     def sums(
@@ -196,12 +227,18 @@ class BaseGate(BaseEstimator, ABC):
         Parameters
         ----------
         block : Block
+            Some rows of a table.
         log_proba : (n, n_experts) array
-            What the gate says of its rows.
+            What the gate says of these rows.
         targets : (n, n_experts) array
             Responsibilities times row weights.
         weights : (n,) array
             Row weights.
+
+        Returns
+        -------
+        tuple of arrays
+            The sums of several blocks are added, array by array.
         """
         raise NotImplementedError
 
@@ -213,10 +250,16 @@ class BaseGate(BaseEstimator, ABC):
         Parameters
         ----------
         table : Table
+            The rows that were summed over.
         sums : tuple of arrays
-            Of all blocks.
+            Sums of all blocks.
         damping : float
             Part of the step that is taken, in (0, 1].
+
+        Returns
+        -------
+        BaseGate
+            A new gate.
         """
         raise NotImplementedError
 
