@@ -628,7 +628,7 @@ def two_parts(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["linear", "tree"])
 def test_a_callback_hears_of_held_out_rows(kind, capsys, two_parts):
-    """Every start on each part of the rows, then a pass on all."""
+    """Every start on each part of the rows, or the winner; then a pass on all."""
     pytest.importorskip("sklearn.callback")
     recorder = Recorder()
     params = {**QUICK, "cross_fit": "auto", "n_init": 2, "max_iter": 2}
@@ -636,7 +636,8 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys, two_parts):
     init = ["kmeans", "random"]
     model = MoERegressor(expert, init=init, **params, tol=0.0, verbose=2)
     model.set_callbacks(recorder).fit(X, Y)
-    passes = [2, 2] * 2 + [PASSES_ON_ALL]
+    runs = ["race"] if kind == "linear" else init
+    passes = [2] * 2 * len(runs) + [PASSES_ON_ALL]
     assert recorder.ended("start") == list(range(len(passes)))
     assert recorder.ended("pass") == [i for n_pass in passes for i in range(n_pass)]
     assert [event[0] for event in recorder.heard[:2]] == ["setup", "begin"]
@@ -645,7 +646,7 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys, two_parts):
     assert rows == [90] * sum(passes[:-1]) + [120] * PASSES_ON_ALL
     *lines, verdict = capsys.readouterr().out.splitlines()
     kinds = [line.split("(")[1].split(")")[0] for line in lines if "pass   1 " in line]
-    assert kinds == [*init * 2, "chosen"]
+    assert kinds == [*runs * 2, "chosen"]
     assert "held-out rows" in verdict
 
 

@@ -462,7 +462,7 @@ def test_gates_of_outputs_are_told_apart(two_gates):
     assert report.gate_multiply_adds == 2 * 3 * 3
     assert report.expert_multiply_adds == 2 * 2 * 6
     assert report.experts_per_row == 4
-    with pytest.raises(ValueError, match="output must be a whole number from 0 to 1"):
+    with pytest.raises(ValueError, match="output must be the position of an output"):
         routing_report(model, X, output=2)
 
 

@@ -637,7 +637,7 @@ def test_a_part_that_is_stuck_does_not_decide(monkeypatch):
         count.append(part)
         return held
 
-    model = MoERegressor(**QUICK)
+    model = MoERegressor(gate="gaussian", **QUICK)
     monkeypatch.setattr(_train, "hold_out", worse_first)
     bounds, true_resume = [], _train.resume
 
@@ -795,17 +795,17 @@ class _Column(StandardScaler):
 def test_starts_are_annealed_where_gate_and_experts_see_the_same(columns, monkeypatch):
     """Where the gate sees other columns, annealing leads all starts to one optimum."""
     powers = []
-    step = _engine.step
+    best_of = _engine.best_of
 
-    def told(problem, state):
-        powers[-1].append(problem.beta)
-        return step(problem, state)
+    def told(width, beta):
+        powers[-1].append(beta)
+        return best_of(width, beta)
 
     def begun(*parts, **options):
         powers.append([])
-        monkeypatch.setattr(_engine, "step", told)
+        monkeypatch.setattr(_engine, "best_of", told)
         state = begin(*parts, **options)
-        monkeypatch.setattr(_engine, "step", step)
+        monkeypatch.setattr(_engine, "best_of", best_of)
         return state
 
     begin = _train.begin

@@ -207,15 +207,16 @@ def count_splits(problem: Problem, *, rigid: bool = True) -> int:
     return next((count for rows, count in table if n_rows < rows), 1)
 
 
-def splits(problem: Problem, *, rigid: bool, enough: int = ENOUGH_ROWS) -> list[Split]:
+def splits(problem: Problem, *, rigid: bool, enough: int | None = None) -> list[Split]:
     """Return the splits that the choices are made on.
 
-    Of more rows than ``enough`` a sample serves.
+    Of more rows than ``enough`` (None is `ENOUGH_ROWS`) a sample serves.
     """
     count = count_splits(problem, rigid=rigid)
     if count == 0:
         return []
     n_rows = problem.sample_weight.shape[0]
+    enough = ENOUGH_ROWS if enough is None else enough
     enough = max(enough, ENOUGH_AN_EXPERT * problem.n_experts)
     n_folds = PARTS * -(-n_rows // enough)  # only the first few serve
     part = content_folds(problem, n_folds, problem.seed + 1)
@@ -337,7 +338,7 @@ def _smoothed(problem: Problem, model: Model) -> BaseGate:
     gate = model.gate
     sums = sweep(problem, model, best_of(problem.width))
     for _ in range(GATE_UPDATES):
-        gate = gate.step(problem.content.gate_table, sums.gate, 1.0)
+        gate, _ = gate.step(problem.content.gate_table, sums.gate, 1.0)
         sums = sweep(problem, Model(gate, model.experts), best_of(problem.width))
     return gate
 

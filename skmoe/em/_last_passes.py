@@ -40,7 +40,6 @@ from ._sweep import (
     adds_up,
     best_of,
     preferred_by_gate,
-    stepped,
     sweep,
 )
 from ._trained import Trained
@@ -127,11 +126,12 @@ def settled(
     best = model, sums
     stalled = 0
     for _ in range(n_pass):
-        new, _ = stepped(problem, model, sums)
-        if not learn:
-            experts = model.experts.rescaled(problem.content.table, sums.experts)
-            new = Model(new.gate, experts)
-        model = new
+        content = problem.content
+        gate, _ = model.gate.step(content.gate_table, sums.gate, 1.0)
+        experts = model.experts.rescaled(content.table, sums.experts)
+        if learn:
+            experts, _ = model.experts.step(content.table, sums.experts, 1.0)
+        model = Model(gate, experts)
         sums = sweep(problem, model, choose)
         highest = best[1].bound
         stalled = 0 if sums.bound > highest + problem.tol else stalled + 1

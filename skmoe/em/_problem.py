@@ -82,6 +82,8 @@ class Problem:
         """The groups; None if each row draws its own expert."""
         if self.groups is None or not self.tied:
             return None
+        if len(np.unique(self.groups)) == len(self.groups):
+            return None
         return Panel.of(self.sample_weight, self.groups)
 
     @property

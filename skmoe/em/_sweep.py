@@ -181,12 +181,14 @@ def stepped(
 ) -> tuple[Model, int]:
     """Return the model after both M-steps, and how many experts are new.
 
-    ``damping`` is the part of the gate's step that is taken.
+    A gate of which only the penalty would gain stays. ``damping`` is the part of the
+    gate's step that is taken.
     """
     content = problem.content
     gate = model.gate
     if damping > 0:
-        gate = gate.step(content.gate_table, sums.gate, damping)
+        new, gain = gate.step(content.gate_table, sums.gate, damping)
+        gate = new if gain >= 0 else gate
     experts, accepted = model.experts.step(content.table, sums.experts, damping)
     return Model(gate, experts), accepted
 
@@ -207,7 +209,7 @@ def first_model(
             gate.sums(seen, gate.log_proba_of(content.gate_table, seen), mass, weight)
             for seen, _, _, weight, mass in blocks
         ]
-        gate = gate.step(content.gate_table, _total(sums), 1.0)
+        gate, _ = gate.step(content.gate_table, _total(sums), 1.0)
     experts = pool.blank(content.table, content.targets)
     for _ in range(pool.first_steps):
         sums = []

@@ -29,7 +29,6 @@ from ._engine import ANNEALING, begin, resume, run, state_of, warmed
 from ._gate_step import fit_gate
 from ._held_out import (
     ENOUGH_ON_SUMS,
-    ENOUGH_ROWS,
     Choice,
     HeldOut,
     Split,
@@ -206,7 +205,7 @@ def chosen_on(problem: Problem, plans: Sequence[Plan]) -> list[Split]:
     if plans[0].choice is not None:
         return []
     on_sums = all(plan.on_sums(problem) for plan in plans)
-    enough = ENOUGH_ON_SUMS if on_sums else ENOUGH_ROWS
+    enough = ENOUGH_ON_SUMS if on_sums else None
     return splits(problem, rigid=plans[0].pool.rigid, enough=enough)
 
 

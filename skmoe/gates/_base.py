@@ -244,8 +244,8 @@ class BaseGate(BaseEstimator, ABC):
 
     def step(
         self, table: Table, sums: tuple[np.ndarray, ...], damping: float
-    ) -> BaseGate:
-        """Return a gate that took one step towards the targets; self is unchanged.
+    ) -> tuple[BaseGate, float]:
+        """Take one step towards the targets; self is unchanged.
 
         Parameters
         ----------
@@ -258,8 +258,11 @@ class BaseGate(BaseEstimator, ABC):
 
         Returns
         -------
-        BaseGate
+        gate : BaseGate
             A new gate.
+        gain : float
+            By how much a whole step should raise the log-likelihood of the targets;
+            below 0 where only the penalty gains.
         """
         raise NotImplementedError
 

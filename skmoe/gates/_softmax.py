@@ -175,18 +175,19 @@ class SoftmaxGate(SurveyedGate):
 
     def step(
         self, table: Table, sums: tuple[np.ndarray, ...], damping: float
-    ) -> SoftmaxGate:
+    ) -> tuple[SoftmaxGate, float]:
         gradient, bend, rows = sums
         params = table.inner(self.coef_, self.intercept_)
         ridge = rows * self._penalty() * (self._scale / table.scale) ** 2
         ridge = np.append(ridge, 0.0)
         solve = newton_of_pairs if params.size <= PAIRS else newton_of_blocks
-        step = solve(gradient - ridge * params, bend, ridge, rows)
-        if expected_gain(step, gradient, ridge, params) < 0:
-            return self  # only the penalty would gain
+        slope = gradient - ridge * params
+        if np.max(np.abs(slope)) <= self.tol * rows:
+            return self, 0.0
+        step = solve(slope, bend, ridge, rows)
         other = copy.copy(self)
         other.coef_, other.intercept_ = table.outer(params + damping * step)
-        return other
+        return other, float(expected_gain(step, gradient, ridge, params))
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> SoftmaxGate:
         # Remember the curvature of rows like these.

@@ -117,7 +117,7 @@ def explain_row(model, x, *, background=None, output=0):
     >>> explanation = explain_row(model.fit(X, np.abs(X[:, 0])), [2.0])
     >>> explanation
     The mixture says 1.994.
-      expert 1, Ridge, weight 1.000: says 1.994
+      expert 0, Ridge, weight 1.000: says 1.994
         the gate gives it 1.000, log odds of the choice +12 = x0 +12, intercept ...
     """
     reading = Reading(model, _one_row(x), output=output)

@@ -20,7 +20,7 @@ import functools
 
 import numpy as np
 
-FLOOR = 1e-7
+FLOOR = 1e-6
 """Smallest curvature of a direction, mean per row."""
 
 LONGEST = 5.0
