@@ -16,7 +16,7 @@ from ._engine import passed
 from ._problem import Model, Problem
 from ._sweep import log_likelihood
 
-ROUNDS = (2, 4, 8)
+ROUNDS = (4, 8, 16)
 """Passes of the first rounds; later rounds have as many as the last of these."""
 
 

@@ -33,9 +33,8 @@ TINY = float(np.finfo(np.float64).tiny)
 TOL = 1e-2
 """Tolerance of a fit, in units of the learner's own ``tol``."""
 
-FEW_FEATURES = 255
-FEW_CLASSES = 64
-"""Of so many columns and classes, at most, second moments are cheap."""
+MOST_NUMBERS = 1 << 18
+"""Up to so many numbers in the curvature of all experts and classes, it is cheap."""
 
 PAIRS = 128
 """Up to so many parameters of an expert its step knows the curvature of all pairs."""
@@ -58,7 +57,7 @@ class LogisticPool(CoefficientPool):
     """
 
     tables = ("coef", "intercept", "met")
-    first_steps = 3
+    first_steps = 8
     bend: np.ndarray | None = None
     rows: np.ndarray
     met: np.ndarray
@@ -236,7 +235,8 @@ class LogisticPool(CoefficientPool):
     def adds_up(self, n_features: int) -> bool:
         """Tell whether columns and classes are few."""
         assert self.classes is not None
-        return n_features <= FEW_FEATURES and len(self.classes) <= FEW_CLASSES
+        blocks = self.n_experts * len(self.classes)
+        return blocks * (n_features + 1) ** 2 <= MOST_NUMBERS
 
     def blank(self, table: Table, y: np.ndarray) -> Self:
         """Return a pool that has learned nothing of the rows of a table."""
