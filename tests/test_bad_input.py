@@ -640,7 +640,7 @@ def test_warm_start_on_another_table():
 
 # ------------------------------------------------------------- a fit that fails
 at_any_time = pytest.mark.parametrize(
-    ("cross_fit", "after"), [(None, 0), (None, 3), ("auto", 20)]
+    ("cross_fit", "after"), [(None, 0), (None, 3), ("auto", 8)]
 )
 
 
