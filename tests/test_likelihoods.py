@@ -126,7 +126,8 @@ def test_glm_pool_gives_the_answer_of_clones(learner, fit_intercept):
     learner = clone(learner).set_params(
         fit_intercept=fit_intercept, tol=1e-10, max_iter=10_000
     )
-    routing = Routing.from_dense(rng.dirichlet(np.ones(2), size=300))
+    part = rng.uniform(0.15, 0.85, size=300)  # each teaches any learner
+    routing = Routing.from_dense(np.column_stack([part, 1.0 - part]))
     options = {"likelihood": Poisson().bound(0.0, 0.0)}
     fused = make_pool([learner] * 2, n_features=3, **options)
     assert type(fused) is GLMPool

@@ -64,13 +64,13 @@ def labels(X):
 
 
 def shares(kind, seed=3):
-    """Return a routing of sample weights; its parts are > 1e-3 or exactly 0."""
+    """Return a routing of sample weights; its parts teach any learner, or are 0."""
     rng = np.random.default_rng(seed)
     weight = rng.random(N) + 0.5
     if kind == "hard":
         routing = Routing.from_labels(rng.integers(0, K, size=N), K)
         return routing.scaled(weight)
-    part = rng.uniform(0.05, 0.95, size=N)
+    part = rng.uniform(0.15, 0.85, size=N)
     part[rng.random(N) < 0.4] = 1.0
     indices = np.array([rng.permutation(K)[:2] for _ in range(N)])
     weights = np.column_stack([part, 1.0 - part]) * weight[:, None]

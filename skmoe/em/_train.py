@@ -402,10 +402,13 @@ def run_all(
 ) -> list[EMResult]:
     """Run EM from every start; ``pooled`` are the pooled fits, if there are any."""
 
+    # A fixed expert is none of the pooled fits.
+    from_all = None if plan.pool.likelihood.n_fixed else pooled
+
     def first(start: Start) -> State:
         resp = _responsibilities(problem, plan, start, pooled)
-        if pooled is not None and start.kind in ("uniform", "single"):
-            return _of_pooled(problem, plan, resp, pooled)
+        if from_all is not None and start.kind in ("uniform", "single"):
+            return _of_pooled(problem, plan, resp, from_all)
         anneals = _anneals(problem, start)
         return begin(problem, plan.gates[0], plan.pool, resp, annealed=anneals)
 
