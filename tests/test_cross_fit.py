@@ -770,6 +770,8 @@ def test_averaged_experts_differ_from_refitted_ones(name):
     model, y = averaging(name)
     refit = clone(KINDS[name][0]).fit(X, y)
     assert np.abs(answer(model) - answer(refit)).max() > 1e-6
+    if "ridge" not in name:  # the judges of the split go on, but are not averaged
+        return
     np.testing.assert_array_equal(model.lower_bounds_, refit.lower_bounds_)
     if hasattr(model, "scale_"):
         np.testing.assert_array_equal(model.scale_, refit.scale_)
