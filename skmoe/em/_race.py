@@ -1,7 +1,7 @@
-"""Many starts, of which rows held out let the better half go on, time and again.
+"""A race of starts: held-out rows let the better half go on, round after round.
 
-Which optimum EM finds matters more than how far it is polished. So all starts run a few
-passes, the half that explains the rows held out better runs some more, and one remains.
+It matters more which optimum EM finds than how far EM polishes it. So all starts run a
+few passes, the half that explains the held-out rows better runs more, and one remains.
 """
 
 from __future__ import annotations

@@ -156,8 +156,9 @@ def judged(
     total = np.zeros(3)
     for seen, read, y, weight in _blocks(problem):
         log_gate, log_lik, answers = _said(problem, model, seen, read, y)
-        share, norm = posterior(among_best(log_gate, top_k))
-        norm = posterior(among_best(log_gate, top_k) + log_lik)[1] - norm
+        asked = among_best(log_gate, top_k)
+        share, log_share = posterior(asked)
+        norm = posterior(asked + log_lik)[1] - log_share
         wrong = model.experts.loss_of(y, answers, log_lik, share)
         blind = posterior(log_load + log_lik)[1]
         total += weight @ np.stack([norm, wrong, blind], axis=1)

@@ -630,6 +630,20 @@ def shares(routing: Routing, row_mass: Array | None = None) -> np.ndarray:
     return np.where(mass > 0, rows / np.where(mass > 0, mass, 1.0), 0.0)
 
 
+def share_sums(mass: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two sums over rows whose ratio is `shares`' factor, each (K,).
+
+    Parameters
+    ----------
+    mass : (n, n_experts) array
+        Responsibilities times row weights.
+    weights : (n,) array
+        Row weights.
+    """
+    enough = mass > MIN_RESPONSIBILITY * weights[:, None]
+    return weights @ enough, np.einsum("nk,nk->k", mass, enough)
+
+
 def take_rows(X: Any, rows: Array | None) -> Any:
     """Return rows of an array, a CSR matrix or a data frame; None means all rows."""
     if rows is None:

@@ -11,12 +11,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LinearRegression, Ridge
 
-from .._learners import MIN_RESPONSIBILITY
 from ..backends import Array, select, to_host, total_of
 from ..likelihoods import Gaussian, Likelihood
 from ..routing import Block, Moments, Routing, Table, deviations
 from ..solvers import SINGULAR, solve_ridge, without_constants
-from ._base import Seen, shares
+from ._base import Seen, share_sums, shares
 from ._coefficient_pool import CoefficientPool
 
 MAX_FEATURES = 4096
@@ -212,9 +211,7 @@ class LinearPool(CoefficientPool):
         each = (mass[:, :, None] * y[:, None, :]).reshape(len(y), k * q)
         cross = block.sums(each).reshape(k, q, -1)
         square = mass.T @ y**2
-        enough = mass > MIN_RESPONSIBILITY * weights[:, None]
-        rows = weights @ enough
-        owned = np.einsum("nk,nk->k", mass, enough)
+        rows, owned = share_sums(mass, weights)
         return x, cross, square, rows, owned
 
     def step(

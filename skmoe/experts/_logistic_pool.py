@@ -10,7 +10,6 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
-from .._learners import MIN_RESPONSIBILITY
 from ..backends import Array, like, namespace, reference, select, to_host, total_of
 from ..routing import Block, Moments, Routing, Table, units
 from ..solvers import (
@@ -23,7 +22,7 @@ from ..solvers import (
     pairs_of,
     softmax_start,
 )
-from ._base import PROBABILITY_FLOOR, share
+from ._base import PROBABILITY_FLOOR, share, share_sums
 from ._coefficient_pool import CoefficientPool
 
 FIT_ITER = 1000
@@ -290,9 +289,7 @@ class LogisticPool(CoefficientPool):
         else:
             bend = 2.0 * mass[:, :, None] * proba * (1.0 - proba)
         moments = block.moments(bend.reshape(n, -1)).reshape(k, -1, m, m)
-        enough = mass > MIN_RESPONSIBILITY * weights[:, None]
-        rows = weights @ enough
-        owned = np.einsum("nk,nk->k", mass, enough)
+        rows, owned = share_sums(mass, weights)
         return gradient, moments, mass.sum(axis=0), rows, owned
 
     def step(
