@@ -2,7 +2,7 @@
 
 from ._cross_fit import CrossFitPool, judges
 from ._cross_fit_gate import CrossFitGate, for_new_rows
-from ._engine import begin, expect, resume, run, step
+from ._engine import Watch, begin, expect, resume, run, step
 from ._finite import check_finite
 from ._folds import FINAL_FOLDS, content_folds
 from ._gate_per_output import gates_per_output
@@ -12,7 +12,7 @@ from ._last_passes import count_moved, coverage, routed, settle
 from ._noise_expert import varying
 from ._number_of_experts import Selection, most_experts, select_number
 from ._panel import Alone, Panel, Voice
-from ._problem import EMResult, PassInfo, Problem, State, Terms
+from ._problem import EMResult, PassInfo, Problem, Record, State, Terms
 from ._shared_expert import NO_CORRECTION
 from ._starts import PORTFOLIO, STARTS, initial
 from ._stepwise import Pace, Stream, absorb, open_stream
@@ -46,12 +46,14 @@ __all__ = [
     "PassInfo",
     "Plan",
     "Problem",
+    "Record",
     "Selection",
     "Start",
     "State",
     "Stream",
     "Terms",
     "Voice",
+    "Watch",
     "absorb",
     "begin",
     "check_finite",

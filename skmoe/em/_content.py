@@ -67,9 +67,9 @@ class Content:
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """The targets in float64, or class positions, as sums read them."""
+        """The targets as sums read them: (q, n) in float64, or class positions."""
         y = to_host(self.y)
-        return y if y.ndim == 1 else y.astype(np.float64)
+        return y if y.ndim == 1 else np.ascontiguousarray(y.T, dtype=np.float64)
 
     @cached_property
     def weight(self) -> np.ndarray:

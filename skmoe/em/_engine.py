@@ -32,6 +32,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,18 @@ from . import _gate_step as gating
 from ._gate_step import fit_gate, improved_gate, log_proba, log_proba_at
 from ._load_limits import balanced, limited, shifted
 from ._problem import EMResult, Model, PassInfo, Problem, State, Terms, learning_mass
-from ._sweep import adds_up, best_of, expected, first_model, stepped, sweep
+from ._sweep import (
+    Rows,
+    Rule,
+    adds_up,
+    best_of,
+    dense,
+    either,
+    expected,
+    first_model,
+    stepped,
+    sweep,
+)
 
 PATIENCE = 2
 """A pool with slack has converged after this many passes without progress."""
@@ -102,69 +114,87 @@ def run(problem: Problem, state: State, watch: Watch | None = None) -> EMResult:
         if close is not None and close(info, functools.partial(copy.copy, state)):
             break
     assert best is not None
-    return EMResult(best.gate, best.pool, best.resp, best.bound, converged, passes)
+    return _result(best, converged, passes)
 
 
 def run_on_sums(problem: Problem, model: Model, watch: Watch | None = None) -> EMResult:
     """Run EM from a model, one sweep over the rows per pass."""
     passes: list[PassInfo] = []
-    climb = Climb(problem, model)
-    converged = False
-    while len(passes) < problem.max_iter and not converged:
+    climb = Climb(Rows.of(problem), model, rule_of(problem), problem.tol)
+    while len(passes) < problem.max_iter and not climb.converged:
         close = watch() if watch is not None else None
-        info = climb.step(len(passes) + 1)
-        passes.append(info)
-        converged = info.gain <= problem.tol
-        if close is not None and close(info, climb.state):
+        climb.step()
+        passes.append(climb.told(len(passes) + 1))
+        state = functools.partial(state_of, problem, climb.model)
+        if close is not None and close(passes[-1], state):
             break
-    state = climb.state()
-    bound = climb.sums.bound
-    return EMResult(state.gate, state.pool, state.resp, bound, converged, passes)
+    return _result(state_of(problem, climb.model), bool(climb.converged), passes)
 
 
-def passed(problem: Problem, model: Model, n_pass: int) -> Model:
-    """Return the model after some passes, or after those that it takes to converge."""
-    climb = Climb(problem, model)
-    for n in range(n_pass):
-        if climb.step(n + 1).gain <= problem.tol:
-            break
-    return climb.model
+def _result(state: State, converged: bool, passes: list[PassInfo]) -> EMResult:
+    return EMResult(
+        state.bound,
+        converged,
+        passes,
+        gate=state.gate,
+        pool=state.pool,
+        resp=state.resp,
+    )
+
+
+def rule_of(problem: Problem) -> Rule:
+    """Return the rule of EM for a problem."""
+    return best_of(problem.width, problem.beta)
 
 
 class Climb:
-    """EM from a model, one sweep over the rows per pass.
+    """EM from a model, or from several at once; a pass is one sweep over the rows.
 
-    The bound of the next sweep is also the line search of the gate's step: a pass whose
-    bound falls is undone, and the step quartered. So the bound never falls.
+    The bound of a sweep is also the line search of the step before it: a pass whose
+    bound falls is undone, and the next takes a quarter of the step. So no bound falls.
+
+    Attributes
+    ----------
+    model : Model
+    sums : Sums
+        Of the last sweep over the model.
+    converged : (...) array of bool
+        Whether the last pass brought less than the tolerance.
     """
 
-    def __init__(self, problem: Problem, model: Model) -> None:
-        self.problem = problem
+    def __init__(self, rows: Rows, model: Model, rule: Rule, tol: float) -> None:
+        self.rows = rows
         self.model = model
-        self.rule = best_of(problem.width, problem.beta)
-        self.sums = sweep(problem, model, self.rule)
-        self.damping = 1.0
+        self.rule = rule
+        self.tol = tol
+        self.sums = sweep(rows, model, rule)
+        shape = self.sums.bound.shape
+        self.damping = np.ones(shape)
+        self.undone = np.zeros(shape, dtype=int)
+        self.converged = np.zeros(shape, dtype=bool)
 
-    def step(self, n_pass: int) -> PassInfo:
-        """Take a pass; tell what happened."""
+    def step(self) -> None:
+        """Take a pass."""
         before = self.sums.bound
-        accepted = 0
-        part = 0.0
-        for undone in range(UNDONE + 1):
-            part = self.damping if undone < UNDONE else 0.0
-            model, accepted = stepped(self.problem, self.model, self.sums, part)
-            sums = sweep(self.problem, model, self.rule)
-            if sums.bound >= before - ROUNDING * abs(before):
-                self.model, self.sums = model, sums
-                self.damping = min(1.0, 2.0 * self.damping)
-                break
-            self.damping *= QUARTER
-        gain = self.sums.bound - before
-        return PassInfo(n_pass, self.sums.bound, gain, part > 0, accepted)
+        part = np.where(self.undone < UNDONE, self.damping, 0.0)
+        model, self.n_new = stepped(self.rows, self.model, self.sums, part)
+        sums = sweep(self.rows, model, self.rule)
+        rises = sums.bound >= before - ROUNDING * np.abs(before)
+        if not rises.all():
+            model = either(rises, model, self.model)
+            sums = sums.where(rises, self.sums)
+        self.model, self.sums = model, sums
+        self.gain = sums.bound - before
+        self.moved = rises & (part > 0)
+        self.damping = np.where(rises, np.minimum(1.0, 2.0 * part), QUARTER * part)
+        self.undone = np.where(rises, 0, self.undone + 1)
+        self.converged = np.where(rises, self.gain <= self.tol, self.undone > UNDONE)
 
-    def state(self) -> State:
-        """Return the state in which each row keeps the best of all experts."""
-        return state_of(self.problem, self.model)
+    def told(self, n_pass: int, which: Any = ()) -> PassInfo:
+        """Tell what happened to one model in the last pass."""
+        bound, gain = float(self.sums.bound[which]), float(self.gain[which])
+        moved, n_new = bool(self.moved[which]), int(self.n_new[which])
+        return PassInfo(n_pass, bound, gain, moved, n_new)
 
 
 def state_of(problem: Problem, model: Model) -> State:
@@ -410,7 +440,10 @@ def begin(
     start = possible(problem, pool, start)
     powers = ANNEALING if annealed else ANNEALING[-1:]
     if adds_up(problem, gate, pool):
-        return state_of(problem, warmed(problem, gate, pool, start, powers))
+        width = min(2 * problem.width, problem.n_experts)
+        rows = Rows.of(problem)
+        model = warmed(rows, gate, pool, dense(start), powers, width)
+        return state_of(problem, model)
     X = problem.X
     y = problem.y
     mass = start.scaled(problem.sample_weight)
@@ -431,18 +464,21 @@ def begin(
 
 
 def warmed(
-    problem: Problem,
+    rows: Rows,
     gate: BaseGate,
     pool: ExpertPool,
-    start: Routing,
-    powers: Sequence[float] = ANNEALING,
+    start: np.ndarray,
+    powers: Sequence[np.ndarray] | Sequence[float],
+    width: int,
 ) -> Model:
-    """Return gate and experts after a first pass at each power of the likelihood."""
-    wide = replace(problem, width=min(2 * problem.width, problem.n_experts))
-    model = first_model(problem, gate, pool, start)
+    """Return gate and experts after a first pass at each power of the likelihood.
+
+    ``start`` are responsibilities, (..., n_experts, n).
+    """
+    model = first_model(rows, gate, pool, start)
     for beta in powers:
-        sums = sweep(wide, model, best_of(wide.width, beta))
-        model, _ = stepped(wide, model, sums)
+        sums = sweep(rows, model, best_of(width, beta))
+        model, _ = stepped(rows, model, sums)
     return model
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,10 +22,11 @@ from ..experts import MOST, ExpertPool
 from ..gates import BaseGate, ConstantGate, RoutingRule
 from ._folds import content_folds
 from ._gate_step import improved_gate
-from ._last_passes import routed, settle, settle_gate, settled
+from ._last_passes import choice_of, routed, settle, settle_gate, settled
 from ._pooled import Pooled, learnable_rows
-from ._problem import EMResult, Model, Problem, State
-from ._sweep import Sums, best_of, judged, sweep
+from ._problem import EMResult, Model, Problem, Record, State
+from ._race import Race
+from ._sweep import Rows, Rule, Sums, best_of, judged, picked, stacked, sweep
 from ._trained import Trained
 
 SHRINKAGES = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -90,8 +92,9 @@ class Split:
     Attributes
     ----------
     train, test : Problem
-    rows : (n_samples,) array of bool
-        Which rows are in ``train``. If rows are very many, some are in neither part.
+    rows, held_out : (n_samples,) arrays of bool
+        Which rows are in ``train`` and ``test``. If rows are very many, some are in
+        neither.
     pooled : Pooled or None
         The pooled fits, if they are there already.
     """
@@ -99,12 +102,13 @@ class Split:
     train: Problem
     test: Problem
     rows: np.ndarray
+    held_out: np.ndarray
     pooled: Pooled | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A mixture, and how well it does on held-out rows.
+    """A mixture, and how well it does on held-out rows; or several at once.
 
     Attributes
     ----------
@@ -119,9 +123,14 @@ class Trial:
     """
 
     model: Model
-    bound: float
-    loss: float
-    blind: float
+    bound: Any
+    loss: Any
+    blind: Any
+
+    def of(self, which: int) -> Trial:
+        """Return one of the trials of several models."""
+        numbers = (float(a[which]) for a in (self.bound, self.loss, self.blind))
+        return Trial(picked(self.model, which), *numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +145,10 @@ class HeldOut:
         Log-likelihood per row of the best learner alone, with one noise scale.
     models : list of Model
         For each gate the mixture whose experts are not shrunk.
-    run : EMResult
-        The run of EM that the trials start from.
+    run : Record
+        What happened in the run of EM that the trials start from.
+    judge : ExpertPool or None
+        The experts of that run, where they are fitted one by one.
     tied : bool
         Whether rows of a group share one expert.
     pooled : Pooled or None
@@ -147,9 +158,10 @@ class HeldOut:
     trials: list[dict[tuple[float, bool], Trial]]
     single: float
     models: list[Model]
-    run: EMResult
+    run: Record
     tied: bool = True
     pooled: Pooled | None = None
+    judge: ExpertPool | None = None
 
     def table(self, figure: str) -> np.ndarray:
         """Return a figure of the trials, (n_gates, n_ways); NaN where there is none."""
@@ -225,7 +237,7 @@ def splits(problem: Problem, *, rigid: bool, enough: int | None = None) -> list[
         return []
     learned = [(part < PARTS) & (part != s) for s in range(min(count, n_parts))]
     return [
-        Split(_rows(problem, rows), _rows(problem, part == s), rows)
+        Split(_rows(problem, rows), _rows(problem, part == s), rows, part == s)
         for s, rows in enumerate(learned)
     ]
 
@@ -276,12 +288,14 @@ def hold_out(
         models.append(experts.for_new_rows(train, state))
         quick = replace(quick, judge=state.pool)
         trials.append(_trials(split, state, quick, targets, rule))
-    return HeldOut(trials, single, models, result, train.tied, pooled)
+    return HeldOut(trials, single, models, result, train.tied, pooled, result.pool)
 
 
 def hold_out_on_sums(
+    race: Race,
     parts: Sequence[Split],
-    runs: Sequence[EMResult],
+    model: Model,
+    records: Sequence[Record],
     gates: Sequence[BaseGate],
     rule: RoutingRule,
 ) -> list[HeldOut]:
@@ -289,83 +303,132 @@ def hold_out_on_sums(
 
     Each gate is tried with experts as they are, and then each way to shrink experts
     beside the best of the gates. The smoothest gate is tried with the pooled fit too.
+
+    Parameters
+    ----------
+    race : Race
+    parts : sequence of Split
+    model : Model
+        The winner of each split.
+    records : sequence of Record
+        What happened in their last runs.
+    gates : sequence of BaseGate
+        Variants of the gate.
+    rule : RoutingRule
+        Which experts predict asks.
     """
-    outcomes = []
-    for part, run in zip(parts, runs, strict=True):
-        settings = _of_each_gate(part, Model(run.gate, run.pool), gates, rule)
-        pooled = Pooled.of(part.train, run.pool)
-        outcomes.append((settings, pooled))
-    weights = [float(part.test.content.weight.sum()) for part in parts]
-    bounds = [[t.bound for *_, t in settings] for settings, _ in outcomes]
-    best = int(np.argmax(np.average(bounds, axis=0, weights=weights)))
-    answers = []
-    for part, run, (settings, pooled) in zip(parts, runs, outcomes, strict=True):
-        trials = [{AS_THEY_ARE: trial} for *_, trial in settings]
-        targets = {False: pooled}
-        if pooled.several and part.train.shared is None:
-            targets[True] = pooled.only(pooled.best(part.train))
-        ways = [way for way in WAYS if way[1] in targets and way[0] > 0]
-        fits = [way for way in ways if way[0] == 1.0]
-        for gate, tried in {len(gates) - 1: fits, best: ways}.items():
-            model, sums, _ = settings[gate]
-            trials[gate] |= _shrunk(part, model, sums, targets, tried, rule)
-        models = [model for model, *_ in settings]
-        single = _single(part, pooled)
-        answers.append(HeldOut(trials, single, models, run, part.train.tied))
-    return answers
+    bench = Bench.of(race, rule)
+    settings = bench.of_each_gate(model, gates)
+    weight = race.test.sum(axis=1)
+    bounds = [weight @ judged.bound for *_, judged in settings]
+    best = int(np.argmax(bounds))
+    pooled = [
+        Pooled.of(part.train, picked(model, s).experts) for s, part in enumerate(parts)
+    ]
+    targets = {False: pooled}
+    if pooled[0].several:
+        targets[True] = [
+            fit.only(fit.best(part.train))
+            for fit, part in zip(pooled, parts, strict=True)
+        ]
+    ways = [way for way in WAYS if way[1] in targets and way[0] > 0]
+    fits = [way for way in ways if way[0] == 1.0]
+    trials = [{AS_THEY_ARE: trial} for *_, trial in settings]
+    for gate, tried in {len(gates) - 1: fits, best: ways}.items():
+        settled, sums, _ = settings[gate]
+        for way in tried:
+            trials[gate][way] = bench.shrunk(settled, sums, targets[way[1]], way[0])
+    return [
+        HeldOut(
+            trials=[{way: t.of(s) for way, t in each.items()} for each in trials],
+            single=_single(part, pooled[s]),
+            models=[picked(settled, s) for settled, *_ in settings],
+            run=records[s],
+            tied=part.train.tied,
+            pooled=pooled[s],
+        )
+        for s, part in enumerate(parts)
+    ]
 
 
-def _of_each_gate(
-    part: Split, model: Model, gates: Sequence[BaseGate], rule: RoutingRule
-) -> list[tuple[Model, Sums, Trial]]:
-    """Return the mixture of each gate, its sums, and what rows held out say of it.
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Where models of all splits are tried at once.
 
-    Each gate starts where the one before it ended.
+    Attributes
+    ----------
+    learn, test : Rows
+        With the weights of each split.
+    width : int
+        Experts that a row keeps in EM.
+    top_k : int
+        Experts that predict asks.
+    choose : callable
+        Which experts the last passes ask.
+    tol : float
     """
-    outcomes = []
-    gate = model.gate
-    for variant in gates:
-        gate = copy.copy(gate).set_params(**variant.get_params())
-        gate = _smoothed(part.train, Model(gate, model.experts))
-        start = Model(gate, model.experts)
-        last, sums = settled(part.train, start, rule, SETTLE_PASSES, learn=True)
-        outcomes.append((last, sums, _trial(part, last, rule, sums.load)))
-    return outcomes
 
+    learn: Rows
+    test: Rows
+    width: int
+    top_k: int
+    choose: Rule
+    tol: float
 
-def _smoothed(problem: Problem, model: Model) -> BaseGate:
-    """Return the gate after a few steps towards the responsibilities of a model."""
-    gate = model.gate
-    sums = sweep(problem, model, best_of(problem.width))
-    for _ in range(GATE_UPDATES):
-        gate, _ = gate.step(problem.content.gate_table, sums.gate, 1.0)
-        sums = sweep(problem, Model(gate, model.experts), best_of(problem.width))
-    return gate
+    @classmethod
+    def of(cls, race: Race, rule: RoutingRule) -> Self:
+        """Return the bench of a race."""
+        problem = race.problem
+        every = np.arange(len(race.learn))
+        rows = race.rows(every), race.held_out(every)
+        choose = choice_of(problem, rule)
+        return cls(*rows, problem.width, race.top_k, choose, problem.tol)
 
+    def of_each_gate(
+        self, model: Model, gates: Sequence[BaseGate]
+    ) -> list[tuple[Model, Sums, Trial]]:
+        """Return the mixtures of each gate, their sums, and what rows held out say.
 
-def _shrunk(
-    part: Split,
-    model: Model,
-    sums: Sums,
-    targets: dict[bool, Pooled],
-    ways: Sequence[tuple[float, bool]],
-    rule: RoutingRule,
-) -> dict[tuple[float, bool], Trial]:
-    """Return what the rows held out say of a mixture whose experts are shrunk."""
-    trials = {}
-    experts = Trained(model.experts, model.experts)
-    table = part.train.content.table
-    for shrinkage, to_best in ways:
-        shrunk = targets[to_best].shrink(experts, shrinkage).judge
-        start = Model(model.gate, shrunk.rescaled(table, sums.experts))
-        last, seen = settled(part.train, start, rule, GATE_PASSES, learn=False)
-        trials[shrinkage, to_best] = _trial(part, last, rule, seen.load)
-    return trials
+        Each gate starts where the one before it ended.
+        """
+        outcomes = []
+        gate = model.gate
+        for variant in gates:
+            gate = copy.copy(gate).set_params(**variant.get_params())
+            gate = self._smoothed(Model(gate, model.experts))
+            start = Model(gate, model.experts)
+            last, sums = self._settled(start, SETTLE_PASSES, learn=True)
+            outcomes.append((last, sums, self._trial(last, sums)))
+        return outcomes
 
+    def shrunk(
+        self, model: Model, sums: Sums, pooled: Sequence[Pooled], shrinkage: float
+    ) -> Trial:
+        """Return what rows held out say of mixtures whose experts are shrunk."""
+        models = []
+        for s, fit in enumerate(pooled):
+            experts = picked(model, s).experts
+            judge = fit.shrink(Trained(experts, experts), shrinkage).judge
+            models.append(Model(picked(model, s).gate, judge))
+        start = stacked(models)
+        experts = start.experts.rescaled(self.learn.read, sums.experts)
+        start = Model(start.gate, experts)
+        return self._trial(*self._settled(start, GATE_PASSES, learn=False))
 
-def _trial(part: Split, model: Model, rule: RoutingRule, load: np.ndarray) -> Trial:
-    top_k = rule.top_k or part.test.n_experts
-    return Trial(model, *judged(part.test, model, top_k, load))
+    def _smoothed(self, model: Model) -> BaseGate:
+        """Return the gates after a few steps towards the responsibilities."""
+        gate = model.gate
+        whole = np.ones(len(self.learn.weight))
+        for _ in range(GATE_UPDATES):
+            sums = sweep(self.learn, Model(gate, model.experts), best_of(self.width))
+            gate, _ = gate.step(self.learn.seen, sums.gate, whole)
+        return gate
+
+    def _settled(self, model: Model, n_pass: int, *, learn: bool) -> tuple[Model, Sums]:
+        return settled(self.learn, model, self.choose, n_pass, self.tol, learn=learn)
+
+    def _trial(self, model: Model, sums: Sums) -> Trial:
+        return Trial(model, *judged(self.test, model, self.top_k, sums.load))
 
 
 def _trials(

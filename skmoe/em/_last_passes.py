@@ -35,10 +35,12 @@ from ._engine import evaluate, expect, update_pool
 from ._gate_step import improved_gate, log_proba_at, route
 from ._problem import EMResult, Model, Problem, State
 from ._sweep import (
+    Rows,
     Rule,
     Sums,
     adds_up,
     best_of,
+    either,
     preferred_by_gate,
     sweep,
 )
@@ -98,7 +100,10 @@ def settle(
         Whether experts are trained too, not only the gate and the noise scales.
     """
     if adds_up(problem, gate, pool) and rule.plain:
-        model, _ = settled(problem, Model(gate, pool), rule, n_pass, learn=learn)
+        choose = choice_of(problem, rule)
+        rows = Rows.of(problem)
+        start = Model(gate, pool)
+        model, _ = settled(rows, start, choose, n_pass, problem.tol, learn=learn)
         return routed(problem, model.gate, model.experts, rule)
     state = best = routed(problem, gate, pool, rule)
     stalled = 0
@@ -118,27 +123,27 @@ def settle(
 
 
 def settled(
-    problem: Problem, model: Model, rule: RoutingRule, n_pass: int, *, learn: bool
+    rows: Rows, model: Model, choose: Rule, n_pass: int, tol: float, *, learn: bool
 ) -> tuple[Model, Sums]:
     """Return the best model of `settle` and its sums; a pass is one sweep."""
-    choose = choice_of(problem, rule)
-    sums = sweep(problem, model, choose)
-    best = model, sums
-    stalled = 0
+    sums = sweep(rows, model, choose)
+    best, best_sums = model, sums
+    whole = np.ones(sums.bound.shape)
+    stalled = np.zeros(whole.shape, dtype=int)
     for _ in range(n_pass):
-        content = problem.content
-        gate, _ = model.gate.step(content.gate_table, sums.gate, 1.0)
-        experts = model.experts.rescaled(content.table, sums.experts)
+        gate, _ = model.gate.step(rows.seen, sums.gate, whole)
+        experts = model.experts.rescaled(rows.read, sums.experts)
         if learn:
-            experts, _ = model.experts.step(content.table, sums.experts, 1.0)
+            experts, _ = model.experts.step(rows.read, sums.experts, whole)
         model = Model(gate, experts)
-        sums = sweep(problem, model, choose)
-        highest = best[1].bound
-        stalled = 0 if sums.bound > highest + problem.tol else stalled + 1
-        best = (model, sums) if sums.bound > highest else best
-        if stalled >= SHORT_STEPS:
+        sums = sweep(rows, model, choose)
+        gain = sums.bound - best_sums.bound
+        best = either(gain > 0, model, best)
+        best_sums = sums.where(gain > 0, best_sums)
+        stalled = np.where(gain > tol, 0, stalled + 1)
+        if (stalled >= SHORT_STEPS).all():
             break
-    return best
+    return best, best_sums
 
 
 def choice_of(problem: Problem, rule: RoutingRule) -> Rule:

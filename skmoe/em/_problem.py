@@ -251,22 +251,17 @@ class PassInfo:
 
 
 @dataclass(frozen=True, eq=False)
-class EMResult:
-    """The best pass of one run of EM.
+class Record:
+    """What happened in one run of EM.
 
     Attributes
     ----------
-    gate, pool, resp
-        The model that is returned, and its responsibilities.
     bound : float
-        The bound of that model, measured after its M-step.
-    passes : list of PassInfo
+        The bound of the model that is returned, measured after its M-step.
     converged : bool
+    passes : list of PassInfo
     """
 
-    gate: BaseGate
-    pool: ExpertPool
-    resp: Routing
     bound: float
     converged: bool
     passes: list[PassInfo] = field(default_factory=list)
@@ -275,3 +270,18 @@ class EMResult:
     def n_iter(self) -> int:
         """Number of passes."""
         return len(self.passes)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EMResult(Record):
+    """The best pass of one run of EM.
+
+    Attributes
+    ----------
+    gate, pool, resp
+        The model that is returned, and its responsibilities.
+    """
+
+    gate: BaseGate
+    pool: ExpertPool
+    resp: Routing

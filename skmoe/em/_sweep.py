@@ -3,20 +3,26 @@
 A sweep takes the E-step of all experts, block by block, and adds up what both M-steps
 need: the gate's gradient and curvature, the experts' moments. Then the gate takes one
 damped Newton step and the experts solve their equations. Nothing about a row is kept.
+
+Rows are the last axis of all arrays here, and experts the one before it. Axes before
+these are several models, which share the rows and are trained at once: then the cost of
+a call is small beside its arithmetic, however few the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from ..backends import like, to_host
 from ..experts import ExpertPool
 from ..gates import BaseGate
-from ..routing import Block, Routing
+from ..routing import Block, Routing, Table
 from ._load_limits import limited
 from ._problem import Model, Problem, Terms
 
@@ -42,10 +48,10 @@ class EStep:
 
     Attributes
     ----------
-    gate, experts : (n, n_experts) arrays
+    gate, experts : (..., n_experts, n) arrays
         Responsibilities that the gate and the experts learn from, 0 where an expert
         is not asked.
-    norm : (n,) array
+    norm : (..., n) array
         Log-likelihood of each row.
     """
 
@@ -55,14 +61,19 @@ class EStep:
 
 
 Rule = Callable[[np.ndarray, np.ndarray], EStep]
-"""Makes an E-step of log p(k | x) and log p(y | x, k), both (n, n_experts)."""
+"""Makes an E-step of log p(k | x) and log p(y | x, k), both (..., n_experts, n)."""
 
 
-def best_of(width: int, beta: float = 1.0) -> Rule:
-    """Return the rule of EM: each row keeps the experts that explain it best."""
+def best_of(width: int, beta: np.ndarray | float = 1.0) -> Rule:
+    """Return the rule of EM: each row keeps the experts that explain it best.
+
+    ``beta`` (...) are powers of the densities.
+    """
+
+    power = np.asarray(beta)[..., None, None]
 
     def choose(log_gate: np.ndarray, log_lik: np.ndarray) -> EStep:
-        resp, norm = posterior(among_best(log_gate + beta * log_lik, width))
+        resp, norm = posterior(among_best(log_gate + power * log_lik, width))
         return EStep(resp, resp, norm)
 
     return choose
@@ -77,7 +88,7 @@ def preferred_by_gate(top_k: int, width: int, beta: float = 1.0) -> Rule:
     def choose(log_gate: np.ndarray, log_lik: np.ndarray) -> EStep:
         asked = among_best(log_gate, top_k)
         resp, norm = posterior(asked + log_lik)
-        norm = norm - np.log(np.sum(np.exp(asked), axis=1))
+        norm = norm - posterior(asked)[1]
         wide = among_best(log_gate, width)
         return EStep(posterior(wide + beta * log_lik)[0], resp, norm)
 
@@ -86,20 +97,101 @@ def preferred_by_gate(top_k: int, width: int, beta: float = 1.0) -> Rule:
 
 def among_best(scores: np.ndarray, width: int) -> np.ndarray:
     """Return the scores, -inf but for the best ``width`` of each row."""
-    n_experts = scores.shape[1]
+    n_experts = scores.shape[-2]
     if width >= n_experts:
         return scores
-    least = np.partition(scores, n_experts - width, axis=1)[:, n_experts - width, None]
+    least = np.partition(scores, n_experts - width, axis=-2)
+    least = least[..., n_experts - width, None, :]
     return np.where(scores >= least, scores, -np.inf)
 
 
 def posterior(log_joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return responsibilities, and the log of the sum of each row."""
-    peak = log_joint.max(axis=1, keepdims=True)
+    peak = log_joint.max(axis=-2, keepdims=True)
     resp = np.exp(log_joint - peak)
-    total = resp.sum(axis=1, keepdims=True)
+    total = resp.sum(axis=-2, keepdims=True)
     resp /= total
-    return resp, (peak + np.log(total))[:, 0]
+    return resp, (peak + np.log(total))[..., 0, :]
+
+
+# --------------------------------------------------------------- rows and models
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows to sum over.
+
+    Attributes
+    ----------
+    seen, read : Table
+        What the gate and the experts see.
+    y : (q, n) or (n,) array
+    weight : (..., n) array
+        Axes before the last are those of several models, each with its own weights.
+    """
+
+    seen: Table
+    read: Table
+    y: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        """Return the rows of a problem."""
+        content = problem.content
+        return cls(content.gate_table, content.table, content.targets, content.weight)
+
+    def blocks(self) -> Iterator[tuple[Block, Block, np.ndarray, np.ndarray]]:
+        """Yield what gate and experts see of some rows, their y and weights."""
+        for seen, read in zip(self.seen.blocks(), self.read.blocks(), strict=True):
+            yield seen, read, self.y[..., read.rows], self.weight[..., read.rows]
+
+    def said(
+        self, model: Model, seen: Block, read: Block, y: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return log p(k | x), log p(y | x, k) and the answers of all experts."""
+        log_gate = model.gate.log_proba_of(self.seen, seen)
+        answers = model.experts.answers(self.read, read)
+        return log_gate, model.experts.log_density_of(y, answers), answers
+
+    def mean(self, total: np.ndarray) -> np.ndarray:
+        """Return a sum over rows per unit of their weight."""
+        return total / self.weight.sum(axis=-1)
+
+
+def stacked(models: Sequence[Model]) -> Model:
+    """Return several models as one, whose arrays have an axis of models first."""
+    return _each(lambda *arrays: np.stack(arrays), *models)
+
+
+def picked(model: Model, which: Any) -> Model:
+    """Return one of several models, or some of them."""
+    return _each(lambda array: array[which], model)
+
+
+def joined(models: Sequence[Model]) -> Model:
+    """Return several models of several as one."""
+    return _each(lambda *arrays: np.concatenate(arrays), *models)
+
+
+def either(mask: np.ndarray, new: Model, old: Model) -> Model:
+    """Return the new models where a mask is True, and else the old ones."""
+    return _each(functools.partial(_where, mask), new, old)
+
+
+def _each(make: Callable[..., np.ndarray], *models: Model) -> Model:
+    """Return a model whose learned arrays are made of those of several."""
+    gates = _made(make, [model.gate for model in models])
+    return Model(gates, _made(make, [model.experts for model in models]))
+
+
+def _made(make: Callable[..., np.ndarray], parts: Sequence[Any]) -> Any:
+    other = copy.copy(parts[0])
+    for name in other.changed_by_step:
+        setattr(other, name, make(*(getattr(part, name) for part in parts)))
+    return other
+
+
+def _where(mask: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    return np.where(np.expand_dims(mask, tuple(range(mask.ndim, new.ndim))), new, old)
 
 
 # ------------------------------------------------------------------------ sweeps
@@ -111,133 +203,125 @@ class Sums:
     ----------
     gate, experts : tuples of arrays
         What `BaseGate.step` and `ExpertPool.step` learn from.
-    load : (n_experts,) array
+    load : (..., n_experts) array
         Weight of the rows of each expert.
-    bound : float
+    bound : (...) array
         Mean log-likelihood per row.
     """
 
     gate: tuple[Any, ...]
     experts: tuple[Any, ...]
     load: np.ndarray
-    bound: float
+    bound: np.ndarray
+
+    def where(self, mask: np.ndarray, other: Sums) -> Sums:
+        """Return these sums for the models of a mask, others for the rest."""
+        where = functools.partial(_where, mask)
+        return Sums(
+            tuple(map(where, self.gate, other.gate)),
+            tuple(map(where, self.experts, other.experts)),
+            where(self.load, other.load),
+            where(self.bound, other.bound),
+        )
 
 
-def sweep(problem: Problem, model: Model, choose: Rule) -> Sums:
+def sweep(rows: Rows, model: Model, choose: Rule) -> Sums:
     """Return the sums of the E-step of a model, and its bound."""
     gate_sums = []
     expert_sums = []
-    load = np.zeros(problem.n_experts)
-    total = 0.0
-    for seen, read, y, weight in _blocks(problem):
-        log_gate, log_lik, answers = _said(problem, model, seen, read, y)
+    load: Any = 0.0
+    total: Any = 0.0
+    for seen, read, y, weight in rows.blocks():
+        log_gate, log_lik, answers = rows.said(model, seen, read, y)
         e = choose(log_gate, log_lik)
-        targets = weight[:, None] * e.gate
-        mass = targets if e.experts is e.gate else weight[:, None] * e.experts
+        targets = weight[..., None, :] * e.gate
+        mass = targets if e.experts is e.gate else weight[..., None, :] * e.experts
         gate_sums.append(model.gate.sums(seen, log_gate, targets, weight))
         expert_sums.append(model.experts.sums(read, y, answers, mass, weight))
-        load += mass.sum(axis=0)
-        total += weight @ e.norm
-    bound = total / float(problem.content.weight.sum())
-    return Sums(_total(gate_sums), _total(expert_sums), load, float(bound))
+        load = load + mass.sum(axis=-1)
+        total = total + np.sum(weight * e.norm, axis=-1)
+    return Sums(_total(gate_sums), _total(expert_sums), load, rows.mean(total))
 
 
 def judged(
-    problem: Problem, model: Model, top_k: int, load: np.ndarray
-) -> tuple[float, float, float]:
+    rows: Rows, model: Model, top_k: int, load: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what rows say of a model that asks the experts that its gate prefers.
 
     Returns
     -------
-    bound, loss, blind : float
+    bound, loss, blind : (...) arrays
         As a `Trial` has them; ``load`` are the weights of a gate that ignores x.
     """
-    log_load = np.log(np.maximum(load / load.sum(), np.finfo(np.float64).tiny))
-    total = np.zeros(3)
-    for seen, read, y, weight in _blocks(problem):
-        log_gate, log_lik, answers = _said(problem, model, seen, read, y)
+    load = load / load.sum(axis=-1, keepdims=True)
+    log_load = np.log(np.maximum(load, np.finfo(np.float64).tiny))[..., None]
+    total: Any = 0.0
+    for seen, read, y, weight in rows.blocks():
+        log_gate, log_lik, answers = rows.said(model, seen, read, y)
         asked = among_best(log_gate, top_k)
         share, log_share = posterior(asked)
         norm = posterior(asked + log_lik)[1] - log_share
         wrong = model.experts.loss_of(y, answers, log_lik, share)
         blind = posterior(log_load + log_lik)[1]
-        total += weight @ np.stack([norm, wrong, blind], axis=1)
-    bound, loss, blind = total / problem.content.weight.sum()
-    return float(bound), float(loss), float(blind)
+        total = total + np.sum(weight * np.stack([norm, wrong, blind]), axis=-1)
+    bound, loss, blind = rows.mean(total)
+    return bound, loss, blind
 
 
-def log_likelihood(problem: Problem, model: Model, top_k: int) -> float:
-    """Return the mean log-likelihood per row as predict routes the rows."""
-    total = 0.0
-    for seen, read, y, weight in _blocks(problem):
-        log_gate, log_lik, _ = _said(problem, model, seen, read, y)
+def log_likelihood(rows: Rows, model: Model, top_k: int) -> np.ndarray:
+    """Return the mean log-likelihood per row as predict routes the rows, (...)."""
+    total: Any = 0.0
+    for seen, read, y, weight in rows.blocks():
+        log_gate, log_lik, _ = rows.said(model, seen, read, y)
         asked = among_best(log_gate, top_k)
         norm = posterior(asked + log_lik)[1] - posterior(asked)[1]
-        total += weight @ norm
-    return float(total / problem.content.weight.sum())
+        total = total + np.sum(weight * norm, axis=-1)
+    return rows.mean(total)
 
 
 def stepped(
-    problem: Problem, model: Model, sums: Sums, damping: float = 1.0
-) -> tuple[Model, int]:
+    rows: Rows, model: Model, sums: Sums, damping: np.ndarray | float = 1.0
+) -> tuple[Model, np.ndarray]:
     """Return the model after both M-steps, and how many experts are new.
 
     A gate of which only the penalty would gain stays. ``damping`` is the part of the
     gate's step that is taken.
     """
-    content = problem.content
-    gate = model.gate
-    if damping > 0:
-        new, gain = gate.step(content.gate_table, sums.gate, damping)
-        gate = new if gain >= 0 else gate
-    experts, accepted = model.experts.step(content.table, sums.experts, damping)
+    part = np.broadcast_to(damping, sums.bound.shape)
+    gate, gain = model.gate.step(rows.seen, sums.gate, part)
+    experts, accepted = model.experts.step(rows.read, sums.experts, part)
+    moves = gain >= 0
+    if not moves.all():
+        gate = _made(functools.partial(_where, moves), [gate, model.gate])
     return Model(gate, experts), accepted
 
 
 def first_model(
-    problem: Problem, gate: BaseGate, pool: ExpertPool, start: Routing
+    rows: Rows, gate: BaseGate, pool: ExpertPool, start: np.ndarray
 ) -> Model:
-    """Return gate and experts fitted to initial responsibilities."""
-    content = problem.content
+    """Return gate and experts fitted to responsibilities, (..., n_experts, n)."""
     blocks = [
-        (*block, block[3][:, None] * _dense(start.rows(block[0].rows)))
-        for block in _blocks(problem)
+        (*block, block[3][..., None, :] * start[..., block[0].rows])
+        for block in rows.blocks()
     ]
-    share = sum(mass.sum(axis=0) for *_, mass in blocks)
-    gate = gate.blank(content.gate_table, share / share.sum())
+    share = sum(mass.sum(axis=-1) for *_, mass in blocks)
+    share = share / share.sum(axis=-1, keepdims=True)
+    gate = gate.blank(rows.seen, share)
+    whole = np.ones(share.shape[:-1])
     for _ in range(FIRST_STEPS):
         sums = [
-            gate.sums(seen, gate.log_proba_of(content.gate_table, seen), mass, weight)
+            gate.sums(seen, gate.log_proba_of(rows.seen, seen), mass, weight)
             for seen, _, _, weight, mass in blocks
         ]
-        gate, _ = gate.step(content.gate_table, _total(sums), 1.0)
-    experts = pool.blank(content.table, content.targets)
+        gate, _ = gate.step(rows.seen, _total(sums), whole)
+    experts = pool.blank(rows.read, rows.y, share.shape[:-1])
     for _ in range(pool.first_steps):
-        sums = []
-        for _, read, y, weight, mass in blocks:
-            answers = experts.answers(content.table, read, y)
-            sums.append(experts.sums(read, y, answers, mass, weight))
-        experts, _ = experts.step(content.table, _total(sums), 1.0)
+        sums = [
+            experts.sums(read, y, experts.answers(rows.read, read), mass, weight)
+            for _, read, y, weight, mass in blocks
+        ]
+        experts, _ = experts.step(rows.read, _total(sums), whole)
     return Model(gate, experts)
-
-
-def _blocks(problem: Problem) -> Iterator[tuple[Block, Block, np.ndarray, np.ndarray]]:
-    """Yield what the gate and the experts see of some rows, their y and weights."""
-    content = problem.content
-    weight = content.weight
-    tables = content.gate_table.blocks(), content.table.blocks()
-    for seen, read in zip(*tables, strict=True):
-        yield seen, read, content.targets[read.rows], weight[read.rows]
-
-
-def _said(
-    problem: Problem, model: Model, seen: Block, read: Block, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return log p(k | x), log p(y | x, k) and the answers of all experts."""
-    content = problem.content
-    log_gate = model.gate.log_proba_of(content.gate_table, seen)
-    answers = model.experts.answers(content.table, read, y)
-    return log_gate, model.experts.log_density_of(y, answers), answers
 
 
 def _total(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -246,33 +330,34 @@ def _total(parts: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     return tuple(sum(each[1:], each[0]) for each in zip(*parts, strict=True))
 
 
-def _dense(routing: Routing) -> np.ndarray:
+def dense(routing: Routing) -> np.ndarray:
+    """Return the weights of a routing on the host, (n_experts, n)."""
+    weights = to_host(routing.weights).astype(np.float64)
     if routing.dense:
-        return to_host(routing.weights).astype(np.float64)
-    table = np.zeros((routing.shape[0], routing.n_experts + 1))
-    indices, weights = to_host(routing.indices), to_host(routing.weights)
-    np.put_along_axis(table, indices, weights, axis=1)
-    return table[:, :-1]
+        return np.ascontiguousarray(weights.T)
+    table = np.zeros((routing.n_experts + 1, routing.shape[0]))
+    np.put_along_axis(table, to_host(routing.indices).T, weights.T, axis=0)
+    return table[:-1]
 
 
 # ------------------------------------------------------------------- back to rows
 def expected(problem: Problem, model: Model) -> tuple[Routing, Terms, float]:
     """Return what each row keeps of all experts, their terms, and the bound."""
+    rows = Rows.of(problem)
     parts = [
-        _kept(problem, model, y, *_said(problem, model, seen, read, y))
-        for seen, read, y, _ in _blocks(problem)
+        _kept(problem, model, y, *rows.said(model, seen, read, y))
+        for seen, read, y, _ in rows.blocks()
     ]
     columns = zip(*parts, strict=True)
     indices, resp, norm, log_gate, log_lik, values = map(np.concatenate, columns)
     there = problem.sample_weight
     dtype = problem.X_gate.dtype
-    dense = indices.shape[1] == problem.n_experts
+    all_kept = indices.shape[1] == problem.n_experts
     weights, *terms = (
         like(each, there, dtype) for each in (resp, log_gate, values, log_lik)
     )
-    routing = Routing(like(indices, there), weights, problem.n_experts, dense)
-    weight = problem.content.weight
-    return routing, Terms(*terms), float(weight @ norm / weight.sum())
+    routing = Routing(like(indices, there), weights, problem.n_experts, all_kept)
+    return routing, Terms(*terms), float(rows.mean(rows.weight @ norm))
 
 
 def _kept(
@@ -286,13 +371,14 @@ def _kept(
     """Return the best experts of rows, responsibilities, bounds, and their terms."""
     joint = log_gate + problem.beta * log_lik
     values = model.experts.values_of(y, answers)
-    n, n_experts = joint.shape
+    n_experts, n = joint.shape
     width = min(problem.width, n_experts)
-    if width == n_experts:
-        indices = np.tile(np.arange(n_experts), (n, 1))
-        return indices, *posterior(joint), log_gate, log_lik, values
-    indices = np.argsort(-joint, axis=1, kind="stable")[:, :width]
-    at = (np.take_along_axis(each, indices, 1) for each in (joint, log_gate, log_lik))
-    joint, log_gate, log_lik = at
-    values = np.take_along_axis(values, indices[:, :, None], axis=1)
-    return indices, *posterior(joint), log_gate, log_lik, values
+    indices = np.tile(np.arange(n_experts)[:, None], (1, n))
+    if width < n_experts:
+        indices = np.argsort(-joint, axis=0, kind="stable")[:width]
+        at = (np.take_along_axis(a, indices, 0) for a in (joint, log_gate, log_lik))
+        joint, log_gate, log_lik = at
+        values = np.take_along_axis(values, indices[:, None, :], axis=0)
+    resp, norm = posterior(joint)
+    columns = indices, resp, norm, log_gate, log_lik, values
+    return tuple(np.ascontiguousarray(np.moveaxis(each, -1, 0)) for each in columns)

@@ -25,7 +25,7 @@ from ..gates import BaseGate, RoutingRule
 from ..likelihoods import Likelihood
 from ..routing import Routing, Standard
 from ._content import complete, numbers
-from ._engine import ANNEALING, begin, resume, run, state_of, warmed
+from ._engine import ANNEALING, Watch, begin, resume, run, state_of, warmed
 from ._gate_step import fit_gate
 from ._held_out import (
     ENOUGH_ON_SUMS,
@@ -40,11 +40,11 @@ from ._held_out import (
 from ._last_passes import LAST_PASSES, settle, settle_gate
 from ._narrowing import narrowed, narrowing
 from ._pooled import Pooled, best_learner, pooled_judge
-from ._problem import EMResult, Model, Problem, State
-from ._race import winner
+from ._problem import EMResult, Model, Problem, Record, State
+from ._race import Race, at_once, winners
 from ._shared_expert import Shared
 from ._starts import PORTFOLIO, STARTS, initial
-from ._sweep import adds_up
+from ._sweep import adds_up, dense, joined
 from ._temperature import calibration
 from ._trained import Trained, last_judge, rescaled
 
@@ -90,6 +90,15 @@ class Run(Protocol):
         self, problem: Problem, name: str, make_state: Callable[[], State]
     ) -> EMResult:
         """Run EM."""
+        ...
+
+    def race(
+        self, problem: Problem, n_pass: int, train: Callable[[Watch], list[Record]]
+    ) -> None:
+        """Let starts race; ``train`` says what happened in the runs of the winners.
+
+        It takes ``n_pass`` passes at most.
+        """
         ...
 
 
@@ -176,7 +185,7 @@ class Mixture:
         The problem that was learned; beside a shared expert, that of its residuals.
     judge : ExpertPool
         The experts as they judge the training rows.
-    judged : sequence of EMResult
+    judged : sequence of Record
         The runs behind the choice, one per split; empty if nothing was chosen.
     """
 
@@ -189,12 +198,13 @@ class Mixture:
     choice: Choice
     problem: Problem
     judge: ExpertPool
-    judged: Sequence[EMResult] = ()
+    judged: Sequence[Record] = ()
 
     @property
     def converged(self) -> bool:
         """Whether EM converged, in the runs behind the choice."""
-        return all(run.converged for run in self.judged or [self.run])
+        runs: Sequence[Record] = self.judged or [self.run]
+        return all(run.converged for run in runs)
 
 
 def chosen_on(problem: Problem, plans: Sequence[Plan]) -> list[Split]:
@@ -214,7 +224,7 @@ def count_runs(plans: Sequence[Plan], parts: Sequence[Split]) -> int:
     if not parts:
         return len(plans[0].starts)
     if all(plan.on_sums(parts[0].train) for plan in plans):
-        return len(parts) * len(plans) + 1
+        return len(plans) + 1
     return len(parts) * sum(len(plan.starts) for plan in plans) + 1
 
 
@@ -243,7 +253,9 @@ def train(
     flexible = sum(not plan.pool.rigid for plan in plans)
     budget = BUDGET * n_rows / max(1, flexible)
     fits: dict[tuple[int, int], Pooled] = {}  # plans with the same pool share them
-    outcomes = [_hold_out(parts, plan, run_one, budget, fits) for plan in plans]
+    outcomes = [
+        _hold_out(problem, parts, plan, run_one, budget, fits) for plan in plans
+    ]
     best_plan, choice = choose(outcomes, parts)
     plan = plans[best_plan]
     outcome = outcomes[best_plan]
@@ -316,13 +328,15 @@ def _judges(
     """
     if plan.shared is not None or plan.average:
         return None, None
-    judge = outcome.run.pool.extended(plan.pool, part.rows)
+    assert outcome.judge is not None
+    judge = outcome.judge.extended(plan.pool, part.rows)
     if judge is None or choice.shrinkage == 0.0 or outcome.pooled is None:
         return judge, None
     return judge, outcome.pooled.extended(problem, plan.pool, part.rows)
 
 
 def _hold_out(
+    problem: Problem,
     parts: Sequence[Split],
     plan: Plan,
     run_one: Run,
@@ -334,7 +348,7 @@ def _hold_out(
     Pooled fits that the plan makes go to ``fits``, by pool and split.
     """
     if plan.on_sums(parts[0].train):
-        return _hold_out_on_sums(parts, plan, run_one)
+        return _hold_out_on_sums(problem, parts, plan, run_one)
     outcomes = []
     for at, part in enumerate(parts):
         few = plan.take(part.rows)
@@ -359,27 +373,69 @@ def _hold_out(
 
 
 def _hold_out_on_sums(
-    parts: Sequence[Split], plan: Plan, run_one: Run
+    problem: Problem, parts: Sequence[Split], plan: Plan, run_one: Run
 ) -> list[HeldOut]:
     """Return what the rows held out say of a plan that learns from sums.
 
-    Starts race, and EM runs from the model that wins.
+    Starts race, and the winner of each split is tried.
     """
-    runs = []
-    for part in parts:
+    race = _race(problem, parts, plan.rule)
+    outcomes: list[HeldOut] = []
+
+    def train(watch: Watch) -> list[Record]:
+        model, split = _entrants(race, parts, plan)
+        model, records = winners(race, model, split, watch)
+        outcomes[:] = hold_out_on_sums(
+            race, parts, model, records, plan.gates, plan.rule
+        )
+        return records
+
+    n_pass = race.most_passes(len(entrants(plan.starts)))
+    run_one.race(race.problem, n_pass, train)
+    return outcomes
+
+
+def _race(problem: Problem, parts: Sequence[Split], rule: RoutingRule) -> Race:
+    """Return the race on the rows that any split learns from or holds out."""
+    learn = np.stack([part.rows for part in parts])
+    test = np.stack([part.held_out for part in parts])
+    used = np.any(learn | test, axis=0)
+    if not used.all():
+        problem = problem.take(like(np.flatnonzero(used), problem.sample_weight))
+    weight = problem.content.weight
+    top_k = rule.top_k or problem.n_experts
+    return Race(problem, learn[:, used] * weight, test[:, used] * weight, top_k)
+
+
+def _entrants(
+    race: Race, parts: Sequence[Split], plan: Plan
+) -> tuple[Model, np.ndarray]:
+    """Return the starts of all splits after their first passes, and their splits."""
+    starts = entrants(plan.starts)
+    n_starts = len(starts)
+    problem = race.problem
+    split = np.repeat(np.arange(len(parts)), n_starts)
+    share = np.zeros((len(split), problem.n_experts, race.learn.shape[1]))
+    for s, part in enumerate(parts):
         few = plan.take(part.rows)
-        models = [_entrant(part.train, few, start) for start in entrants(few.starts)]
-        best = winner(part.train, part.test, models, few.rule)
-        first = functools.partial(state_of, part.train, best)
-        runs.append(run_one(part.train, "race", first))
-    return hold_out_on_sums(parts, runs, plan.gates, plan.rule)
-
-
-def _entrant(problem: Problem, plan: Plan, start: Start) -> Model:
-    """Return the model of a start after its first passes."""
-    resp = _responsibilities(problem, plan, start, None)
-    powers = ANNEALING if _anneals(problem, start) else ANNEALING[-1:]
-    return warmed(problem, plan.gates[0], plan.pool, resp, powers)
+        for j, start in enumerate(starts):
+            resp = _responsibilities(part.train, few, start, None)
+            share[s * n_starts + j][:, race.learn[s] > 0] = dense(resp)
+    anneals = np.tile([_anneals(problem, start) for start in starts], len(parts))
+    powers = [np.where(anneals, power, 1.0) for power in ANNEALING]
+    width = min(2 * problem.width, problem.n_experts)
+    models = [
+        warmed(
+            race.rows(split[some]),
+            plan.gates[0],
+            plan.pool,
+            share[some],
+            [power[some] for power in powers],
+            width,
+        )
+        for some in at_once(problem, len(split))
+    ]
+    return joined(models), split
 
 
 def entrants(starts: Sequence[Start]) -> list[Start]:

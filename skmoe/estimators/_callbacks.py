@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..em import EMResult, PassInfo, Problem, State, run
+from ..em import EMResult, PassInfo, Problem, Record, State, Watch, run
 
 
 class Watched:
@@ -56,11 +56,33 @@ class Watched:
         self, problem: Problem, name: str, make_state: Callable[[], State]
     ) -> EMResult:
         """Run EM from one start."""
+        results: list[EMResult] = []
+
+        def train(watch: Watch) -> list[EMResult]:
+            results.append(run(problem, make_state(), watch))
+            return results
+
+        self._run(problem, name, problem.max_iter, train)
+        return results[0]
+
+    def race(
+        self, problem: Problem, n_pass: int, train: Callable[[Watch], list[Record]]
+    ) -> None:
+        """Let starts race: one task, however many they are."""
+        self._run(problem, "race", n_pass, train)
+
+    def _run(
+        self,
+        problem: Problem,
+        name: str,
+        n_pass: int,
+        train: Callable[[Watch], Sequence[Record]],
+    ) -> None:
         self.n_runs += 1
-        start = self.root.subcontext(task_name="start", max_subtasks=problem.max_iter)
+        start = self.root.subcontext(task_name="start", max_subtasks=n_pass)
         start.call_on_fit_task_begin(**self._task(problem))
 
-        def open_pass() -> Callable[[PassInfo, State], bool]:
+        def open_pass() -> Callable[[PassInfo, Callable[[], State]], bool]:
             task = start.subcontext(task_name="pass")
             task.call_on_fit_task_begin(**self._task(problem))
 
@@ -73,12 +95,11 @@ class Watched:
 
             return close_pass
 
-        result = run(problem, make_state(), open_pass)
-        self._tell_run(name, result)
-        self.history.append(_told(name, problem, result))
+        for record in train(open_pass):
+            self._tell_run(name, record)
+            self.history.append(_told(name, problem, record))
         stop = start.call_on_fit_task_end(**self._task(problem))
         self.stopped = self.stopped or bool(stop)
-        return result
 
     def close(self) -> None:
         """Tell the callbacks that fit has ended."""
@@ -97,14 +118,14 @@ class Watched:
                 f"{info.experts_accepted}/{problem.n_experts}"
             )
 
-    def _tell_run(self, name: str, result: EMResult) -> None:
+    def _tell_run(self, name: str, result: Record) -> None:
         if self.estimator.verbose:
             print(
                 f"{self._head(name)}: bound {result.bound:.6f}, passes {result.n_iter}"
             )
 
 
-def _told(name: str, problem: Problem, result: EMResult) -> dict[str, Any]:
+def _told(name: str, problem: Problem, result: Record) -> dict[str, Any]:
     """Return what happened in the passes of a run."""
     passes = result.passes
     return {

@@ -41,7 +41,11 @@ class ExpertPool(ABC):
     8. if it can learn from a stream, write ``streams``, ``recall`` and ``learn``;
        others are updated on a sample of the rows now and then;
     9. if its experts can be shrunk without asking both models, write ``shrunk``;
-    10. call ``skmoe.experts.register_pool``.
+    10. if it learns from sums over rows, write ``adds_up``, ``blank``, ``answers``,
+        ``log_density_of``, ``sums`` and ``step``, and name in ``changed_by_step`` the
+        attributes that steps change. Axes of these arrays before those of one pool are
+        several pools, which are trained at once;
+    11. call ``skmoe.experts.register_pool``.
 
     A pool of linear models inherits 4 to 6 and 9 from `CoefficientPool`. A pool that
     holds other pools is a `DerivedPool`; its ``take`` also takes from these.
@@ -83,10 +87,13 @@ class ExpertPool(ABC):
         makes EM monotone.
     first_steps : int
         Calls of `step` that fit a blank pool to a start.
+    changed_by_step : tuple of str
+        Names of the arrays that `step` changes.
     """
 
     slack: float = 0.0
     first_steps: int = 1
+    changed_by_step: tuple[str, ...] = ()
     weight_unit: float = 1.0
     n_fitted: int = 0
     resting: tuple[int, ...] = ()
@@ -369,33 +376,37 @@ class ExpertPool(ABC):
         """Tell whether experts learn from sums over rows, by `sums` and `step`."""
         return False
 
-    def blank(self, table: Table, y: np.ndarray) -> Self:
-        """Return a pool that has learned nothing of the rows of a table."""
+    def blank(self, table: Table, y: np.ndarray, shape: tuple[int, ...] = ()) -> Self:
+        """Return a pool that has learned nothing of the rows of a table.
+
+        ``shape`` are the axes of several pools, () for one.
+        """
         raise NotImplementedError
 
-    def answers(self, table: Table, block: Block, y: np.ndarray) -> np.ndarray:
-        """Return what all experts say of a block, (n, n_experts, ...)."""
+    def answers(self, table: Table, block: Block) -> np.ndarray:
+        """Return what all experts say of a block, (..., n_experts, q, n)."""
         raise NotImplementedError
 
     def values_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Return what `evaluate` says, (n, n_experts, q), from these."""
+        """Return what `evaluate` says, (..., n_experts, q, n), from these."""
         return answers
 
     def log_density_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Return log p(y | x, k) from these, (n, n_experts)."""
+        """Return log p(y | x, k) from these, (..., n_experts, n)."""
         raise NotImplementedError
 
     def loss_of(
         self, y: np.ndarray, answers: np.ndarray, log_lik: np.ndarray, share: np.ndarray
     ) -> np.ndarray:
-        """Return how wrong the mixture's point prediction of each row is, (n,).
+        """Return how wrong the mixture's point prediction of each row is, (..., n).
 
-        ``share`` (n, n_experts) are the gate's probabilities of the experts asked.
+        ``share`` (..., n_experts, n) are the gate's probabilities of the experts asked.
         """
         if self.classes is not None:
-            wrong = np.sum(share * np.exp(log_lik), axis=1) < 0.5
+            wrong = np.sum(share * np.exp(log_lik), axis=-2) < 0.5
             return wrong.astype(np.float64)
-        return np.sum((y - np.einsum("nk,nkq->nq", share, answers)) ** 2, axis=1)
+        mean = np.sum(share[..., None, :] * answers, axis=-3)
+        return np.sum((y - mean) ** 2, axis=-2)
 
     def sums(
         self,
@@ -410,20 +421,20 @@ class ExpertPool(ABC):
         Parameters
         ----------
         block : Block
-        y : (n, q) or (n,) array
-        answers : array
+        y : (q, n) or (n,) array
+        answers : (..., n_experts, q, n) array
             What the pool says of the block.
-        mass : (n, n_experts) array
+        mass : (..., n_experts, n) array
             Responsibilities times row weights.
-        weights : (n,) array
+        weights : (..., n) array
             Row weights.
         """
         raise NotImplementedError
 
     def step(
-        self, table: Table, sums: tuple[np.ndarray, ...], damping: float
-    ) -> tuple[Self, int]:
-        """Return a pool trained on the sums, and how many experts are new."""
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
+    ) -> tuple[Self, np.ndarray]:
+        """Return a pool trained on the sums, and how many experts are new, (...)."""
         raise NotImplementedError
 
     def rescaled(self, table: Table, sums: tuple[np.ndarray, ...]) -> Self:
@@ -631,17 +642,17 @@ def shares(routing: Routing, row_mass: Array | None = None) -> np.ndarray:
 
 
 def share_sums(mass: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the two sums over rows whose ratio is `shares`' factor, each (K,).
+    """Return the two sums over rows whose ratio is `shares`' factor, each (..., K).
 
     Parameters
     ----------
-    mass : (n, n_experts) array
+    mass : (..., n_experts, n) array
         Responsibilities times row weights.
-    weights : (n,) array
+    weights : (..., n) array
         Row weights.
     """
-    enough = mass > MIN_RESPONSIBILITY * weights[:, None]
-    return weights @ enough, np.einsum("nk,nk->k", mass, enough)
+    enough = (mass > MIN_RESPONSIBILITY * weights[..., None, :]).astype(np.float64)
+    return (enough @ weights[..., None])[..., 0], np.sum(mass * enough, axis=-1)
 
 
 def take_rows(X: Any, rows: Array | None) -> Any:

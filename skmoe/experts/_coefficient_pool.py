@@ -30,6 +30,11 @@ class CoefficientPool(ExpertPool):
     coef: np.ndarray
     intercept: np.ndarray
 
+    @property
+    def changed_by_step(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the arrays that `step` changes."""
+        return self.tables if self.scale is None else (*self.tables, "scale")
+
     @abstractmethod
     def _improve(self, X: Array, y: Array, routing: Routing) -> None:
         """Train in place, starting from the tables."""

@@ -171,31 +171,30 @@ class LinearPool(CoefficientPool):
         centred = all(learner.fit_intercept for learner in self.learners)
         return normal and centred and n_features <= FEW_FEATURES
 
-    def blank(self, table: Table, y: np.ndarray) -> Self:
+    def blank(self, table: Table, y: np.ndarray, shape: tuple[int, ...] = ()) -> Self:
         """Return a pool that has learned nothing of the rows of a table."""
         for learner in self.learners:
             learner._validate_params()
         other = copy.copy(self)
-        other.coef = np.zeros((self.n_experts, y.shape[1], len(table.center)))
-        other.intercept = np.zeros(other.coef.shape[:2])
+        other.intercept = np.zeros((*shape, self.n_experts, len(y)))
+        other.coef = np.zeros((*other.intercept.shape, len(table.center)))
         other.center = table.center
         other.variance = table.scale**2
         other.scale = None
         return other
 
-    def answers(self, table: Table, block: Block, y: np.ndarray) -> np.ndarray:
+    def answers(self, table: Table, block: Block) -> np.ndarray:
         """Return the predictions of all experts."""
-        params = table.inner(self.coef, self.intercept)
-        k, q, m = params.shape
-        return (block.U @ params.reshape(k * q, m).T).reshape(-1, k, q)
+        return block.values(table.inner(self.coef, self.intercept))
 
     def log_density_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """Return the normal log density, summed over outputs."""
         assert self.scale is not None
-        z = y[:, None, :] - answers
-        z /= self.scale
-        peak = np.log(self.scale).sum(axis=1) + HALF_LOG_2PI * self.scale.shape[1]
-        return -0.5 * np.einsum("nkq,nkq->nk", z, z) - peak
+        z = y - answers
+        z /= self.scale[..., None]
+        z *= z
+        peak = np.log(self.scale).sum(axis=-1) + HALF_LOG_2PI * self.scale.shape[-1]
+        return -0.5 * z.sum(axis=-2) - peak[..., None]
 
     def sums(
         self,
@@ -206,17 +205,14 @@ class LinearPool(CoefficientPool):
         weights: np.ndarray,
     ) -> tuple[np.ndarray, ...]:
         """Return moments of [x, 1], of them with y, of y; and what `shares` counts."""
-        k, q = mass.shape[1], y.shape[1]
         x = block.moments(mass)
-        each = (mass[:, :, None] * y[:, None, :]).reshape(len(y), k * q)
-        cross = block.sums(each).reshape(k, q, -1)
-        square = mass.T @ y**2
-        rows, owned = share_sums(mass, weights)
-        return x, cross, square, rows, owned
+        cross = block.sums(mass[..., None, :] * y)
+        square = mass @ (y**2).T
+        return x, cross, square, *share_sums(mass, weights)
 
     def step(
-        self, table: Table, sums: tuple[np.ndarray, ...], damping: float
-    ) -> tuple[Self, int]:
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
+    ) -> tuple[Self, np.ndarray]:
         """Return a pool in which each expert solved its normal equations.
 
         One whose own term of the bound would fall keeps its coefficients, or its noise
@@ -224,25 +220,25 @@ class LinearPool(CoefficientPool):
         """
         x, cross, square, rows, owned = sums
         assert isinstance(self.likelihood, Gaussian)
-        mass = x[:, -1, -1]
+        mass = x[..., -1, -1]
         old = table.inner(self.coef, self.intercept)
         new = self._solutions(table, x, cross, rows, owned, old)
         squares = _squares_of(new, x, cross, square)
         before = _squares_of(old, x, cross, square)
         other = copy.copy(self)
-        accepted = np.ones(self.n_experts, dtype=bool)
+        accepted = np.ones(mass.shape, dtype=bool)
         if self.scale is not None:
-            accepted = np.sum((before - squares) / self.scale**2, axis=1) >= 0
-        params = np.where(accepted[:, None, None], new, old)
+            accepted = np.sum((before - squares) / self.scale**2, axis=-1) >= 0
+        params = np.where(accepted[..., None, None], new, old)
         other.coef, other.intercept = table.outer(params)
-        squares = np.where(accepted[:, None], squares, before)
+        squares = np.where(accepted[..., None], squares, before)
         other.scale = self.likelihood.scales_of(mass, squares)
         if self.scale is not None:
             better = _fit_of(other.scale, mass, squares) >= _fit_of(
                 self.scale, mass, squares
             )
-            other.scale = np.where(better[:, None], other.scale, self.scale)
-        return other, int(accepted.sum())
+            other.scale = np.where(better[..., None], other.scale, self.scale)
+        return other, accepted.sum(axis=-1)
 
     def rescaled(self, table: Table, sums: tuple[np.ndarray, ...]) -> Self:
         """Return a pool whose noise scales fit the sums."""
@@ -250,7 +246,7 @@ class LinearPool(CoefficientPool):
         params = table.inner(self.coef, self.intercept)
         squares = _squares_of(params, x, cross, square)
         assert isinstance(self.likelihood, Gaussian)
-        return self.with_scale(self.likelihood.scales_of(x[:, -1, -1], squares))
+        return self.with_scale(self.likelihood.scales_of(x[..., -1, -1], squares))
 
     def _solutions(
         self,
@@ -261,47 +257,44 @@ class LinearPool(CoefficientPool):
         owned: np.ndarray,
         old: np.ndarray,
     ) -> np.ndarray:
-        """Return each expert's coefficients in the units of a table, (K, q, d + 1)."""
-        mass = x[:, -1, -1]
+        """Return the coefficients of all experts in units of a table, (..., q, d+1)."""
+        mass = x[..., -1, -1]
         there = (owned > 0) & (mass > 0)
-        safe = np.where(there, mass, 1.0)[:, None]
-        x_mean = x[:, -1, :-1] / safe
-        y_mean = cross[:, :, -1] / safe
-        A = x[:, :-1, :-1] - safe[:, :, None] * (
-            x_mean[:, :, None] * x_mean[:, None, :]
-        )
-        B = cross[:, :, :-1] - safe[:, :, None] * (
-            y_mean[:, :, None] * x_mean[:, None, :]
-        )
-        variance = np.maximum(np.einsum("kdd->kd", A), 0.0) / safe * table.scale**2
+        safe = np.where(there, mass, 1.0)[..., None]
+        x_mean = x[..., -1, :-1] / safe
+        y_mean = cross[..., -1] / safe
+        around = x_mean[..., None, :]
+        A = x[..., :-1, :-1] - safe[..., None] * x_mean[..., None] * around
+        B = cross[..., :-1] - safe[..., None] * y_mean[..., None] * around
+        diagonal = np.einsum("...dd->...d", A)  # a view
+        variance = np.maximum(diagonal, 0.0) / safe * table.scale**2
         varies = deviations(table.center + table.scale * x_mean, variance) > 0
-        A = A * varies[:, :, None] * varies[:, None, :]
-        B = B * varies[:, None, :]
         factor = np.where(there, rows / np.where(there, owned, 1.0), 1.0)
         alpha = np.array([self.penalty(k) for k in range(self.n_experts)])
-        penalty = (alpha / factor)[:, None] / table.scale**2
-        diagonal = np.einsum("kdd->kd", A)  # a view
-        diagonal += penalty
+        diagonal += (alpha / factor)[..., None] / table.scale**2
         unit = np.sqrt(np.maximum(diagonal, 0.0))
-        unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0)
-        A *= unit[:, :, None]
-        A *= unit[:, None, :]
-        diagonal[:] = 1.0
-        coef, regular = _batch_solved(A, np.swapaxes(unit[:, None, :] * B, 1, 2))
-        coef = np.swapaxes(coef, 1, 2) * unit[:, None, :]
-        new = np.concatenate(
-            [coef, (y_mean - np.einsum("kqd,kd->kq", coef, x_mean))[:, :, None]], axis=2
-        )
+        unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=varies & (unit > 0))
+        A *= unit[..., None]
+        A *= unit[..., None, :]
+        diagonal[...] = 1.0
+        B *= unit[..., None, :]
+        coef, regular = _batch_solved(A, np.swapaxes(B, -2, -1))
+        coef = np.swapaxes(coef, -2, -1) * unit[..., None, :]
+        intercept = y_mean - np.sum(coef * around, axis=-1)
+        new = np.concatenate([coef, intercept[..., None]], axis=-1)
         new[~there] = old[~there]
-        for k in np.flatnonzero(there & ~regular).tolist():
-            new[k] = self._singular(k, table, x[k], cross[k], factor[k])
+        for at in zip(*np.nonzero(there & ~regular), strict=True):
+            new[at] = self._singular(at[-1], table, x[at], cross[at], factor[at])
         return new
 
     def _singular(
         self, k: int, table: Table, x: np.ndarray, cross: np.ndarray, factor: float
     ) -> np.ndarray:
         """Return an expert's solution of least norm, in the units of a table."""
-        one = self.copied()
+        one = copy.copy(self)
+        shape = cross.shape[0], len(table.center)
+        one.coef = np.zeros((self.n_experts, *shape))
+        one.intercept = np.zeros((self.n_experts, shape[0]))
         mass = x[-1, -1]
         x_mean = x[-1, :-1] / mass
         y_mean = cross[:, -1] / mass
@@ -444,25 +437,25 @@ class LinearPool(CoefficientPool):
 def _squares_of(
     params: np.ndarray, x: np.ndarray, cross: np.ndarray, square: np.ndarray
 ) -> np.ndarray:
-    """Return Σ w (y - μ)² of linear predictions, (K, q), from the moments."""
+    """Return Σ w (y - μ)² of linear predictions, (..., q), from the moments."""
     explained = 2.0 * cross - params @ x
-    return np.maximum(square - np.sum(explained * params, axis=2), 0.0)
+    return np.maximum(square - np.sum(explained * params, axis=-1), 0.0)
 
 
 def _fit_of(scale: np.ndarray, mass: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Return each expert's normal log-likelihood but for a constant, (K,)."""
-    terms = -mass[:, None] * np.log(scale) - 0.5 * squares / scale**2
-    return terms.sum(axis=1)
+    """Return each expert's normal log-likelihood but for a constant, (...)."""
+    terms = -mass[..., None] * np.log(scale) - 0.5 * squares / scale**2
+    return terms.sum(axis=-1)
 
 
 def _batch_solved(S: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Solve systems with a diagonal of ones; tell which are regular."""
     try:
-        pivots = np.einsum("kdd->kd", np.linalg.cholesky(S))
-        regular = np.min(pivots, axis=1, initial=1.0) ** 2 > SINGULAR
+        pivots = np.einsum("...dd->...d", np.linalg.cholesky(S))
+        regular = np.min(pivots, axis=-1, initial=1.0) ** 2 > SINGULAR
     except np.linalg.LinAlgError:
-        regular = np.linalg.eigvalsh(S)[:, 0] > SINGULAR
-    safe = np.where(regular[:, None, None], S, np.eye(S.shape[1]))
+        regular = np.linalg.eigvalsh(S)[..., 0] > SINGULAR
+    safe = np.where(regular[..., None, None], S, np.eye(S.shape[-1]))
     return np.linalg.solve(safe, B), regular
 
 

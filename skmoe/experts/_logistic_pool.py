@@ -10,12 +10,13 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
-from ..backends import Array, like, namespace, reference, select, to_host, total_of
+from ..backends import Array, like, namespace, select, to_host, total_of
 from ..routing import Block, Moments, Routing, Table, units
 from ..solvers import (
     SoftmaxFit,
     expected_gain,
     fit_softmax,
+    log_softmax_of_classes,
     newton_of_blocks,
     newton_of_pairs,
     newton_step,
@@ -237,12 +238,12 @@ class LogisticPool(CoefficientPool):
         blocks = self.n_experts * len(self.classes)
         return blocks * (n_features + 1) ** 2 <= MOST_NUMBERS
 
-    def blank(self, table: Table, y: np.ndarray) -> Self:
+    def blank(self, table: Table, y: np.ndarray, shape: tuple[int, ...] = ()) -> Self:
         """Return a pool that has learned nothing of the rows of a table."""
         assert self.classes is not None
         for learner in self.learners:
             learner._validate_params()
-        shape = (self.n_experts, len(self.classes))
+        shape = (*shape, self.n_experts, len(self.classes))
         other = copy.copy(self)
         other.coef = np.zeros((*shape, len(table.center)))
         other.intercept = np.zeros(shape)
@@ -251,21 +252,19 @@ class LogisticPool(CoefficientPool):
         other.variance = table.scale**2
         return other
 
-    def answers(self, table: Table, block: Block, y: np.ndarray) -> np.ndarray:
-        """Return the log probabilities of all classes, (n, n_experts, n_classes)."""
+    def answers(self, table: Table, block: Block) -> np.ndarray:
+        """Return the log probabilities of all classes."""
         known = self if self.met.all() else self.complete()
-        params = table.inner(known.coef, known.intercept)
-        k, c, m = params.shape
-        logits = block.U @ params.reshape(k * c, m).T
-        return reference.log_softmax(logits.reshape(-1, k, c))
+        logits = block.values(table.inner(known.coef, known.intercept))
+        return log_softmax_of_classes(logits)
 
     def log_density_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """Return the log probability of each row's label."""
-        return np.take_along_axis(answers, y[:, None, None], axis=2)[:, :, 0]
+        return answers[..., y, np.arange(len(y))]
 
     def values_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """Return the same with an axis of length 1."""
-        return self.log_density_of(y, answers)[:, :, None]
+        return self.log_density_of(y, answers)[..., None, :]
 
     def sums(
         self,
@@ -276,46 +275,45 @@ class LogisticPool(CoefficientPool):
         weights: np.ndarray,
     ) -> tuple[np.ndarray, ...]:
         """Return gradient and curvature of each expert; and what `shares` counts."""
-        n, k, c = answers.shape
-        m = block.U.shape[1]
+        c = answers.shape[-2]
         proba = np.exp(answers)
-        error = -mass[:, :, None] * proba
-        at = np.arange(n), slice(None), y
-        error[at] += mass
-        gradient = block.sums(error.reshape(n, k * c)).reshape(k, c, m)
-        if c * m <= PAIRS:
+        share = mass[..., None, :] * proba
+        error = -share
+        error[..., y, np.arange(len(y))] += mass
+        gradient = block.sums(error)
+        if c * block.U.shape[1] <= PAIRS:
             first, second = pairs_of(c)
-            bend = mass[:, :, None] * proba[:, :, first] * proba[:, :, second]
+            bend = share[..., first, :] * proba[..., second, :]
         else:
-            bend = 2.0 * mass[:, :, None] * proba * (1.0 - proba)
-        moments = block.moments(bend.reshape(n, -1)).reshape(k, -1, m, m)
-        rows, owned = share_sums(mass, weights)
-        return gradient, moments, mass.sum(axis=0), rows, owned
+            bend = 2.0 * share * (1.0 - proba)
+        moments = block.moments(bend)
+        return gradient, moments, mass.sum(axis=-1), *share_sums(mass, weights)
 
     def step(
-        self, table: Table, sums: tuple[np.ndarray, ...], damping: float
-    ) -> tuple[Self, int]:
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
+    ) -> tuple[Self, np.ndarray]:
         """Return a pool in which each expert took a damped Newton step."""
         gradient, moments, mass, rows, owned = sums
         known = self if self.met.all() else self.complete()
         params = table.inner(known.coef, known.intercept)
-        _, c, m = params.shape
+        c, m = params.shape[-2:]
         there = owned > 0
         factor = np.where(there, rows / np.where(there, owned, 1.0), 1.0)
         strength = np.array([self._strength(k) for k in range(self.n_experts)])
         # Two classes: the softmax of ±v/2 has half the penalty of the logit v.
         penalty = (2.0 if c == 2 else 1.0) / (strength * factor)
-        ridge = np.zeros((self.n_experts, m))
-        ridge[:, :-1] = penalty[:, None] / table.scale**2
+        ridge = np.zeros((*penalty.shape, m))
+        ridge[..., :-1] = penalty[..., None] / table.scale**2
         solve = newton_of_pairs if c * m <= PAIRS else newton_of_blocks
-        penalised = gradient - ridge[:, None, :] * params
+        penalised = gradient - ridge[..., None, :] * params
         step = solve(penalised, moments, ridge, np.maximum(mass, 1.0))
         # One of which only the penalty would gain stays as it is.
         moves = there & (expected_gain(step, gradient, ridge, params) >= 0)
-        step = np.where(moves[:, None, None], damping * step, 0.0)
+        part = np.where(moves, np.asarray(damping)[..., None], 0.0)
+        step *= part[..., None, None]
         other = copy.copy(known)
         other.coef, other.intercept = table.outer(params + step)
-        return other, int(moves.sum())
+        return other, moves.sum(axis=-1)
 
     # --------------------------------------------------------------- streams
     def without_stream(self) -> Self:

@@ -57,7 +57,10 @@ class BaseGate(BaseEstimator, ABC):
     9. if it memorises the rows that it was fitted on, as trees and neighbours do, set
        ``memorises``; EM then asks it out of fold;
     10. if it can learn from a stream, set ``streams`` and write ``recall`` and
-        ``absorb``; others are updated on a sample of the rows now and then.
+        ``absorb``; others are updated on a sample of the rows now and then;
+    11. if it learns from sums over rows, write ``adds_up``, ``blank``,
+        ``log_proba_of``, ``sums`` and ``step``, and name in ``changed_by_step`` the
+        attributes that steps change.
 
     ``X`` is a float array or a scipy CSR matrix if ``accepts_sparse`` is True.
     """
@@ -69,6 +72,7 @@ class BaseGate(BaseEstimator, ABC):
     memorises: bool = False
     streams: bool = False
     choices: dict[str, tuple] = {}
+    changed_by_step: tuple[str, ...] = ()
 
     @abstractmethod
     def fit(self, X: Array, routing: Routing) -> Self:
@@ -188,8 +192,9 @@ class BaseGate(BaseEstimator, ABC):
         ----------
         table : Table
             The rows that it is to learn from.
-        share : (n_experts,) array
-            Probabilities of the experts.
+        share : (..., n_experts) array
+            Probabilities of the experts. Axes before the last are several gates, which
+            are trained at once: their arrays in ``changed_by_step`` have these axes.
 
         Returns
         -------
@@ -210,8 +215,8 @@ class BaseGate(BaseEstimator, ABC):
 
         Returns
         -------
-        (n, n_experts) array
-            In float64.
+        (..., n_experts, n) array
+            In float64, one column per row.
         """
         raise NotImplementedError
 
@@ -228,11 +233,11 @@ class BaseGate(BaseEstimator, ABC):
         ----------
         block : Block
             Some rows of a table.
-        log_proba : (n, n_experts) array
+        log_proba : (..., n_experts, n) array
             What the gate says of these rows.
-        targets : (n, n_experts) array
+        targets : (..., n_experts, n) array
             Responsibilities times row weights.
-        weights : (n,) array
+        weights : (..., n) array
             Row weights.
 
         Returns
@@ -243,8 +248,8 @@ class BaseGate(BaseEstimator, ABC):
         raise NotImplementedError
 
     def step(
-        self, table: Table, sums: tuple[np.ndarray, ...], damping: float
-    ) -> tuple[BaseGate, float]:
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
+    ) -> tuple[BaseGate, np.ndarray]:
         """Take one step towards the targets; self is unchanged.
 
         Parameters
@@ -253,14 +258,14 @@ class BaseGate(BaseEstimator, ABC):
             The rows that were summed over.
         sums : tuple of arrays
             Sums of all blocks.
-        damping : float
-            Part of the step that is taken, in (0, 1].
+        damping : (...) array
+            Part of the step that is taken, in [0, 1].
 
         Returns
         -------
         gate : BaseGate
             A new gate.
-        gain : float
+        gain : (...) array
             By how much a whole step should raise the log-likelihood of the targets;
             below 0 where only the penalty gains.
         """

@@ -9,12 +9,13 @@ from typing import Self
 import numpy as np
 
 from .._sklearn_compat import Interval, StrOptions
-from ..backends import Array, namespace, reference, select, to_host, total_of
+from ..backends import Array, namespace, select, to_host, total_of
 from ..routing import Block, Moments, Routing, Table, units
 from ..solvers import (
     SoftmaxFit,
     expected_gain,
     fit_softmax,
+    log_softmax_of_classes,
     newton_of_blocks,
     newton_of_pairs,
     newton_step,
@@ -99,6 +100,7 @@ class SoftmaxGate(SurveyedGate):
 
     streams = True
     choices = {"alpha": ALPHAS}
+    changed_by_step = ("coef_", "intercept_")
 
     _parameter_constraints: dict = {
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
@@ -142,16 +144,16 @@ class SoftmaxGate(SurveyedGate):
         other._center = table.center
         other._scale = table.scale
         other.n_features_in_ = len(table.center)
-        other.n_experts_ = len(share)
-        other.coef_ = np.zeros((len(share), len(table.center)))
+        other.n_experts_ = share.shape[-1]
+        other.coef_ = np.zeros((*share.shape, len(table.center)))
         log_share = np.log(np.maximum(share, LEAST_SHARE))
-        other.intercept_ = log_share - log_share.mean()
+        other.intercept_ = log_share - log_share.mean(axis=-1, keepdims=True)
         other.n_iter_ = 0
         return other
 
     def log_proba_of(self, table: Table, block: Block) -> np.ndarray:
-        logits = block.U @ table.inner(self.coef_, self.intercept_).T
-        return reference.log_softmax(logits)
+        logits = block.values(table.inner(self.coef_, self.intercept_))
+        return log_softmax_of_classes(logits)
 
     def sums(
         self,
@@ -163,31 +165,32 @@ class SoftmaxGate(SurveyedGate):
         # Gradient and curvature of the log-likelihood; that of all pairs of experts
         # where it is cheap, else a block for each expert.
         proba = np.exp(log_proba)
-        mass = weights[:, None] * proba
+        mass = weights[..., None, :] * proba
         gradient = block.sums(targets - mass)
-        k, m = gradient.shape
+        k, m = gradient.shape[-2:]
         if k * m <= PAIRS:
             first, second = pairs_of(k)
-            bend = block.moments(mass[:, first] * proba[:, second])
+            bend = block.moments(mass[..., first, :] * proba[..., second, :])
         else:
             bend = block.moments(2.0 * mass * (1.0 - proba))
-        return gradient, bend, weights.sum()
+        return gradient, bend, weights.sum(axis=-1)
 
     def step(
-        self, table: Table, sums: tuple[np.ndarray, ...], damping: float
-    ) -> tuple[SoftmaxGate, float]:
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
+    ) -> tuple[SoftmaxGate, np.ndarray]:
         gradient, bend, rows = sums
         params = table.inner(self.coef_, self.intercept_)
-        ridge = rows * self._penalty() * (self._scale / table.scale) ** 2
-        ridge = np.append(ridge, 0.0)
-        solve = newton_of_pairs if params.size <= PAIRS else newton_of_blocks
-        slope = gradient - ridge * params
-        if np.max(np.abs(slope)) <= self.tol * rows:
-            return self, 0.0
+        k, m = params.shape[-2:]
+        unit = np.append(self._scale / table.scale, 0.0)
+        ridge = self._penalty() * rows[..., None] * unit**2
+        slope = gradient - ridge[..., None, :] * params
+        solve = newton_of_pairs if k * m <= PAIRS else newton_of_blocks
         step = solve(slope, bend, ridge, rows)
+        there = np.max(np.abs(slope), axis=(-2, -1)) <= self.tol * rows
+        part = np.where(there, 0.0, damping)[..., None, None]
         other = copy.copy(self)
-        other.coef_, other.intercept_ = table.outer(params + damping * step)
-        return other, float(expected_gain(step, gradient, ridge, params))
+        other.coef_, other.intercept_ = table.outer(params + part * step)
+        return other, expected_gain(step, gradient, ridge, params)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> SoftmaxGate:
         # Remember the curvature of rows like these.

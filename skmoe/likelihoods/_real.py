@@ -85,7 +85,7 @@ class Gaussian(Likelihood):
         return self.scales_of(mass, _sums(y, values, routing, _square))
 
     def scales_of(self, mass: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """Return the scales, (K, q), from Σ w (K,) and Σ w (y - μ)² (K, q)."""
+        """Return the scales, (..., K, q), from Σ w (..., K) and Σ w (y - μ)²."""
         drawn, pooled = self._drawn(squares, mass)
         return np.sqrt(
             np.maximum(drawn, np.maximum(self.least_share * pooled, self.floor_))
@@ -95,8 +95,9 @@ class Gaussian(Likelihood):
         self, sums: np.ndarray, mass: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return mean losses, shrunk to that of all experts; and the latter."""
-        pooled = sums.sum(axis=0) / max(mass.sum(), np.finfo(np.float64).tiny)
-        rows = (mass + self.prior_)[:, None]
+        total = np.maximum(mass.sum(axis=-1), np.finfo(np.float64).tiny)
+        pooled = sums.sum(axis=-2, keepdims=True) / total[..., None, None]
+        rows = (mass + self.prior_)[..., None]
         safe = np.where(rows > 0, rows, 1.0)
         drawn = np.where(rows > 0, (sums + self.prior_ * pooled) / safe, pooled)
         return drawn, pooled

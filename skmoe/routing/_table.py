@@ -14,7 +14,7 @@ from scipy import sparse
 from ..backends import Array, select, to_host
 from ._columns import units
 
-ROWS = 2048
+ROWS = 1024
 """Rows of a block."""
 
 PACKED = 64
@@ -55,17 +55,27 @@ class Block:
         first, second, _ = _places(self.U.shape[1])
         return self.U[:, first] * self.U[:, second]
 
+    def values(self, params: np.ndarray) -> np.ndarray:
+        """Return linear functions (..., d + 1) of the rows, (..., n)."""
+        flat = params.reshape(-1, params.shape[-1])
+        return (flat @ self.U.T).reshape(*params.shape[:-1], -1)
+
     def sums(self, weights: np.ndarray) -> np.ndarray:
-        """Return Σ w u under each column of weights, (n_columns, d + 1)."""
-        return weights.T @ self.U
+        """Return Σ w u under weights of the rows, (..., n), as (..., d + 1)."""
+        flat = weights.reshape(-1, weights.shape[-1])
+        return (flat @ self.U).reshape(*weights.shape[:-1], -1)
 
     def moments(self, weights: np.ndarray) -> np.ndarray:
-        """Return Σ w u uᵀ under each column of weights, (n_columns, d + 1, d + 1)."""
+        """Return Σ w u uᵀ under weights of the rows, (..., n), as (..., d+1, d+1)."""
         m = self.U.shape[1]
+        flat = weights.reshape(-1, weights.shape[-1])
         if m > PACKED:
-            each = [self.U.T @ (w[:, None] * self.U) for w in weights.T]
-            return np.stack(each) if each else np.empty((0, m, m))
-        return (weights.T @ self._pairs)[:, _places(m)[2]]
+            sums = np.empty((len(flat), m, m))
+            for w, moments in zip(flat, sums, strict=True):
+                np.matmul(self.U.T, w[:, None] * self.U, out=moments)
+        else:
+            sums = (flat @ self._pairs)[:, _places(m)[2]]
+        return sums.reshape(*weights.shape[:-1], m, m)
 
 
 @dataclass(frozen=True, eq=False)

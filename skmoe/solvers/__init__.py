@@ -1,6 +1,12 @@
 """Floor 1: the convex fits that gates and experts share."""
 
-from ._newton import expected_gain, newton_of_blocks, newton_of_pairs, pairs_of
+from ._newton import (
+    expected_gain,
+    log_softmax_of_classes,
+    newton_of_blocks,
+    newton_of_pairs,
+    pairs_of,
+)
 from ._online import newton_step
 from ._ridge import (
     SINGULAR,
@@ -17,6 +23,7 @@ __all__ = [
     "equilibrated",
     "expected_gain",
     "fit_softmax",
+    "log_softmax_of_classes",
     "newton_of_blocks",
     "newton_of_pairs",
     "newton_step",

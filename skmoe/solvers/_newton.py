@@ -28,6 +28,13 @@ LONGEST = 5.0
 more: curvature far from where rows are undecided says little."""
 
 
+def log_softmax_of_classes(logits: np.ndarray) -> np.ndarray:
+    """Return log p of the classes of each row, (..., n_classes, n), from logits."""
+    shifted = logits - logits.max(axis=-2, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-2, keepdims=True))
+    return shifted
+
+
 @functools.cache
 def pairs_of(k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs of classes, the smaller one first."""
