@@ -58,7 +58,21 @@ def start_of(problem, seed=1):
     return Routing.from_dense(weights)
 
 
+def first_model(problem, pool, start):
+    rows = sweeps.Rows.of(problem)
+    return sweeps.first_model(rows, SoftmaxGate(), pool, sweeps.dense(start))
+
+
+def climbed(problem, model, n_pass=3):
+    rows = sweeps.Rows.of(problem)
+    climb = engine.Climb(rows, model, engine.rule_of(problem), problem.tol)
+    for _ in range(n_pass):
+        climb.step()
+    return climb.model
+
+
 KINDS = ["ridge", "binary", "three classes"]
+WHOLE = np.array(1.0)
 
 
 # ------------------------------------------------------------------------- tables
@@ -69,12 +83,13 @@ def test_moments_of_a_table_are_sums_over_rows(d):
     weight = random.uniform(size=50)
     table = Table.of(X, weight)
     (block,) = table.blocks()
-    W = random.uniform(size=(50, 2))
+    W = random.uniform(size=(2, 50))
     U = np.column_stack([(X - table.center) / table.scale, np.ones(50)])
     np.testing.assert_allclose(block.U, U)
-    expected = np.einsum("nc,ni,nj->cij", W, U, U)
+    expected = np.einsum("cn,ni,nj->cij", W, U, U)
     np.testing.assert_allclose(block.moments(W), expected, atol=1e-12)
-    np.testing.assert_allclose(block.sums(W), W.T @ U)
+    np.testing.assert_allclose(block.sums(W), W @ U)
+    np.testing.assert_allclose(block.values(block.U[:2]), block.U[:2] @ U.T)
 
 
 def test_linear_functions_go_in_and_out():
@@ -94,7 +109,7 @@ def test_linear_functions_go_in_and_out():
 def test_ridge_experts_from_sums_are_those_of_their_rows(learner):
     problem, pool = problem_of(learner=learner)
     start = start_of(problem)
-    model = sweeps.first_model(problem, SoftmaxGate(), pool, start)
+    model = first_model(problem, pool, start)
     mass = start.scaled(problem.sample_weight)
     expected = pool.fit(problem.X, problem.y, mass)
     expected = expected.rescale(
@@ -110,7 +125,7 @@ def test_equal_columns_get_the_least_norm():
     X = np.column_stack([problem.X, problem.X[:, 0]])
     problem = replace(problem, X=X, X_gate=X, content=None)
     start = start_of(problem)
-    model = sweeps.first_model(problem, SoftmaxGate(), pool, start)
+    model = first_model(problem, pool, start)
     expected = pool.fit(X, problem.y, start.scaled(problem.sample_weight))
     np.testing.assert_allclose(model.experts.coef, expected.coef, rtol=1e-5)
 
@@ -128,8 +143,8 @@ def test_steps_of_the_gate_end_at_its_optimum(pairs, monkeypatch):
     )
     for _ in range(400):
         log_proba = gate.log_proba_of(table, block)
-        sums = gate.sums(block, log_proba, mass.weights, problem.sample_weight)
-        gate, _ = gate.step(table, sums, 1.0)
+        sums = gate.sums(block, log_proba, mass.weights.T, problem.sample_weight)
+        gate, _ = gate.step(table, sums, WHOLE)
     exact = SoftmaxGate(alpha=0, tol=1e-10, max_iter=2000).fit(problem.X, mass)
     np.testing.assert_allclose(
         gate.log_proba(problem.X), exact.log_proba(problem.X), atol=2e-5
@@ -147,11 +162,11 @@ def test_steps_of_logistic_experts_end_at_their_optimum(kind, pairs, monkeypatch
     (block,) = table.blocks()
     stepping = pool.blank(table, problem.y)
     for _ in range(400):
-        answers = stepping.answers(table, block, problem.y)
+        answers = stepping.answers(table, block)
         sums = stepping.sums(
-            block, problem.y, answers, mass.weights, problem.sample_weight
+            block, problem.y, answers, mass.weights.T, problem.sample_weight
         )
-        stepping, _ = stepping.step(table, sums, 1.0)
+        stepping, _ = stepping.step(table, sums, WHOLE)
     exact = pool.fit(problem.X, problem.y, mass)
     np.testing.assert_allclose(
         stepping.predict(problem.X, start), exact.predict(problem.X, start), atol=2e-4
@@ -174,7 +189,8 @@ def test_the_bound_never_falls(kind, width):
 def test_the_bound_of_a_sweep_is_that_of_its_rows(kind):
     problem, pool = problem_of(kind)
     state = engine.begin(problem, SoftmaxGate(), pool, start_of(problem))
-    sums = sweeps.sweep(problem, Model(state.gate, state.pool), sweeps.best_of(4))
+    model = Model(state.gate, state.pool)
+    sums = sweeps.sweep(sweeps.Rows.of(problem), model, sweeps.best_of(4))
     expected = engine.resume(problem, state.gate, state.pool)
     assert sums.bound == pytest.approx(expected.bound, rel=1e-10)
     assert state.bound == pytest.approx(expected.bound, rel=1e-10)
@@ -185,8 +201,7 @@ def test_the_bound_of_a_sweep_is_that_of_its_rows(kind):
 def test_blocks_of_rows_add_up(kind, monkeypatch):
     def passed():
         problem, pool = problem_of(kind)
-        model = engine.warmed(problem, SoftmaxGate(), pool, start_of(problem))
-        return engine.passed(problem, model, 3)
+        return climbed(problem, first_model(problem, pool, start_of(problem)))
 
     whole = passed()
     monkeypatch.setattr("skmoe.routing._table.ROWS", 17)
@@ -201,12 +216,58 @@ def test_csr_rows_are_those_of_the_dense_table(kind):
         problem, pool = problem_of(kind)
         X = change(np.where(problem.X > 5, problem.X, 0.0))
         problem = replace(problem, X=X, X_gate=X, content=None)
-        model = engine.warmed(problem, SoftmaxGate(), pool, start_of(problem))
-        return engine.passed(problem, model, 3)
+        return climbed(problem, first_model(problem, pool, start_of(problem)))
 
     dense, csr = passed(np.asarray), passed(sparse.csr_array)
     np.testing.assert_allclose(csr.gate.coef_, dense.gate.coef_, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(csr.experts.coef, dense.experts.coef, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("width", [N_EXPERTS, 2])
+def test_models_that_run_at_once_are_those_that_run_alone(kind, width):
+    problem, pool = problem_of(kind, width)
+    rows = sweeps.Rows.of(problem)
+    shares = [sweeps.dense(start_of(problem, seed)) for seed in range(3)]
+    parts = np.ones((3, 90))
+    parts[1, :30] = parts[2, 60:] = 0.0
+    weights = parts * problem.sample_weight
+
+    def trained(weight, share):
+        some = replace(rows, weight=weight)
+        powers, n_wide = (0.3, 1.0), N_EXPERTS
+        model = engine.warmed(some, SoftmaxGate(), pool, share, powers, n_wide)
+        climb = engine.Climb(some, model, engine.rule_of(problem), problem.tol)
+        for _ in range(5):
+            climb.step()
+        return climb
+
+    together = trained(weights, np.stack(shares))
+    for at in range(3):
+        alone = trained(weights[at], shares[at])
+        model = sweeps.picked(together.model, at)
+        bound = together.sums.bound[at]
+        assert bound == pytest.approx(float(alone.sums.bound), rel=1e-8)
+        for ours, theirs in (
+            (model.gate.coef_, alone.model.gate.coef_),
+            (model.experts.coef, alone.model.experts.coef),
+            (model.experts.intercept, alone.model.experts.intercept),
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_without_weight_teach_nothing(kind):
+    problem, pool = problem_of(kind)
+    kept = np.arange(90) % 3 > 0
+    start = start_of(problem)
+    few = problem.take(np.flatnonzero(kept))
+    rows = sweeps.Rows.of(problem)
+    some = replace(rows, weight=np.where(kept, rows.weight, 0.0))
+    alone = first_model(few, pool, start.take(np.flatnonzero(kept)))
+    share = sweeps.dense(start)
+    model = sweeps.first_model(some, SoftmaxGate(), pool, share)
+    np.testing.assert_allclose(model.experts.coef, alone.experts.coef, rtol=1e-6)
 
 
 # -------------------------------------------------------------------------- race
