@@ -26,6 +26,7 @@ from sklearn.utils.fixes import parse_version
 
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.em import _held_out
+from skmoe.em._race import ROUNDS
 from skmoe.em._train import PASSES_ON_ALL
 from skmoe.gates import SoftmaxGate
 
@@ -628,7 +629,7 @@ def two_parts(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["linear", "tree"])
 def test_a_callback_hears_of_held_out_rows(kind, capsys, two_parts):
-    """Every start on each part of the rows, or the winner; then a pass on all."""
+    """Every start on each part of the rows, or a race; then a pass on all."""
     pytest.importorskip("sklearn.callback")
     recorder = Recorder()
     params = {**QUICK, "cross_fit": "auto", "n_init": 2, "max_iter": 2}
@@ -636,17 +637,20 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys, two_parts):
     init = ["kmeans", "random"]
     model = MoERegressor(expert, init=init, **params, tol=0.0, verbose=2)
     model.set_callbacks(recorder).fit(X, Y)
-    runs = ["race"] if kind == "linear" else init
-    passes = [2] * 2 * len(runs) + [PASSES_ON_ALL]
+    runs, passes = init * 2, [2] * 4
+    if kind == "linear":
+        runs, passes = ["race"], [ROUNDS[0] + 2]
+    passes.append(PASSES_ON_ALL)
     assert recorder.ended("start") == list(range(len(passes)))
     assert recorder.ended("pass") == [i for n_pass in passes for i in range(n_pass)]
     assert [event[0] for event in recorder.heard[:2]] == ["setup", "begin"]
     assert [event[0] for event in recorder.heard[-2:]] == ["end", "teardown"]
     rows = [len(answer) for answer in recorder.answers]
-    assert rows == [90] * sum(passes[:-1]) + [120] * PASSES_ON_ALL
+    n_rows = 120 if kind == "linear" else 90
+    assert rows == [n_rows] * sum(passes[:-1]) + [120] * PASSES_ON_ALL
     *lines, verdict = capsys.readouterr().out.splitlines()
     kinds = [line.split("(")[1].split(")")[0] for line in lines if "pass   1 " in line]
-    assert kinds == [*runs * 2, "chosen"]
+    assert kinds == [*runs, "chosen"]
     assert "held-out rows" in verdict
 
 
@@ -654,8 +658,18 @@ def test_a_callback_that_stops_starts_is_heeded_in_every_part(two_parts):
     pytest.importorskip("sklearn.callback")
     recorder = Recorder(stop=("start", 0))
     params = {**QUICK, "cross_fit": "auto", "n_init": 3}
-    MoERegressor(**params).set_callbacks(recorder).fit(X, Y)
+    expert = DecisionTreeRegressor(max_depth=2)
+    MoERegressor(expert, **params).set_callbacks(recorder).fit(X, Y)
     assert recorder.ended("start") == list(range(2 + 1))
+
+
+def test_a_callback_stops_a_race_at_a_pass(two_parts):
+    pytest.importorskip("sklearn.callback")
+    recorder = Recorder(stop=("pass", 1))
+    params = {**QUICK, "cross_fit": "auto", "n_init": 4, "init": "auto"}
+    model = MoERegressor(**params).set_callbacks(recorder).fit(X, Y)
+    assert recorder.ended("pass")[:2] == [0, 1]
+    assert np.isfinite(model.predict(X)).all()
 
 
 def test_a_callback_stops_a_start_at_a_pass():

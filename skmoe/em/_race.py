@@ -9,6 +9,7 @@ rows of a table: rows that a split holds out have no weight in its models.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,15 +86,16 @@ def winners(
     """
     n_splits = len(race.learn)
     stopped = False
+    count = itertools.count(1)
     for passes in rounds(len(split) // n_splits):
         n_pass = 0 if stopped else passes
-        model, stopped = _climbed(race, model, split, n_pass, watch)
+        model, stopped = _climbed(race, model, split, n_pass, watch, count)
         worth = log_likelihood(race.held_out(split), model, race.top_k)
         better = _better_half(worth.reshape(n_splits, -1))
         model, split = picked(model, better), split[better]
     climb = Climb(race.rows(split), model, rule_of(race.problem), race.problem.tol)
     n_pass = 0 if stopped else race.problem.max_iter
-    infos, _ = _run(race.problem, climb, n_pass, watch)
+    infos, _ = _run(race.problem, climb, n_pass, watch, count)
     records = [
         Record(float(bound), bool(converged), [each[s] for each in infos])
         for s, (bound, converged) in enumerate(
@@ -117,7 +119,12 @@ def _better_half(worth: np.ndarray) -> np.ndarray:
 
 
 def _climbed(
-    race: Race, model: Model, split: np.ndarray, n_pass: int, watch: Watch
+    race: Race,
+    model: Model,
+    split: np.ndarray,
+    n_pass: int,
+    watch: Watch,
+    count: Iterator[int],
 ) -> tuple[Model, bool]:
     """Return models after some passes, and whether the watcher stops the race."""
     models = []
@@ -127,7 +134,7 @@ def _climbed(
         few = picked(model, some)
         climb = Climb(rows, few, rule_of(race.problem), race.problem.tol)
         if not stopped:
-            _, stopped = _run(race.problem, climb, n_pass, watch)
+            _, stopped = _run(race.problem, climb, n_pass, watch, count)
         models.append(climb.model)
     return joined(models), stopped
 
@@ -141,18 +148,20 @@ def at_once(problem: Problem, n_models: int) -> Iterator[slice]:
 
 
 def _run(
-    problem: Problem, climb: Climb, n_pass: int, watch: Watch
+    problem: Problem, climb: Climb, n_pass: int, watch: Watch, count: Iterator[int]
 ) -> tuple[list[list[PassInfo]], bool]:
     """Take passes until all models have converged or the watcher stops.
 
     Returns what happened to each model in each pass, and whether the watcher stopped.
+    ``count`` numbers the passes of a race.
     """
     passes: list[list[PassInfo]] = []
     while len(passes) < n_pass and not climb.converged.all():
         close = watch()
         climb.step()
         n_models = len(climb.sums.bound)
-        passes.append([climb.told(len(passes) + 1, at) for at in range(n_models)])
+        number = next(count)
+        passes.append([climb.told(number, at) for at in range(n_models)])
         best = int(np.argmax(climb.sums.bound))
         state = functools.partial(_state_of_one, problem, climb.model, best)
         if close(passes[-1][best], state):
