@@ -9,7 +9,6 @@ rows of a table: rows that a split holds out have no weight in its models.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +34,8 @@ class Race:
     ----------
     problem : Problem
         The rows of all splits.
+    places : (n,) array of int
+        Where these rows are in the whole table.
     learn, test : (n_splits, n) arrays
         Weights of the rows in each split: those that EM runs on, those held out.
     top_k : int
@@ -42,6 +43,7 @@ class Race:
     """
 
     problem: Problem
+    places: np.ndarray
     learn: np.ndarray
     test: np.ndarray
     top_k: int
@@ -68,10 +70,42 @@ class Race:
         return Rows(content.gate_table, content.table, content.targets, weight)
 
 
-def winners(
-    race: Race, model: Model, split: np.ndarray, watch: Watch
-) -> tuple[Model, list[Record]]:
-    """Return the model that wins in each split, and what happened in its last run.
+class Watched:
+    """Climbs whose passes are numbered from 1, until a watcher stops them all.
+
+    Attributes
+    ----------
+    stopped : bool
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.n_pass = 0
+        self.stopped = False
+
+    def run(self, problem: Problem, climb: Climb, n_pass: int) -> list[list[PassInfo]]:
+        """Take some passes, or those to convergence; tell of each model in each."""
+        passes: list[list[PassInfo]] = []
+        while len(passes) < n_pass and not (self.stopped or climb.converged.all()):
+            passes.append(self._step(problem, climb))
+        return passes
+
+    def _step(self, problem: Problem, climb: Climb) -> list[PassInfo]:
+        close = self.watch()
+        climb.step()
+        self.n_pass += 1
+        bounds = climb.sums.bound
+        infos = [climb.told(self.n_pass, at) for at in range(len(bounds))]
+        best = int(np.argmax(bounds))
+        state = functools.partial(_state_of_one, problem, climb.model, best)
+        self.stopped = close(infos[best], state)
+        return infos
+
+
+def winners(race: Race, model: Model, split: np.ndarray, watched: Watched) -> Model:
+    """Return the model that wins in each split.
+
+    If the race is stopped, those win that are best by then.
 
     Parameters
     ----------
@@ -80,27 +114,29 @@ def winners(
         As many starts of each split, after their first passes.
     split : (n_models,) array of int
         The split of each, in ascending order.
-    watch : callable
-        Called before each pass; see `Watch`. If it stops the race, those win that are
-        best by then.
+    watched : Watched
     """
     n_splits = len(race.learn)
-    stopped = False
-    count = itertools.count(1)
-    for passes in rounds(len(split) // n_splits):
-        n_pass = 0 if stopped else passes
-        model, stopped = _climbed(race, model, split, n_pass, watch, count)
+    for n_pass in rounds(len(split) // n_splits):
+        model = _climbed(race, model, split, n_pass, watched)
         worth = log_likelihood(race.held_out(split), model, race.top_k)
         better = _better_half(worth.reshape(n_splits, -1))
         model, split = picked(model, better), split[better]
-    climb = Climb(race.rows(split), model, rule_of(race.problem), race.problem.tol)
-    n_pass = 0 if stopped else race.problem.max_iter
-    infos, _ = _run(race.problem, climb, n_pass, watch, count)
+    return model
+
+
+def run_winners(
+    race: Race, model: Model, watched: Watched
+) -> tuple[Model, list[Record]]:
+    """Run EM from the winner of each split; tell what happened."""
+    problem = race.problem
+    rows = race.rows(np.arange(len(race.learn)))
+    climb = Climb(rows, model, rule_of(problem), problem.tol)
+    passes = watched.run(problem, climb, problem.max_iter)
+    ends = zip(climb.sums.bound, climb.converged, strict=True)
     records = [
-        Record(float(bound), bool(converged), [each[s] for each in infos])
-        for s, (bound, converged) in enumerate(
-            zip(climb.sums.bound, climb.converged, strict=True)
-        )
+        Record(float(bound), bool(converged), [infos[s] for infos in passes])
+        for s, (bound, converged) in enumerate(ends)
     ]
     return climb.model, records
 
@@ -119,24 +155,17 @@ def _better_half(worth: np.ndarray) -> np.ndarray:
 
 
 def _climbed(
-    race: Race,
-    model: Model,
-    split: np.ndarray,
-    n_pass: int,
-    watch: Watch,
-    count: Iterator[int],
-) -> tuple[Model, bool]:
-    """Return models after some passes, and whether the watcher stops the race."""
+    race: Race, model: Model, split: np.ndarray, n_pass: int, watched: Watched
+) -> Model:
+    """Return models after some passes."""
     models = []
-    stopped = False
     for some in at_once(race.problem, len(split)):
         rows = race.rows(split[some])
         few = picked(model, some)
         climb = Climb(rows, few, rule_of(race.problem), race.problem.tol)
-        if not stopped:
-            _, stopped = _run(race.problem, climb, n_pass, watch, count)
+        watched.run(race.problem, climb, n_pass)
         models.append(climb.model)
-    return joined(models), stopped
+    return joined(models)
 
 
 def at_once(problem: Problem, n_models: int) -> Iterator[slice]:
@@ -145,28 +174,6 @@ def at_once(problem: Problem, n_models: int) -> Iterator[slice]:
     size = max(1, NUMBERS // (problem.n_experts * (d + 1) ** 2))
     for first in range(0, n_models, size):
         yield slice(first, first + size)
-
-
-def _run(
-    problem: Problem, climb: Climb, n_pass: int, watch: Watch, count: Iterator[int]
-) -> tuple[list[list[PassInfo]], bool]:
-    """Take passes until all models have converged or the watcher stops.
-
-    Returns what happened to each model in each pass, and whether the watcher stopped.
-    ``count`` numbers the passes of a race.
-    """
-    passes: list[list[PassInfo]] = []
-    while len(passes) < n_pass and not climb.converged.all():
-        close = watch()
-        climb.step()
-        n_models = len(climb.sums.bound)
-        number = next(count)
-        passes.append([climb.told(number, at) for at in range(n_models)])
-        best = int(np.argmax(climb.sums.bound))
-        state = functools.partial(_state_of_one, problem, climb.model, best)
-        if close(passes[-1][best], state):
-            return passes, True
-    return passes, False
 
 
 def _state_of_one(problem: Problem, model: Model, which: int) -> State:

@@ -41,7 +41,7 @@ from ._last_passes import LAST_PASSES, settle, settle_gate
 from ._narrowing import narrowed, narrowing
 from ._pooled import Pooled, best_learner, pooled_judge
 from ._problem import EMResult, Model, Problem, Record, State
-from ._race import Race, at_once, winners
+from ._race import Race, Watched, at_once, run_winners, winners
 from ._shared_expert import Shared
 from ._starts import PORTFOLIO, STARTS, initial
 from ._sweep import adds_up, dense, joined
@@ -383,8 +383,10 @@ def _hold_out_on_sums(
     outcomes: list[HeldOut] = []
 
     def train(watch: Watch) -> list[Record]:
-        model, split = _entrants(race, parts, plan)
-        model, records = winners(race, model, split, watch)
+        watched = Watched(watch)
+        model, split = _entrants(race, plan)
+        model = winners(race, model, split, watched)
+        model, records = run_winners(race, model, watched)
         outcomes[:] = hold_out_on_sums(
             race, parts, model, records, plan.gates, plan.rule
         )
@@ -399,29 +401,31 @@ def _race(problem: Problem, parts: Sequence[Split], rule: RoutingRule) -> Race:
     """Return the race on the rows that any split learns from or holds out."""
     learn = np.stack([part.rows for part in parts])
     test = np.stack([part.held_out for part in parts])
-    used = np.any(learn | test, axis=0)
-    if not used.all():
-        problem = problem.take(like(np.flatnonzero(used), problem.sample_weight))
+    used = np.flatnonzero(np.any(learn | test, axis=0))
+    if len(used) < problem.sample_weight.shape[0]:
+        problem = problem.take(like(used, problem.sample_weight))
     weight = problem.content.weight
     top_k = rule.top_k or problem.n_experts
-    return Race(problem, learn[:, used] * weight, test[:, used] * weight, top_k)
+    return Race(problem, used, learn[:, used] * weight, test[:, used] * weight, top_k)
 
 
-def _entrants(
-    race: Race, parts: Sequence[Split], plan: Plan
-) -> tuple[Model, np.ndarray]:
+def _entrants(race: Race, plan: Plan) -> tuple[Model, np.ndarray]:
     """Return the starts of all splits after their first passes, and their splits."""
     starts = entrants(plan.starts)
-    n_starts = len(starts)
+    n_splits, n_rows = race.learn.shape
     problem = race.problem
-    split = np.repeat(np.arange(len(parts)), n_starts)
-    share = np.zeros((len(split), problem.n_experts, race.learn.shape[1]))
-    for s, part in enumerate(parts):
-        few = plan.take(part.rows)
+    split = np.repeat(np.arange(n_splits), len(starts))
+    share = np.zeros((len(split), problem.n_experts, n_rows))
+    for s, weight in enumerate(race.learn):
+        rows = np.flatnonzero(weight)
+        few = problem.take(like(rows, problem.sample_weight))
+        resp = plan.resp
+        if resp is not None:
+            resp = resp.take(like(race.places[rows], resp.indices))
         for j, start in enumerate(starts):
-            resp = _responsibilities(part.train, few, start, None)
-            share[s * n_starts + j][:, race.learn[s] > 0] = dense(resp)
-    anneals = np.tile([_anneals(problem, start) for start in starts], len(parts))
+            first = _responsibilities(few, replace(plan, resp=resp), start, None)
+            share[s * len(starts) + j][:, rows] = dense(first)
+    anneals = np.tile([_anneals(problem, start) for start in starts], n_splits)
     powers = [np.where(anneals, power, 1.0) for power in ANNEALING]
     width = min(2 * problem.width, problem.n_experts)
     models = [

@@ -20,7 +20,7 @@ from ..solvers import (
     newton_of_blocks,
     newton_of_pairs,
     newton_step,
-    pairs_of,
+    products_of_pairs,
     softmax_start,
 )
 from ._base import PROBABILITY_FLOOR, share, share_sums
@@ -282,8 +282,7 @@ class LogisticPool(CoefficientPool):
         error[..., y, np.arange(len(y))] += mass
         gradient = block.sums(error)
         if c * block.U.shape[1] <= PAIRS:
-            first, second = pairs_of(c)
-            bend = share[..., first, :] * proba[..., second, :]
+            bend = products_of_pairs(share, proba)
         else:
             bend = 2.0 * share * (1.0 - proba)
         moments = block.moments(bend)

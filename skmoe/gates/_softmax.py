@@ -19,7 +19,7 @@ from ..solvers import (
     newton_of_blocks,
     newton_of_pairs,
     newton_step,
-    pairs_of,
+    products_of_pairs,
     softmax_start,
 )
 from ._base import SurveyedGate, as_routing
@@ -169,8 +169,7 @@ class SoftmaxGate(SurveyedGate):
         gradient = block.sums(targets - mass)
         k, m = gradient.shape[-2:]
         if k * m <= PAIRS:
-            first, second = pairs_of(k)
-            bend = block.moments(mass[..., first, :] * proba[..., second, :])
+            bend = block.moments(products_of_pairs(mass, proba))
         else:
             bend = block.moments(2.0 * mass * (1.0 - proba))
         return gradient, bend, weights.sum(axis=-1)

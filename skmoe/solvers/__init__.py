@@ -6,6 +6,7 @@ from ._newton import (
     newton_of_blocks,
     newton_of_pairs,
     pairs_of,
+    products_of_pairs,
 )
 from ._online import newton_step
 from ._ridge import (
@@ -28,6 +29,7 @@ __all__ = [
     "newton_of_pairs",
     "newton_step",
     "pairs_of",
+    "products_of_pairs",
     "singular_root",
     "softmax_start",
     "solve_ridge",

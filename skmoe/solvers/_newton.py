@@ -42,6 +42,24 @@ def pairs_of(k: int) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
+def products_of_pairs(mass: np.ndarray, proba: np.ndarray) -> np.ndarray:
+    """Return mass p_k p_j of the pairs of classes, (..., n_pairs, n).
+
+    Parameters
+    ----------
+    mass, proba : (..., n_classes, n) arrays
+        w p_k of each row, and p_k.
+    """
+    *models, k, n = proba.shape
+    products = np.empty((*models, k * (k - 1) // 2, n))
+    end = 0
+    for first in range(k - 1):
+        start, end = end, end + k - 1 - first
+        one, others = mass[..., first, None, :], proba[..., first + 1 :, :]
+        np.multiply(one, others, out=products[..., start:end, :])
+    return products
+
+
 def newton_of_pairs(
     gradient: np.ndarray, pairs: np.ndarray, ridge: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
