@@ -81,6 +81,9 @@ NEAR = 0.01
 SETTLE_PASSES = 8
 """Number of last passes of experts and gate."""
 
+TRIAL_PASSES = 4
+"""The same where both learn from sums: a pass takes one step of Newton."""
+
 GATE_PASSES = 1
 """Number of last passes of the gate after experts were shrunk."""
 
@@ -397,7 +400,7 @@ class Bench:
             gate = copy.copy(gate).set_params(**variant.get_params())
             gate = self._smoothed(Model(gate, model.experts))
             start = Model(gate, model.experts)
-            last, sums = self._settled(start, SETTLE_PASSES, learn=True)
+            last, sums = self._settled(start, TRIAL_PASSES, learn=True)
             outcomes.append((last, sums, self._trial(last, sums)))
         return outcomes
 

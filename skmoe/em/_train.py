@@ -51,7 +51,7 @@ from ._trained import Trained, last_judge, rescaled
 FEW_PASSES = 4
 """Number of last passes before starts are compared."""
 
-PASSES_AFTER_SAMPLE = 20
+PASSES_AFTER_SAMPLE = 10
 """Passes, at most, on all rows of a mixture that was chosen on a sample of them."""
 
 PASSES_ON_ALL = 1
