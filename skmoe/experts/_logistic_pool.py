@@ -167,7 +167,7 @@ class LogisticPool(CoefficientPool):
     def _strength(self, k: int) -> float:
         """Return C for weights that count rows; infinite without a penalty."""
         learner = self.learners[k]
-        if learner.get_params().get("penalty") is None:
+        if getattr(learner, "penalty", None) is None:
             return np.inf
         return max(learner.C * self.weight_unit, min(learner.C, TINY))
 

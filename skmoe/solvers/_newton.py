@@ -79,6 +79,8 @@ def newton_of_pairs(
         Weight of the rows.
     """
     *models, k, m = gradient.shape
+    if k == 2:
+        return _shortened(_newton_of_two(gradient, pairs[..., 0, :, :], ridge, rows))
     first, second = pairs_of(k)
     hessian = np.zeros((*models, k, k, m, m))
     hessian[..., first, second, :, :] = hessian[..., second, first, :, :] = -pairs
@@ -90,6 +92,20 @@ def newton_of_pairs(
     flat = np.swapaxes(hessian, -3, -2).reshape(*models, k * m, k * m)
     step = np.linalg.solve(flat, gradient.reshape(*models, k * m, 1))
     return _shortened(step.reshape(gradient.shape))
+
+
+def _newton_of_two(
+    gradient: np.ndarray, pair: np.ndarray, ridge: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Return the steps of two classes: their sum meets the penalty alone."""
+    floored = _floored(ridge, rows)[..., 0, :]
+    at = np.arange(pair.shape[-1])
+    hessian = 2.0 * pair
+    hessian[..., at, at] += floored
+    first, second = gradient[..., 0, :], gradient[..., 1, :]
+    total = (first + second) / floored
+    between = np.linalg.solve(hessian, (first - second)[..., None])[..., 0]
+    return 0.5 * np.stack([total + between, total - between], axis=-2)
 
 
 def newton_of_blocks(
