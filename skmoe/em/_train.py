@@ -81,10 +81,19 @@ class Start:
 class Run(Protocol):
     """A function that runs EM from a state, which is made when its turn comes.
 
-    ``stopped`` tells that no further starts are wanted.
+    ``stopped`` tells that no further starts are wanted, ``out_of_time`` that no other
+    splits are either.
     """
 
-    stopped: bool
+    @property
+    def stopped(self) -> bool:
+        """Whether no further starts are wanted."""
+        ...
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether training is to end."""
+        ...
 
     def __call__(
         self, problem: Problem, name: str, make_state: Callable[[], State]
@@ -253,9 +262,15 @@ def train(
     flexible = sum(not plan.pool.rigid for plan in plans)
     budget = BUDGET * n_rows / max(1, flexible)
     fits: dict[tuple[int, int], Pooled] = {}  # plans with the same pool share them
-    outcomes = [
-        _hold_out(problem, parts, plan, run_one, budget, fits) for plan in plans
-    ]
+    outcomes: list[list[HeldOut]] = []
+    for plan in plans:
+        outcome = _hold_out(problem, parts, plan, run_one, budget, fits)
+        if not outcomes:
+            parts = parts[: len(outcome)]
+        if len(outcome) == len(parts):
+            outcomes.append(outcome)
+        if run_one.out_of_time:
+            break
     best_plan, choice = choose(outcomes, parts)
     plan = plans[best_plan]
     outcome = outcomes[best_plan]
@@ -345,7 +360,8 @@ def _hold_out(
 ) -> list[HeldOut]:
     """Try the mixtures of a plan on the held-out rows of the splits.
 
-    Pooled fits that the plan makes go to ``fits``, by pool and split.
+    If time is over, the splits that are left are not tried. Pooled fits that the plan
+    makes go to ``fits``, by pool and split.
     """
     if plan.on_sums(parts[0].train):
         return _hold_out_on_sums(problem, parts, plan, run_one)
@@ -369,6 +385,8 @@ def _hold_out(
         worth = [_worth(learn, run, plan.rule) for run in runs]
         best = runs[int(np.argmax(worth))]
         outcomes.append(hold_out(part, best, few.gates, plan.rule))
+        if run_one.out_of_time:
+            break
     return outcomes
 
 

@@ -92,6 +92,7 @@ class BaseMoE(
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "balance": [Interval(Real, 0, 1, closed="both")],
         "warm_start": ["boolean"],
         "backend": [StrOptions(set(BACKENDS))],
@@ -120,6 +121,7 @@ class BaseMoE(
         n_init=4,
         max_iter=100,
         tol=1e-4,
+        max_time=None,
         balance=0.0,
         backend="auto",
         warm_start=False,
@@ -140,6 +142,7 @@ class BaseMoE(
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
+        self.max_time = max_time
         self.balance = balance
         self.backend = backend
         self.warm_start = warm_start

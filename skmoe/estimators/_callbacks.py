@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..em import EMResult, PassInfo, Problem, Record, State, Watch, run
+
+now = time.monotonic
+"""The clock of ``max_time``, in seconds."""
 
 
 class Watched:
@@ -26,8 +30,8 @@ class Watched:
 
     Attributes
     ----------
-    stopped : bool
-        Whether a callback asked for no further starts.
+    out_of_time : bool
+        Whether ``max_time`` has cut training short.
     history : list of dict
         What happened in each run, in the order of the runs.
     """
@@ -42,12 +46,21 @@ class Watched:
         self.estimator = estimator
         self.problem = problem
         self.attributes = attributes
-        self.stopped = False
+        self.asked_to_stop = False
+        self.out_of_time = False
+        self.deadline = np.inf
+        if estimator.max_time is not None:
+            self.deadline = now() + estimator.max_time
         self.n_runs = 0
         self.n_announced = n_runs
         self.history: list[dict[str, Any]] = []
         self.root = estimator._init_callback_context(max_subtasks=n_runs)
         self.root.call_on_fit_task_begin(**self._task(problem))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no further starts are wanted."""
+        return self.asked_to_stop or self.out_of_time
 
     def _task(self, problem: Problem) -> dict[str, Any]:
         return {"estimator": self.estimator, "X": problem.X, "y": problem.y}
@@ -88,10 +101,12 @@ class Watched:
 
             def close_pass(info: PassInfo, state: Callable[[], State]) -> bool:
                 self._tell_pass(problem, name, info)
-                return task.call_on_fit_task_end(
+                stop = task.call_on_fit_task_end(
                     **self._task(problem),
                     reconstruction_attributes=lambda: self.attributes(problem, state()),
                 )
+                self.out_of_time = now() >= self.deadline
+                return bool(stop) or self.out_of_time
 
             return close_pass
 
@@ -99,7 +114,7 @@ class Watched:
             self._tell_run(name, record)
             self.history.append(_told(name, problem, record))
         stop = start.call_on_fit_task_end(**self._task(problem))
-        self.stopped = self.stopped or bool(stop)
+        self.asked_to_stop = self.asked_to_stop or bool(stop)
 
     def close(self) -> None:
         """Tell the callbacks that fit has ended."""

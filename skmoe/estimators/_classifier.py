@@ -142,6 +142,13 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
     tol : float, default=1e-4
         A run has converged when a pass raises the bound of the mean log-likelihood by
         less than this, in nats (natural logarithms) per row.
+    max_time : float or None, default=None
+        Seconds that training may take, counted from its start; None sets no limit. When
+        they are over, the pass that runs ends, no start and no split of the rows
+        follows, and the best mixture so far gets its last passes: so ``fit`` takes
+        somewhat longer, and returns a mixture in any case.
+        ``diagnostics_["out_of_time"]`` tells. Answers then depend on the speed of the
+        machine. The search of ``n_experts="auto"`` has no limit.
     balance : float, default=0.0
         Least training load of an expert, in units of an even share: 0 leaves uneven
         regimes as they are, 1 makes all loads equal. It acts on the responsibilities
@@ -231,7 +238,9 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         - "top_k_rows": share of rows for which that is at least 95 %;
         - "experts_per_row": number of experts that predict asks, mean per row;
         - "rows_moved": number of training rows that met a full expert, with a
-          ``capacity_factor``.
+          ``capacity_factor``;
+        - "out_of_time": 1 if ``max_time`` cut training short, else 0, with a
+          ``max_time``.
     group_ids_ : ndarray of shape (n_ids,)
         Where the gate knows ids that are not numbers: the ids, as text. The gate sees
         their positions 0, 1, … instead. See `GroupGate`.
@@ -316,6 +325,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         n_init=4,
         max_iter=100,
         tol=1e-4,
+        max_time=None,
         balance=0.0,
         backend="auto",
         warm_start=False,
@@ -337,6 +347,7 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             n_init=n_init,
             max_iter=max_iter,
             tol=tol,
+            max_time=max_time,
             balance=balance,
             backend=backend,
             warm_start=warm_start,

@@ -45,6 +45,8 @@ def trained(model, task: Task) -> Training:
         runs.close()
         models = fallbacks(mixture.run, mixture.unshrunk)
         attributes = _attributes(model, task, mixture)
+        if model.max_time is not None:
+            attributes["diagnostics_"]["out_of_time"] = float(runs.out_of_time)
     return Training(mixture, attributes | {"history_": runs.history}, models)
 
 

@@ -1,0 +1,71 @@
+"""``max_time`` ends training in order, wherever the clock runs out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.tree import DecisionTreeRegressor
+
+from skmoe import MoEClassifier, MoERegressor
+from skmoe.estimators import _callbacks
+
+random = np.random.RandomState(0)
+X = random.standard_normal((200, 3))
+Y = np.where(X[:, 0] > 0, X[:, 1], -X[:, 1]) + 0.1 * random.standard_normal(200)
+QUICK = {"n_experts": 2, "n_init": 2, "max_iter": 8, "random_state": 0}
+
+MODELS = {
+    "linear": (MoERegressor(Ridge(), **QUICK), Y),
+    "in sample": (MoERegressor(Ridge(), cross_fit=None, **QUICK), Y),
+    "tree": (MoERegressor(DecisionTreeRegressor(max_depth=2), **QUICK), Y),
+    "list": (
+        MoERegressor([Ridge(), DecisionTreeRegressor(max_depth=2)], **QUICK),
+        Y,
+    ),
+    "logistic": (MoEClassifier(LogisticRegression(), **QUICK), (Y > 0).astype(int)),
+}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Count the looks at the clock: each takes a second."""
+
+    class Clock:
+        looks = 0
+
+        def __call__(self):
+            self.looks += 1
+            return float(self.looks)
+
+    clock = Clock()
+    monkeypatch.setattr(_callbacks, "now", clock)
+    return clock
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("seconds", [0.5, 2, 5, 11])
+def test_a_fit_that_is_cut_short_predicts(name, seconds, clock):
+    model, y = MODELS[name]
+    model.set_params(max_time=seconds).fit(X, y)
+    assert model.diagnostics_["out_of_time"] == 1.0
+    assert np.isfinite(model.predict(X)).all()
+    assert np.isfinite(model.score_samples(X, y)).all()
+    assert clock.looks - 1 <= seconds + 2  # a pass each, and one on all rows
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_time_that_is_left_changes_nothing(name):
+    model, y = MODELS[name]
+    timed = model.set_params(max_time=1e6).fit(X, y)
+    predicted = timed.predict(X)
+    assert timed.diagnostics_["out_of_time"] == 0.0
+    free = model.set_params(max_time=None).fit(X, y)
+    np.testing.assert_array_equal(free.predict(X), predicted)
+    assert "out_of_time" not in free.diagnostics_
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, np.nan, "1"])
+def test_other_times_are_refused(seconds):
+    with pytest.raises(ValueError, match="max_time"):
+        MoERegressor(max_time=seconds).fit(X, Y)
