@@ -13,7 +13,7 @@ from skmoe.estimators import _callbacks
 random = np.random.RandomState(0)
 X = random.standard_normal((200, 3))
 Y = np.where(X[:, 0] > 0, X[:, 1], -X[:, 1]) + 0.1 * random.standard_normal(200)
-QUICK = {"n_experts": 2, "n_init": 2, "max_iter": 8, "random_state": 0}
+QUICK = {"n_experts": 2, "n_init": 2, "max_iter": 20, "tol": 0.01, "random_state": 0}
 
 MODELS = {
     "linear": (MoERegressor(Ridge(), **QUICK), Y),
@@ -44,7 +44,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("seconds", [0.5, 2, 5, 11])
+@pytest.mark.parametrize("seconds", [0.5, 2, 5])
 def test_a_fit_that_is_cut_short_predicts(name, seconds, clock):
     model, y = MODELS[name]
     model.set_params(max_time=seconds).fit(X, y)
