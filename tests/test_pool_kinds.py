@@ -860,3 +860,22 @@ def test_an_expert_that_could_not_predict_learns_all_rows(X, Y):
     assert "n_neighbors" in made.fallbacks[1]
     alone = learner.fit(X, Y[:, 0])
     assert_allclose(made.estimators()[1].predict(X), alone.predict(X))
+
+
+@pytest.mark.parametrize("kind", ["dense", "csr", "float32", "no intercept"])
+def test_wide_ridge_experts_are_those_of_clones(kind):
+    random = np.random.RandomState(0)
+    X = random.normal(size=(60, 300)) * (random.uniform(size=(60, 300)) < 0.2)
+    Y = X[:, :2] + random.normal(size=(60, 2))
+    weights = random.dirichlet(np.ones(2), size=60)
+    learner = Ridge(alpha=2.0, fit_intercept=kind != "no intercept")
+    seen = {"csr": sparse.csr_array, "float32": np.float32}.get(kind, np.asarray)(X)
+    pool = LinearPool([learner] * 2, likelihood=gaussian(2))
+    pool.fit(seen, Y, Routing.from_dense(weights))
+    for k, fitted in enumerate(pool.estimators()):
+        own = weights[:, k] > MIN_RESPONSIBILITY
+        mass = weights[own, k] / weights[own, k].mean()
+        exact = clone(learner).set_params(solver="cholesky").fit(X[own], Y[own], mass)
+        tol = 1e-5 if kind == "float32" else 1e-8
+        assert_allclose(fitted.coef_, exact.coef_, rtol=tol, atol=tol)
+        assert_allclose(fitted.intercept_, exact.intercept_, rtol=tol, atol=tol)

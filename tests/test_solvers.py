@@ -7,9 +7,15 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import sparse
 from scipy.special import log_softmax, softmax
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
-from skmoe.solvers import SoftmaxFit, _softmax, fit_softmax, softmax_start
+from skmoe.solvers import (
+    SoftmaxFit,
+    _softmax,
+    fit_softmax,
+    ridge_by_rows,
+    softmax_start,
+)
 from skmoe.solvers._softmax import _bohning_step
 
 
@@ -208,3 +214,25 @@ def test_bohning_step_keeps_the_promise_of_its_bound(seed, size, ridge, as_csr):
     assert promised < 0
     gain = task.objective(moved) - task.objective(fit)
     assert gain <= promised + 1e-10
+
+
+# -------------------------------------------------------------------- wide tables
+@pytest.mark.parametrize("shape", [(20, 300), (60, 40)])
+@pytest.mark.parametrize("change", [np.asarray, sparse.csr_array])
+def test_ridge_by_rows_is_ridge_by_columns(shape, change):
+    random = np.random.RandomState(0)
+    n = shape[0]
+    X = random.normal(size=shape) * (random.uniform(size=shape) < 0.3) + 0.5
+    Y = random.normal(size=(n, 2))
+    weights = random.uniform(0.1, 2.0, size=n)
+    x_mean, y_mean = weights @ X / weights.sum(), weights @ Y / weights.sum()
+    coef = ridge_by_rows(change(X), Y, weights, 0.7, x_mean, y_mean)
+    exact = Ridge(alpha=0.7, solver="cholesky").fit(X, Y, weights)
+    np.testing.assert_allclose(coef.T, exact.coef_, rtol=1e-8, atol=1e-12)
+
+
+def test_columns_of_very_different_units_are_left_to_other_ways():
+    X = np.random.RandomState(0).normal(size=(5, 9)) * np.geomspace(1, 1e6, 9)
+    y = np.ones((5, 1))
+    mean = np.zeros(9), np.zeros(1)
+    assert ridge_by_rows(X, y, np.ones(5), 1.0, *mean) is None

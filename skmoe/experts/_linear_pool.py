@@ -11,11 +11,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LinearRegression, Ridge
 
-from ..backends import Array, select, to_host, total_of
+from ..backends import Array, namespace, select, to_host, total_of
 from ..likelihoods import Gaussian, Likelihood
 from ..routing import Block, Moments, Routing, Table, deviations
-from ..solvers import SINGULAR, solve_ridge, without_constants
-from ._base import Seen, share_sums, shares
+from ..solvers import SINGULAR, ridge_by_rows, solve_ridge, without_constants
+from ._base import Seen, host_rows, share_sums, shares
 from ._coefficient_pool import CoefficientPool
 
 MAX_FEATURES = 4096
@@ -111,8 +111,35 @@ class LinearPool(CoefficientPool):
     def _solve_expert(
         self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
     ) -> None:
+        if self._solve_by_rows(k, X, y, rows, weights):
+            return
         sums = (to_host(a) for a in select(X).gram(X, y, weights, rows))
         self._solve_sums(k, total_of(weights), *sums)
+
+    def _solve_by_rows(
+        self, k: int, X: Array, y: Array, rows: Array | None, weights: Array
+    ) -> bool:
+        """Solve an expert's dual equations, if columns are many and rows are fewer."""
+        n_rows, n_features = weights.shape[0], X.shape[1]
+        alpha = self.penalty(k)
+        wide = n_features > max(FEW_FEATURES, n_rows)
+        if not (wide and alpha > 0 and namespace(weights) is np):
+            return False
+        x, target = host_rows(X, rows), host_rows(y, rows)
+        weights = weights.astype(np.float64)
+        x_mean, variance = select(x).weighted_moments(x, weights)
+        y_mean = weights @ target / weights.sum()
+        if not self.learners[k].fit_intercept:
+            x_mean = np.zeros(n_features)
+            y_mean = np.zeros_like(y_mean) - self.likelihood.origin_
+        elif (deviations(x_mean, variance) == 0)[x_mean != 0].any():
+            return False  # constant columns would be rounding
+        coef = ridge_by_rows(x, target, weights, alpha, x_mean, y_mean)
+        if coef is None:
+            return False
+        self.coef[k] = coef.T
+        self.intercept[k] = y_mean - self.coef[k] @ x_mean
+        return True
 
     def _solve_sums(
         self,

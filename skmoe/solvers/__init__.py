@@ -12,6 +12,7 @@ from ._online import newton_step
 from ._ridge import (
     SINGULAR,
     equilibrated,
+    ridge_by_rows,
     singular_root,
     solve_ridge,
     without_constants,
@@ -30,6 +31,7 @@ __all__ = [
     "newton_step",
     "pairs_of",
     "products_of_pairs",
+    "ridge_by_rows",
     "singular_root",
     "softmax_start",
     "solve_ridge",
