@@ -20,7 +20,7 @@ def namespace(*arrays: Array) -> ModuleType:
     """
     spaces: list[ModuleType] = []
     for array in arrays:
-        if array is None or sparse.issparse(array) or isinstance(array, np.ndarray):
+        if isinstance(array, np.ndarray) or array is None or sparse.issparse(array):
             continue
         if hasattr(array, "__array_namespace__"):
             spaces.append(array.__array_namespace__())

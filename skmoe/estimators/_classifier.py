@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_consistent_length
 
 from .._sklearn_compat import StrOptions, _check_y, _fit_context
-from ..backends import Array, like, namespace, on_host, select, to_host
+from ..backends import Array, device_of, like, namespace, on_host, to_host
 from ..em import Mixture
 from ..experts import indicator
 from ..likelihoods import Bernoulli, Categorical
@@ -613,8 +613,12 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
         if self._calibration is None:
             return proba
         temperature, bias = self._calibration
-        bias = like(bias, proba, proba.dtype)
-        return select(proba).softmax(_finite_log(proba) / temperature + bias)
+        xp = namespace(proba)
+        least = xp.asarray(TINY, dtype=proba.dtype, device=device_of(proba))
+        joint = xp.log(xp.maximum(proba, least)) / temperature
+        joint += like(bias, proba, proba.dtype)
+        odds = xp.exp(joint - xp.max(joint, axis=1, keepdims=True))
+        return odds / xp.sum(odds, axis=1, keepdims=True)
 
     def decision_function(self, X, groups=None):
         """Return the log odds of the classes.
