@@ -230,7 +230,7 @@ def said_without(method: str) -> str:
     return f"has no predict_proba; wrap it in {wrapper}."
 
 
-def read_answer(answer: Any, n_rows: int, n_columns: int, who: str) -> np.ndarray:
+def read_answer(answer: Any, n_rows: int, n_columns: int, who: object) -> np.ndarray:
     """Return the predictions of a learner as numbers, (n_rows, n_columns).
 
     Parameters
@@ -239,7 +239,7 @@ def read_answer(answer: Any, n_rows: int, n_columns: int, who: str) -> np.ndarra
         Numbers of any dtype.
     n_rows, n_columns : int
         The shape that is asked for; one column may come as a vector.
-    who : str
+    who : object
         Name of the learner, for messages.
 
     Returns
@@ -264,7 +264,7 @@ def read_answer(answer: Any, n_rows: int, n_columns: int, who: str) -> np.ndarra
     return numbers
 
 
-def _numbers(answer: Any, who: str) -> np.ndarray:
+def _numbers(answer: Any, who: object) -> np.ndarray:
     """Return an answer as an array of float32 or float64."""
     try:
         numbers = np.asarray(answer.toarray() if sparse.issparse(answer) else answer)

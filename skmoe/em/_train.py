@@ -382,8 +382,7 @@ def _hold_out(
             )
         part = replace(part, train=learn, test=test, pooled=pooled)
         runs = run_all(learn, few, run_one, pooled)
-        worth = [_worth(learn, run, plan.rule) for run in runs]
-        best = runs[int(np.argmax(worth))]
+        best = _best_run(learn, runs, plan.rule)
         outcomes.append(hold_out(part, best, few.gates, plan.rule))
         if run_one.out_of_time:
             break
@@ -498,6 +497,15 @@ def run_all(
     return results
 
 
+def _best_run(
+    problem: Problem, runs: Sequence[EMResult], rule: RoutingRule
+) -> EMResult:
+    """Return the run that is worth most; one run alone is not looked at."""
+    if len(runs) == 1:
+        return runs[0]
+    return max(runs, key=lambda run: _worth(problem, run, rule))
+
+
 def _worth(problem: Problem, result: EMResult, rule: RoutingRule) -> float:
     """Return the bound of a run as predict routes the rows, after a few passes."""
     if rule.asks_all(problem.n_experts):
@@ -592,7 +600,7 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
         seed = int(random.randint(2**31 - 1))
         resp = started(problem, linear, kind, start.number, seed)
         results.append(run(short, begin(short, plan.gates[0], linear, resp)))
-    best = max(results, key=lambda result: _worth(problem, result, plan.rule))
+    best = _best_run(problem, results, plan.rule)
     if best.converged:
         return best.resp
     return run(problem, resume(problem, best.gate, best.pool)).resp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -44,6 +45,17 @@ TEACHES = 2
 
 ROUNDING = 1e-3
 """Probabilities may lie outside [0, 1] by this much: some are in float16."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """An expert's name in messages; a learner's text takes as long as a prediction."""
+
+    k: int
+    learner: Any
+
+    def __str__(self) -> str:
+        return f"Expert {self.k} ({self.learner!r})"
 
 
 class EstimatorPool(ExpertPool):
@@ -274,7 +286,7 @@ class EstimatorPool(ExpertPool):
     def _predict_one(self, k: int, X: Array) -> np.ndarray:
         """Return an expert's answers as numbers, (n, q) or (n, C)."""
         expert = self.fitted[k]
-        who = f"Expert {k} ({self.learners[k]!r})"
+        who = Name(k, self.learners[k])
         try:
             with few_openmp_threads(X.shape[0]):
                 raw = getattr(expert, self._asks(k))(X)
@@ -464,7 +476,7 @@ def _fit_expert(
 
 
 def _probabilities(
-    found: Any, n_rows: int, expert: Any, classes: np.ndarray, who: str
+    found: Any, n_rows: int, expert: Any, classes: np.ndarray, who: object
 ) -> np.ndarray:
     """Return the probabilities of all classes, 0 for those that an expert did not meet.
 
