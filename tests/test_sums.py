@@ -287,3 +287,12 @@ def test_the_best_starts_go_on():
     model = MoERegressor(n_experts=2, random_state=0).fit(X, y)
     assert model.score(X, y) > 0.98
     assert {run["start"] for run in model.history_} == {"race", "chosen"}
+
+
+def test_starts_that_do_not_fit_into_memory_at_once_take_turns(monkeypatch):
+    X, y, _ = rows(300)
+    model = MoERegressor(n_experts=2, random_state=0)
+    together = clone(model).fit(X, y).predict(X)
+    monkeypatch.setattr("skmoe.em._race.NUMBERS", 1)
+    one_by_one = clone(model).fit(X, y).predict(X)
+    np.testing.assert_allclose(one_by_one, together, rtol=1e-5)
