@@ -18,7 +18,7 @@ from skmoe.em._problem import Model
 from skmoe.experts import make_pool
 from skmoe.gates import SoftmaxGate
 from skmoe.likelihoods import Categorical, Gaussian
-from skmoe.routing import Routing, Table
+from skmoe.routing import Routing, Table, no_less, row_keys
 
 N_EXPERTS = 4
 
@@ -92,6 +92,78 @@ def test_moments_of_a_table_are_sums_over_rows(d):
     np.testing.assert_allclose(block.values(block.U[:2]), block.U[:2] @ U.T)
 
 
+def curvature_of(table, W, n_blocks):
+    parts = [block.curvature(W[:, block.rows], n_blocks) for block in table.blocks()]
+    return no_less(*map(sum, zip(*parts, strict=True)))
+
+
+def moments_of(table, W):
+    return sum(block.moments(W[:, block.rows]) for block in table.blocks())
+
+
+def test_some_rows_tell_a_curvature_where_rows_are_many():
+    random = np.random.RandomState(0)
+    X = random.normal(size=(4_000, 3)) @ [[1.0, 0.9, 0.0], [0.0, 0.3, 0.0], [0, 0, 1]]
+    table = Table.of(X, np.ones(4_000))
+    W = random.uniform(size=(2, 4_000))
+    whole = moments_of(table, W)
+    some = curvature_of(table, W, 20)
+    assert not np.array_equal(some, whole)
+    at = np.arange(4)
+    assert np.all(some[:, at, at] >= whole[:, at, at] * (1 - 1e-12))
+    np.testing.assert_allclose(some, whole, atol=0.15 * whole.max())
+    assert np.all(np.linalg.eigvalsh(some) > 0)
+    np.testing.assert_array_equal(curvature_of(table, W, 1_000), whole)
+
+
+def test_the_rows_of_a_curvature_depend_on_no_order_and_on_no_parts():
+    random = np.random.RandomState(0)
+    X = random.normal(size=(4_000, 2))
+    table = Table.of(X, np.ones(4_000))
+    W = random.uniform(size=(2, 4_000))
+    whole = curvature_of(table, W, 10)
+    order = random.permutation(4_000)
+    of_order = Table(X[order], table.center, table.scale)
+    np.testing.assert_allclose(curvature_of(of_order, W[:, order], 10), whole)
+    parts = []
+    for rows in (order[:1_500], order[1_500:]):
+        part = Table(X[rows], table.center, table.scale, n_rows=4_000)
+        w = W[:, rows]
+        parts += [block.curvature(w[:, block.rows], 10) for block in part.blocks()]
+    np.testing.assert_allclose(no_less(*map(sum, zip(*parts, strict=True))), whole)
+
+
+def test_a_rare_category_keeps_its_curvature():
+    X = np.random.RandomState(0).normal(size=(4_000, 2))
+    X[:, 1] = 0.0
+    X[17, 1] = 1.0  # the only row of its category
+    table = Table.of(X, np.ones(4_000))
+    W = np.ones((1, 4_000))
+    whole, some = moments_of(table, W), curvature_of(table, W, 1)
+    assert some[0, 1, 1] >= whole[0, 1, 1] * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("form", [np.asarray, np.float32, sparse.csr_matrix])
+def test_keys_of_rows_depend_on_content_alone(form):
+    X = np.random.RandomState(0).normal(size=(9_000, 3)).astype(np.float32)
+    X[0] = 0.0
+    X[1] = X[2]
+    keys = row_keys(form(X))
+    assert len(np.unique(keys)) == 8_999
+    assert keys[1] == keys[2]
+    np.testing.assert_array_equal(row_keys(form(X)[5_000:]), keys[5_000:])
+    np.testing.assert_array_equal(row_keys(X.astype(np.float64)), keys)
+    assert not np.any(row_keys(X, seed=1) == keys)
+    share = np.mean(keys[:, None] < np.array([0.1, 0.5, 0.9]) * 2.0**64, axis=0)
+    np.testing.assert_allclose(share, [0.1, 0.5, 0.9], atol=0.02)
+
+
+def test_zeros_and_missing_values_have_one_key():
+    other = np.frombuffer(np.uint64(0xFFF8000000000001).tobytes())[0]  # NaN as well
+    X = np.array([[0.0, np.nan], [-0.0, other]])
+    assert len(np.unique(row_keys(X))) == 1
+
+
 def test_linear_functions_go_in_and_out():
     X, _, weight = rows()
     table = Table.of(X, weight)
@@ -132,7 +204,7 @@ def test_equal_columns_get_the_least_norm():
 
 @pytest.mark.parametrize("pairs", [128, 0], ids=["pairs", "blocks"])
 def test_steps_of_the_gate_end_at_its_optimum(pairs, monkeypatch):
-    monkeypatch.setattr("skmoe.gates._softmax.PAIRS", pairs)
+    monkeypatch.setattr("skmoe.solvers._newton.PAIRS", pairs)
     problem, _ = problem_of()
     start = start_of(problem)
     mass = start.scaled(problem.sample_weight)
@@ -154,7 +226,7 @@ def test_steps_of_the_gate_end_at_its_optimum(pairs, monkeypatch):
 @pytest.mark.parametrize("kind", ["binary", "three classes"])
 @pytest.mark.parametrize("pairs", [128, 0], ids=["pairs", "blocks"])
 def test_steps_of_logistic_experts_end_at_their_optimum(kind, pairs, monkeypatch):
-    monkeypatch.setattr("skmoe.experts._logistic_pool.PAIRS", pairs)
+    monkeypatch.setattr("skmoe.solvers._newton.PAIRS", pairs)
     problem, pool = problem_of(kind, learner=LogisticRegression(C=np.inf, tol=1e-8))
     start = start_of(problem)
     mass = start.scaled(problem.sample_weight)

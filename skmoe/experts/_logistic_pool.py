@@ -11,7 +11,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
 from ..backends import Array, like, namespace, select, to_host, total_of
-from ..routing import Block, Moments, Routing, Table, units
+from ..routing import Block, Moments, Routing, Table, no_less, units
 from ..solvers import (
     SoftmaxFit,
     expected_gain,
@@ -20,6 +20,7 @@ from ..solvers import (
     newton_of_blocks,
     newton_of_pairs,
     newton_step,
+    pairs_are_few,
     products_of_pairs,
     softmax_start,
 )
@@ -35,9 +36,6 @@ TOL = 1e-2
 
 MOST_NUMBERS = 1 << 18
 """Up to so many numbers in the curvature of all experts and classes, it is cheap."""
-
-PAIRS = 128
-"""Up to so many parameters of an expert its step knows the curvature of all pairs."""
 
 
 class LogisticPool(CoefficientPool):
@@ -281,18 +279,19 @@ class LogisticPool(CoefficientPool):
         error = -share
         error[..., y, np.arange(len(y))] += mass
         gradient = block.sums(error)
-        if c * block.U.shape[1] <= PAIRS:
+        if pairs_are_few(c, block.U.shape[1]):
             bend = products_of_pairs(share, proba)
         else:
             bend = 2.0 * share * (1.0 - proba)
-        moments = block.moments(bend)
-        return gradient, moments, mass.sum(axis=-1), *share_sums(mass, weights)
+        curvature = block.curvature(bend, bend.shape[-2] * self.n_experts)
+        shares = share_sums(mass, weights)
+        return gradient, *curvature, mass.sum(axis=-1), *shares
 
     def step(
         self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
     ) -> tuple[Self, np.ndarray]:
         """Return a pool in which each expert took a damped Newton step."""
-        gradient, moments, mass, rows, owned = sums
+        gradient, moments, squares, mass, rows, owned = sums
         known = self if self.met.all() else self.complete()
         params = table.inner(known.coef, known.intercept)
         c, m = params.shape[-2:]
@@ -303,9 +302,10 @@ class LogisticPool(CoefficientPool):
         penalty = (2.0 if c == 2 else 1.0) / (strength * factor)
         ridge = np.zeros((*penalty.shape, m))
         ridge[..., :-1] = penalty[..., None] / table.scale**2
-        solve = newton_of_pairs if c * m <= PAIRS else newton_of_blocks
+        solve = newton_of_pairs if pairs_are_few(c, m) else newton_of_blocks
         penalised = gradient - ridge[..., None, :] * params
-        step = solve(penalised, moments, ridge, np.maximum(mass, 1.0))
+        bend = no_less(moments, squares)
+        step = solve(penalised, bend, ridge, np.maximum(mass, 1.0))
         # One of which only the penalty would gain stays as it is.
         moves = there & (expected_gain(step, gradient, ridge, params) >= 0)
         part = np.where(moves, np.asarray(damping)[..., None], 0.0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, namespace, select, to_host, total_of
-from ..routing import Block, Moments, Routing, Table, units
+from ..routing import Block, Moments, Routing, Table, no_less, units
 from ..solvers import (
     SoftmaxFit,
     expected_gain,
@@ -19,6 +19,7 @@ from ..solvers import (
     newton_of_blocks,
     newton_of_pairs,
     newton_step,
+    pairs_are_few,
     products_of_pairs,
     softmax_start,
 )
@@ -33,9 +34,6 @@ LEAST_SHARE = 1e-12
 MOST_FEATURES = 255
 MOST_EXPERTS = 64
 """Of so many features and experts, at most, second moments are cheap."""
-
-PAIRS = 128
-"""Up to so many parameters a step knows the curvature of all pairs of experts."""
 
 
 class SoftmaxGate(SurveyedGate):
@@ -168,23 +166,24 @@ class SoftmaxGate(SurveyedGate):
         mass = weights[..., None, :] * proba
         gradient = block.sums(targets - mass)
         k, m = gradient.shape[-2:]
-        if k * m <= PAIRS:
-            bend = block.moments(products_of_pairs(mass, proba))
+        if pairs_are_few(k, m):
+            bend = products_of_pairs(mass, proba)
         else:
-            bend = block.moments(2.0 * mass * (1.0 - proba))
-        return gradient, bend, weights.sum(axis=-1)
+            bend = 2.0 * mass * (1.0 - proba)
+        curvature = block.curvature(bend, bend.shape[-2])
+        return gradient, *curvature, weights.sum(axis=-1)
 
     def step(
         self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
     ) -> tuple[SoftmaxGate, np.ndarray]:
-        gradient, bend, rows = sums
+        gradient, moments, squares, rows = sums
         params = table.inner(self.coef_, self.intercept_)
         k, m = params.shape[-2:]
         unit = np.append(self._scale / table.scale, 0.0)
         ridge = self._penalty() * rows[..., None] * unit**2
         slope = gradient - ridge[..., None, :] * params
-        solve = newton_of_pairs if k * m <= PAIRS else newton_of_blocks
-        step = solve(slope, bend, ridge, rows)
+        solve = newton_of_pairs if pairs_are_few(k, m) else newton_of_blocks
+        step = solve(slope, no_less(moments, squares), ridge, rows)
         there = np.max(np.abs(slope), axis=(-2, -1)) <= self.tol * rows
         part = np.where(there, 0.0, damping)[..., None, None]
         other = copy.copy(self)

@@ -1,10 +1,11 @@
 """Floor 1: `Routing`, the structure that all parts share, and rules that make it."""
 
 from ._columns import Standard, TreeView, deviations, reciprocal, units
+from ._content import row_keys
 from ._moments import Moments
 from ._routing import Routing, gather
 from ._rules import nucleus, within_capacity
-from ._table import Block, Table
+from ._table import Block, Table, no_less
 
 __all__ = [
     "Block",
@@ -15,8 +16,10 @@ __all__ = [
     "TreeView",
     "deviations",
     "gather",
+    "no_less",
     "nucleus",
     "reciprocal",
+    "row_keys",
     "units",
     "within_capacity",
 ]

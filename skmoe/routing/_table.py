@@ -13,6 +13,7 @@ from scipy import sparse
 
 from ..backends import Array, select, to_host
 from ._columns import units
+from ._content import row_keys
 
 ROWS = 1024
 """Rows of a block."""
@@ -20,6 +21,9 @@ ROWS = 1024
 PACKED = 64
 """Up to so many columns the products of all pairs are held side by side: one matrix
 product then gives the second moments under all weights."""
+
+ROWS_OF_CURVATURE = 8
+"""So many rows for each column of each block tell a curvature well enough."""
 
 HELD = 1 << 22
 """Numbers that blocks hold between sweeps, at most (32 MiB)."""
@@ -44,10 +48,16 @@ class Block:
         Which.
     U : (n, d + 1) array
         Columns in their units, and a column of ones.
+    keys : (n,) array of uint64 or None
+        Keys of the rows, by which some are drawn where rows are many.
+    total_rows : int
+        Number of rows that sums are taken over.
     """
 
     rows: slice
     U: np.ndarray
+    keys: np.ndarray | None
+    total_rows: int
 
     @cached_property
     def _pairs(self) -> np.ndarray:
@@ -72,10 +82,48 @@ class Block:
         if m > PACKED:
             sums = np.empty((len(flat), m, m))
             for w, moments in zip(flat, sums, strict=True):
-                np.matmul(self.U.T, w[:, None] * self.U, out=moments)
+                rooted = np.sqrt(w)[:, None] * self.U
+                np.matmul(rooted.T, rooted, out=moments)
         else:
             sums = (flat @ self._pairs)[:, _places(m)[2]]
         return sums.reshape(*weights.shape[:-1], m, m)
+
+    def curvature(
+        self, weights: np.ndarray, n_blocks: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return about what `moments` returns, and its diagonal.
+
+        Pairs of columns are summed over some of the rows, where rows are many. They
+        may say too little of a column: a rare category may have none of its rows among
+        them. `no_less` makes good for that.
+
+        Parameters
+        ----------
+        weights : (..., n) array
+        n_blocks : int
+            Number of blocks of curvature that share out the rows.
+
+        Returns
+        -------
+        moments : (..., d + 1, d + 1) array
+        squares : (..., d + 1) array
+            The diagonal of `moments`.
+        """
+        part = ROWS_OF_CURVATURE * self.U.shape[1] * n_blocks / self.total_rows
+        if part >= 1.0 or self.keys is None:
+            moments = self.moments(weights)
+            return moments, np.einsum("...ii->...i", moments).copy()
+        few = np.flatnonzero(self.keys < part * 2.0**64)
+        some = Block(self.rows, self.U[few], None, len(few))
+        return some.moments(weights[..., few]) / part, weights @ self.U**2
+
+
+def no_less(moments: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Return moments with a diagonal of no less than these squares."""
+    moments = moments.copy()
+    at = np.arange(moments.shape[-1])
+    moments[..., at, at] = np.maximum(moments[..., at, at], squares)
+    return moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +136,14 @@ class Table:
         On the host.
     center, scale : (d,) arrays
         Mean of each column, and its unit.
+    n_rows : int or None
+        Number of rows that sums are taken over, of which X may be a part.
     """
 
     X: Any
     center: np.ndarray
     scale: np.ndarray
+    n_rows: int | None = None
     _blocks: dict[int, Block] = field(default_factory=dict)
 
     @classmethod
@@ -100,6 +151,16 @@ class Table:
         """Measure weighted rows."""
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, weights))
         return cls(X, center, units(center, variance))
+
+    @property
+    def total_rows(self) -> int:
+        """Number of rows that sums are taken over."""
+        return self.X.shape[0] if self.n_rows is None else self.n_rows
+
+    @cached_property
+    def _keys(self) -> np.ndarray | None:
+        """Keys of the rows, by which some of them are drawn."""
+        return row_keys(self.X) if self.total_rows > ROWS else None
 
     def blocks(self) -> Iterator[Block]:
         """Yield the rows, block by block."""
@@ -119,7 +180,8 @@ class Table:
         U = np.ones((part.shape[0], part.shape[1] + 1))
         np.subtract(part, self.center, out=U[:, :-1])
         U[:, :-1] /= self.scale
-        return Block(rows, U)
+        keys = None if self._keys is None else self._keys[rows]
+        return Block(rows, U, keys, self.total_rows)
 
     def inner(self, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
         """Return linear functions of X, (..., d) and (...), as ones of U, (..., d + 1).

@@ -5,6 +5,7 @@ from ._newton import (
     log_softmax_of_classes,
     newton_of_blocks,
     newton_of_pairs,
+    pairs_are_few,
     pairs_of,
     products_of_pairs,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "newton_of_blocks",
     "newton_of_pairs",
     "newton_step",
+    "pairs_are_few",
     "pairs_of",
     "products_of_pairs",
     "ridge_by_rows",

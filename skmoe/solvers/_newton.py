@@ -28,6 +28,15 @@ LONGEST = 5.0
 more: curvature far from where rows are undecided says little."""
 
 
+PAIRS = 128
+"""Up to so many parameters, the curvature of all pairs of classes is cheap."""
+
+
+def pairs_are_few(n_classes: int, n_columns: int) -> bool:
+    """Tell whether steps are to know the curvature of all pairs of classes."""
+    return n_classes == 2 or n_classes * n_columns <= PAIRS
+
+
 def log_softmax_of_classes(logits: np.ndarray) -> np.ndarray:
     """Return log p of the classes of each row, (..., n_classes, n), from logits."""
     shifted = logits - logits.max(axis=-2, keepdims=True)
