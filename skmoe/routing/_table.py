@@ -49,7 +49,7 @@ class Block:
     U : (n, d + 1) array
         Columns in their units, and a column of ones.
     keys : (n,) array of uint64 or None
-        Keys of the rows, by which some are drawn where rows are many.
+        Keys of the rows, by which some are drawn; None where that saves nothing.
     total_rows : int
         Number of rows that sums are taken over.
     """
@@ -93,9 +93,9 @@ class Block:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return about what `moments` returns, and its diagonal.
 
-        Pairs of columns are summed over some of the rows, where rows are many. They
-        may say too little of a column: a rare category may have none of its rows among
-        them. `no_less` makes good for that.
+        Pairs of columns are summed over some of the rows, where rows and columns are
+        many. They may say too little of a column: a rare category may have none of its
+        rows among them. `no_less` makes good for that.
 
         Parameters
         ----------
@@ -109,7 +109,8 @@ class Block:
         squares : (..., d + 1) array
             The diagonal of `moments`.
         """
-        part = ROWS_OF_CURVATURE * self.U.shape[1] * n_blocks / self.total_rows
+        m = self.U.shape[1]
+        part = ROWS_OF_CURVATURE * m * n_blocks / self.total_rows
         if part >= 1.0 or self.keys is None:
             moments = self.moments(weights)
             return moments, np.einsum("...ii->...i", moments).copy()
@@ -160,7 +161,8 @@ class Table:
     @cached_property
     def _keys(self) -> np.ndarray | None:
         """Keys of the rows, by which some of them are drawn."""
-        return row_keys(self.X) if self.total_rows > ROWS else None
+        columns_are_few = self.X.shape[1] + 1 <= PACKED
+        return None if columns_are_few else row_keys(self.X)
 
     def blocks(self) -> Iterator[Block]:
         """Yield the rows, block by block."""
