@@ -27,6 +27,7 @@ FLOORS = {
     "em": 3,
     "estimators": 4,
     "pipeline": 4.5,
+    "dask": 5,
     "inspection": 5,
     "metrics": 5,
     "onnx": 5,

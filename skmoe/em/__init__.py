@@ -12,7 +12,17 @@ from ._last_passes import count_moved, coverage, routed, settle
 from ._noise_expert import varying
 from ._number_of_experts import Selection, most_experts, select_number
 from ._panel import Alone, Panel, Voice
-from ._problem import EMResult, PassInfo, Problem, Record, State, Terms
+from ._parts import (
+    Candidate,
+    InParts,
+    LastPasses,
+    Progress,
+    candidates,
+    climb,
+    rows_of_part,
+    service,
+)
+from ._problem import EMResult, Model, PassInfo, Problem, Record, State, Terms
 from ._shared_expert import NO_CORRECTION
 from ._starts import PORTFOLIO, STARTS, initial
 from ._stepwise import Pace, Stream, absorb, open_stream
@@ -36,16 +46,21 @@ __all__ = [
     "PORTFOLIO",
     "STARTS",
     "Alone",
+    "Candidate",
     "Choice",
     "CrossFitGate",
     "CrossFitPool",
     "EMResult",
+    "InParts",
+    "LastPasses",
     "Mixture",
+    "Model",
     "Pace",
     "Panel",
     "PassInfo",
     "Plan",
     "Problem",
+    "Progress",
     "Record",
     "Selection",
     "Start",
@@ -56,8 +71,10 @@ __all__ = [
     "Watch",
     "absorb",
     "begin",
+    "candidates",
     "check_finite",
     "chosen_on",
+    "climb",
     "content_folds",
     "count_moved",
     "count_runs",
@@ -75,8 +92,10 @@ __all__ = [
     "open_stream",
     "resume",
     "routed",
+    "rows_of_part",
     "run",
     "select_number",
+    "service",
     "settle",
     "shrink",
     "stacked",

@@ -45,6 +45,7 @@ from ._gate_step import fit_gate, improved_gate, log_proba, log_proba_at
 from ._load_limits import balanced, limited, shifted
 from ._problem import EMResult, Model, PassInfo, Problem, State, Terms, learning_mass
 from ._sweep import (
+    AllRows,
     Rows,
     Rule,
     adds_up,
@@ -162,7 +163,7 @@ class Climb:
         Whether the last pass brought less than the tolerance.
     """
 
-    def __init__(self, rows: Rows, model: Model, rule: Rule, tol: float) -> None:
+    def __init__(self, rows: AllRows, model: Model, rule: Rule, tol: float) -> None:
         self.rows = rows
         self.model = model
         self.rule = rule

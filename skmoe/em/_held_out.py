@@ -384,7 +384,7 @@ class Bench:
         problem = race.problem
         every = np.arange(len(race.learn))
         rows = race.rows(every), race.held_out(every)
-        choose = choice_of(problem, rule)
+        choose = choice_of(rule, problem.n_experts, problem.width)
         return cls(*rows, problem.width, race.top_k, choose, problem.tol)
 
     def of_each_gate(

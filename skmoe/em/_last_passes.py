@@ -35,6 +35,7 @@ from ._engine import evaluate, expect, update_pool
 from ._gate_step import improved_gate, log_proba_at, route
 from ._problem import EMResult, Model, Problem, State
 from ._sweep import (
+    AllRows,
     Rows,
     Rule,
     Sums,
@@ -100,7 +101,7 @@ def settle(
         Whether experts are trained too, not only the gate and the noise scales.
     """
     if adds_up(problem, gate, pool) and rule.plain:
-        choose = choice_of(problem, rule)
+        choose = choice_of(rule, problem.n_experts, problem.width)
         rows = Rows.of(problem)
         start = Model(gate, pool)
         model, _ = settled(rows, start, choose, n_pass, problem.tol, learn=learn)
@@ -123,7 +124,7 @@ def settle(
 
 
 def settled(
-    rows: Rows, model: Model, choose: Rule, n_pass: int, tol: float, *, learn: bool
+    rows: AllRows, model: Model, choose: Rule, n_pass: int, tol: float, *, learn: bool
 ) -> tuple[Model, Sums]:
     """Return the best model of `settle` and its sums; a pass is one sweep."""
     sums = sweep(rows, model, choose)
@@ -146,13 +147,13 @@ def settled(
     return best, best_sums
 
 
-def choice_of(problem: Problem, rule: RoutingRule) -> Rule:
+def choice_of(rule: RoutingRule, n_experts: int, width: int) -> Rule:
     """Return how a sweep chooses experts where the gate alone sends the rows."""
-    if rule.asks_all(problem.n_experts):
-        return best_of(problem.n_experts)
+    if rule.asks_all(n_experts):
+        return best_of(n_experts)
     assert rule.top_k is not None
     beta = TEMPERED if rule.top_k == 1 else 1.0
-    return preferred_by_gate(rule.top_k, problem.width, beta)
+    return preferred_by_gate(rule.top_k, width, beta)
 
 
 def settle_gate(

@@ -15,7 +15,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -152,9 +152,34 @@ class Rows:
         answers = model.experts.answers(self.read, read)
         return log_gate, model.experts.log_density_of(y, answers), answers
 
+    def total(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return what a function adds up over the rows; see `AllRows`."""
+        return function(self, *args)
+
     def mean(self, total: np.ndarray) -> np.ndarray:
         """Return a sum over rows per unit of their weight."""
         return total / self.weight.sum(axis=-1)
+
+
+class AllRows(Protocol):
+    """Rows that sums are taken over, together or in parts, wherever they lie."""
+
+    @property
+    def seen(self) -> Table:
+        """Units of the columns that the gate sees."""
+        ...
+
+    @property
+    def read(self) -> Table:
+        """Units of the columns that the experts see."""
+        ...
+
+    def total(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return the sum over the parts of ``function(part, *args)``, by `plus`.
+
+        The order of the sum depends on the number of parts alone.
+        """
+        ...
 
 
 def stacked(models: Sequence[Model]) -> Model:
@@ -205,14 +230,32 @@ class Sums:
         What `BaseGate.step` and `ExpertPool.step` learn from.
     load : (..., n_experts) array
         Weight of the rows of each expert.
-    bound : (...) array
-        Mean log-likelihood per row.
+    likelihood : (...) array
+        Log-likelihood of the rows.
+    weight : (...) array
+        Weight of the rows.
     """
 
     gate: tuple[Any, ...]
     experts: tuple[Any, ...]
     load: np.ndarray
-    bound: np.ndarray
+    likelihood: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def bound(self) -> np.ndarray:
+        """Mean log-likelihood per row."""
+        return self.likelihood / self.weight
+
+    def plus(self, other: Sums) -> Sums:
+        """Return the sums over the rows of both."""
+        return Sums(
+            _total([self.gate, other.gate]),
+            _total([self.experts, other.experts]),
+            self.load + other.load,
+            self.likelihood + other.likelihood,
+            self.weight + other.weight,
+        )
 
     def where(self, mask: np.ndarray, other: Sums) -> Sums:
         """Return these sums for the models of a mask, others for the rest."""
@@ -221,12 +264,18 @@ class Sums:
             tuple(map(where, self.gate, other.gate)),
             tuple(map(where, self.experts, other.experts)),
             where(self.load, other.load),
-            where(self.bound, other.bound),
+            where(self.likelihood, other.likelihood),
+            where(self.weight, other.weight),
         )
 
 
-def sweep(rows: Rows, model: Model, choose: Rule) -> Sums:
+def sweep(rows: AllRows, model: Model, choose: Rule) -> Sums:
     """Return the sums of the E-step of a model, and its bound."""
+    return rows.total(swept, model, choose)
+
+
+def swept(rows: Rows, model: Model, choose: Rule) -> Sums:
+    """Return the sums of `sweep` over rows that lie together."""
     gate_sums = []
     expert_sums = []
     load: Any = 0.0
@@ -240,7 +289,8 @@ def sweep(rows: Rows, model: Model, choose: Rule) -> Sums:
         expert_sums.append(model.experts.sums(read, y, answers, mass, weight))
         load = load + mass.sum(axis=-1)
         total = total + np.sum(weight * e.norm, axis=-1)
-    return Sums(_total(gate_sums), _total(expert_sums), load, rows.mean(total))
+    weight = rows.weight.sum(axis=-1)
+    return Sums(_total(gate_sums), _total(expert_sums), load, total, weight)
 
 
 def judged(
@@ -280,7 +330,7 @@ def log_likelihood(rows: Rows, model: Model, top_k: int) -> np.ndarray:
 
 
 def stepped(
-    rows: Rows, model: Model, sums: Sums, damping: np.ndarray | float = 1.0
+    rows: AllRows, model: Model, sums: Sums, damping: np.ndarray | float = 1.0
 ) -> tuple[Model, np.ndarray]:
     """Return the model after both M-steps, and how many experts are new.
 

@@ -1,0 +1,249 @@
+"""Lazy answers of fitted estimators for Dask collections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._table import check_categories, is_collection
+
+METHODS = {
+    "predict",
+    "predict_proba",
+    "predict_log_proba",
+    "decision_function",
+    "score_samples",
+    "predict_quantiles",
+    "gate_proba",
+    "transform",
+}
+"""Methods that answer row by row in one array."""
+
+
+def predict(model: Any, X: Any, method: str = "predict", y: Any = None, **options: Any):
+    """Ask a fitted estimator about the rows of a Dask collection, lazily.
+
+    Parameters
+    ----------
+    model : estimator
+        A fitted `MoERegressor`, `MoEClassifier` or one of `skmoe.dask`, or a fitted
+        Pipeline that ends in one. It enters the graph once.
+    X : Dask Array or DataFrame of shape (n_samples, n_features)
+        Rows. Columns in several chunks are put together; chunks of rows stay, and may
+        be unknown.
+    method : str, default="predict"
+        What to ask: "predict", "predict_proba", "predict_log_proba",
+        "decision_function", "score_samples", "predict_quantiles", "gate_proba" or
+        "transform".
+    y : Dask collection, default=None
+        Targets, for "score_samples", in the partitions of X.
+    **options : dict
+        Further arguments of the method, such as ``return_std=True``.
+
+    Returns
+    -------
+    Dask Array, Series or DataFrame
+        For an Array an Array with the same chunks of rows. For a DataFrame a Series
+        "prediction" or a DataFrame, with the index and divisions of X. A pair of these
+        with ``return_std=True``.
+
+    Raises
+    ------
+    TypeError
+        If X is no Dask collection.
+    ValueError
+        If the method is none of these, or a column of X has unknown categories.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> from skmoe import MoERegressor
+    >>> from skmoe.dask import predict
+    >>> X = np.linspace(-3, 3, 200).reshape(-1, 1)
+    >>> model = MoERegressor(n_experts=2, random_state=0).fit(X, np.abs(X[:, 0]))
+    >>> rows = da.from_array(X, chunks=(50, 1))
+    >>> answer = predict(model, rows)
+    >>> answer.chunks
+    ((50, 50, 50, 50),)
+    >>> bool(np.array_equal(answer.compute(), model.predict(X)))
+    True
+    """
+    if not is_collection(X):
+        raise TypeError(
+            f"X must be a Dask Array or DataFrame; got {type(X).__name__}. Ask the "
+            f"model itself: model.{method}(X)."
+        )
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {sorted(METHODS)}; got {method!r}.")
+    check_categories(X)
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
+    answer = Answer.of(last, X, method, options)
+    ask = Ask(method, options, answer)
+    found = answer.lazily(ask, model, X, y)
+    if not options.get("return_std"):
+        return found
+    if not answer.framed:
+        return found[:, 0], found[:, 1]
+    half = len(answer.columns) // 2
+    mean, std = answer.columns[:half], answer.columns[half:]
+    return (found[mean[0]], found[std[0]]) if half == 1 else (found[mean], found[std])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The form of an answer, known before a row is asked about.
+
+    Attributes
+    ----------
+    columns : list
+        Names of its columns.
+    flat : bool
+        Whether it is one number or label per row.
+    dtype : dtype
+    framed : bool
+        Whether X is a DataFrame.
+    shape : tuple of int
+        Axes after that of the rows.
+    """
+
+    columns: list[Any]
+    flat: bool
+    dtype: Any
+    framed: bool
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Any, X: Any, method: str, options: dict[str, Any]) -> Answer:
+        """Return the form that a method answers in."""
+        framed = hasattr(X, "divisions")
+        dtype = _float_of(X, framed)
+        classifies = hasattr(model, "classes_")
+        labels: list[Any] = []
+        if method == "predict" and classifies:
+            n_outputs = _n_labels(model)
+            dtype = model.classes_.dtype if n_outputs == 1 else np.dtype(np.int64)
+        elif method == "predict":
+            n_outputs = model._n_outputs
+            dtype = np.result_type(dtype, model._origin)
+        elif method == "score_samples":
+            n_outputs = 1
+        elif method in ("predict_proba", "predict_log_proba"):
+            labels = list(model.classes_)
+            n_outputs = len(labels)
+        elif method == "decision_function":
+            n_outputs = 1 if len(model.classes_) == 2 else len(model.classes_)
+            labels = list(model.classes_) if n_outputs > 1 else []
+        elif method == "predict_quantiles":
+            n_outputs = len(options.get("quantiles", (0.5,)))
+            labels = list(options.get("quantiles", (0.5,)))
+        else:
+            n_outputs = model.n_experts_
+            labels = [f"expert{k}" for k in range(n_outputs)]
+        flat = n_outputs == 1 and not labels
+        names = labels or ["prediction"]
+        if not labels and n_outputs > 1:
+            names = [f"prediction{j}" for j in range(n_outputs)]
+        shape: tuple[int, ...] = () if flat else (n_outputs,)
+        if options.get("return_std"):
+            names = [*names, *(f"std{name[10:]}" for name in names)]
+            flat, shape = False, (2, *shape)
+        return cls(names, flat, np.dtype(dtype), framed, shape)
+
+    def in_frame(self, values: np.ndarray, index: Any) -> Any:
+        """Return values of the rows as a Series or a DataFrame of pandas."""
+        import pandas
+
+        if self.flat:
+            return pandas.Series(values, index=index, name="prediction")
+        table = values.reshape(len(values), len(self.columns))
+        return pandas.DataFrame(table, columns=self.columns, index=index)
+
+    def lazily(self, ask: Ask, model: Any, X: Any, y: Any) -> Any:
+        """Return the answer as a collection."""
+        from dask import delayed
+
+        sent = delayed(model, pure=False)
+        if self.framed:
+            others = () if y is None else (y,)
+            meta = self.in_frame(np.empty((0, *self.shape), self.dtype), None)
+            return X.map_partitions(ask.of_frame, sent, *others, meta=meta)
+        import dask.array as da
+
+        if len(X.chunks[1]) > 1:
+            X = X.rechunk({1: -1})
+        y = None if y is None else y.reshape(-1, 1) if y.ndim == 1 else y
+        arrays = [X] if y is None else [X, y]
+        new = list(range(1, 1 + len(self.shape)))
+        return da.map_blocks(
+            ask.of_array,
+            *arrays,
+            model=sent,
+            dtype=self.dtype,
+            drop_axis=[1],
+            new_axis=new or None,
+            chunks=(X.chunks[0], *((size,) for size in self.shape)),
+            meta=np.empty((0,) * (1 + len(self.shape)), self.dtype),
+        )
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to the model about the rows of a partition."""
+
+    method: str
+    options: dict[str, Any]
+    answer: Answer
+
+    def of_array(self, X: Any, y: Any = None, model: Any = None) -> np.ndarray:
+        """Answer for the block of an array."""
+        if not X.shape[0]:
+            return np.empty((0, *self.answer.shape), self.answer.dtype)
+        others = () if y is None else (y[:, 0] if y.shape[1] == 1 else y,)
+        found = getattr(model, self.method)(X, *others, **self.options)
+        if isinstance(found, tuple):
+            found = np.stack(found, axis=1)
+        found = found.toarray() if hasattr(found, "toarray") else np.asarray(found)
+        return found.astype(self.answer.dtype, copy=False)
+
+    def of_frame(self, X: Any, model: Any, y: Any = None) -> Any:
+        """Answer for the partition of a frame."""
+        target = None if y is None else np.asarray(y)
+        if target is not None and target.ndim == 1:
+            target = target[:, None]
+        if not len(X):
+            found = np.empty((0, *self.answer.shape), self.answer.dtype)
+        else:
+            found = self.of_array(X, target, model)
+        return self.answer.in_frame(found, X.index)
+
+
+def lazy(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that answers lazily about Dask collections, else as it did."""
+    import functools
+
+    @functools.wraps(ask)
+    def method(self, X, *args, **kwargs):
+        if not is_collection(X):
+            return ask(self, X, *args, **kwargs)
+        import inspect
+
+        bound = inspect.signature(ask).bind(self, X, *args, **kwargs)
+        options = dict(list(bound.arguments.items())[2:])
+        return predict(self.to_local(), X, ask.__name__, **options)
+
+    return method
+
+
+def _n_labels(model: Any) -> int:
+    return len(model.classes_) if getattr(model, "_multilabel", False) else 1
+
+
+def _float_of(X: Any, framed: bool) -> Any:
+    """Return the dtype of numbers that the rows are read as."""
+    dtypes = list(X.dtypes) if framed else [X.dtype]
+    single = all(dtype == np.float32 for dtype in dtypes)
+    return np.dtype(np.float32 if single else np.float64)

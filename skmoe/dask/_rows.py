@@ -1,0 +1,262 @@
+"""Rows of a Dask table as the engine sums over them: one round a pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..backends import one_blas_thread, using
+from ..em import InParts, rows_of_part
+from ..routing import Table as Units
+from ._table import Partition, keys_of, take, used_rows
+
+SHARD = 128 << 20
+"""Bytes of rows, about, that one task sums over: small partitions are summed together,
+for a task costs some milliseconds."""
+
+LARGEST = 256 << 20
+"""Bytes of a partition from which on it is summed over in runs of rows."""
+
+FAN_IN = 8
+"""Sums that one task adds, in chains of shards and in the tree above them."""
+
+RETRIES = 2
+"""How often a task that failed with its worker is tried again."""
+
+SHARE_OF_MEMORY = 0.6
+"""Rows stay in memory between rounds if they take no more than this share of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Consecutive partitions that are summed over together.
+
+    Attributes
+    ----------
+    partitions : sequence of Partition
+    places : sequence of int
+        Their numbers in the table.
+    rows : (int, int) or None
+        The part of the only partition, as one of so many runs of rows.
+    print : int
+        Sum of the keys of all rows of the partitions.
+    """
+
+    partitions: Sequence[Partition]
+    places: Sequence[int]
+    print: int
+    run: tuple[int, int] | None = None
+
+
+def shards_of(
+    partitions: Sequence[Partition], n_rows: Sequence[int], n_bytes: Sequence[int],
+    prints: Sequence[int],
+) -> list[Shard]:  # fmt: skip
+    """Pack partitions into shards; the plan depends on the table alone."""
+    shards: list[Shard] = []
+    pending: list[int] = []
+
+    def close() -> None:
+        if pending:
+            total = sum(prints[i] for i in pending) % 2**64
+            parts = [partitions[i] for i in pending]
+            shards.append(Shard(parts, tuple(pending), total))
+            pending.clear()
+
+    for i, (n, size) in enumerate(zip(n_rows, n_bytes, strict=True)):
+        if not n:
+            continue
+        if size > LARGEST:
+            close()
+            n_runs = -(-size // SHARD)
+            for run in range(n_runs):
+                one = Shard([partitions[i]], (i,), prints[i], (run, n_runs))
+                shards.append(one)
+            continue
+        if pending and sum(n_bytes[j] for j in pending) + size > SHARD:
+            close()
+        pending.append(i)
+    close()
+    return shards
+
+
+# ------------------------------------------------------------------ work on a shard
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How the rows of a partition become rows of the engine.
+
+    Attributes
+    ----------
+    model : BaseMoE
+        Fitted on the sample: it reads rows as it did there.
+    seen, read : Units
+    seed : int
+        Of the keys of rows.
+    held : (int, int)
+        Rows with keys in this interval are held out.
+    """
+
+    model: Any
+    seen: Units
+    read: Units
+    seed: int
+    held: tuple[int, int]
+
+
+def read_shard(
+    reading: Reading, places: Sequence[int], print_: int, run: Any, parts: Sequence[Any]
+) -> InParts:
+    """Return the rows of a shard, on a worker."""
+    found = []
+    total = 0
+    with using("numpy", 0):
+        for place, (X, y, weight) in zip(places, parts, strict=True):
+            with _about(f"partition {place}"):
+                used = used_rows(weight, X.shape[0])
+                keys = keys_of(X, y, reading.seed)[used]
+                total += int(np.sum(keys, dtype=np.uint64))
+                first, last = reading.held
+                learns = used[(keys < first) | (keys >= last)]
+                if run is not None:
+                    learns = np.array_split(learns, run[1])[run[0]]
+                if not len(learns):
+                    continue
+                # This copies rows of memory-mapped files.
+                few = (take(each, learns) for each in (X, y, weight))
+                problem = reading.model._batch(*few)
+                found.append(rows_of_part(problem, reading.seen, reading.read))
+    if total % 2**64 != print_:
+        where = f"{places[0]} to {places[-1]}" if len(places) > 1 else str(places[0])
+        raise ValueError(
+            f"The rows of partition {where} are not those that fit saw before: the "
+            "graph of X or y gives other values each time it is computed. Sample with "
+            "a fixed seed, or call persist() first."
+        )
+    return InParts(found, reading.seen, reading.read)
+
+
+def added(before: Any, shard: InParts, places: Any, function: Callable, *args: Any):
+    """Return the sums of a chain of shards and those of one more."""
+    if not shard.parts:
+        return before
+    with one_blas_thread(), using("numpy", 0), _about(f"partitions {places}"):
+        sums = shard.total(function, *args)
+        return sums if before is None else before.plus(sums)
+
+
+def joined(*sums: Any) -> Any:
+    """Return the sum of several sums; None stands for no rows."""
+    total = None
+    for each in sums:
+        if each is not None:
+            total = each if total is None else total.plus(each)
+    return total
+
+
+@contextlib.contextmanager
+def _about(where: str):
+    """Add to an error where it arose."""
+    try:
+        yield
+    except Exception as error:
+        note = f"While reading {where} of X and y."
+        if not getattr(error, "__notes__", None):
+            error.add_note(note)
+        raise
+
+
+# --------------------------------------------------------------------- on the client
+@dataclass(eq=False)
+class DaskRows:
+    """The rows of a Dask table; see `AllRows`.
+
+    Attributes
+    ----------
+    shards : list of Delayed
+    places : list of tuple of int
+        Partitions of each shard.
+    seen, read : Units
+    n_rounds : int
+        Rounds over the rows so far.
+    """
+
+    shards: list[Any]
+    places: list[tuple[int, ...]]
+    seen: Units
+    read: Units
+    n_rounds: int = field(default=0)
+
+    def total(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return the sum over the shards of ``function(rows, *args)``."""
+        from dask import delayed
+
+        self.n_rounds += 1
+        sent = [delayed(arg, pure=False) for arg in args]
+        add, join = delayed(added, pure=False), delayed(joined, pure=False)
+        chains = []
+        for first in range(0, len(self.shards), FAN_IN):
+            total = None
+            for i in range(first, min(first + FAN_IN, len(self.shards))):
+                total = add(total, self.shards[i], self.places[i], function, *sent)
+            chains.append(total)
+        while len(chains) > 1:
+            groups = range(0, len(chains), FAN_IN)
+            chains = [join(*chains[i : i + FAN_IN]) for i in groups]
+        return computed(chains)[0]
+
+
+def computed(delayed_values: list[Any]) -> tuple[Any, ...]:
+    """Compute delayed values on the current client, or on Dask's threads."""
+    import dask
+
+    options = {"retries": RETRIES} if has_client() else {"scheduler": _here()}
+    return dask.compute(*delayed_values, **options)
+
+
+def persisted(delayed_values: list[Any], n_bytes: int) -> list[Any]:
+    """Return values that stay in memory between rounds, if they fit into it."""
+    import dask
+
+    if not delayed_values or n_bytes > SHARE_OF_MEMORY * memory():
+        return delayed_values
+    options = {"retries": RETRIES} if has_client() else {"scheduler": _here()}
+    return list(dask.persist(*delayed_values, **options))
+
+
+def _here() -> str:
+    """Return the scheduler without a client: the user's choice, or threads."""
+    import dask
+
+    return dask.config.get("scheduler", None) or "threads"
+
+
+def memory() -> float:
+    """Return the memory of the workers, or what is free on this machine, in bytes."""
+    if has_client():
+        from distributed import get_client
+
+        workers = get_client().scheduler_info(n_workers=-1)["workers"].values()
+        limits = [worker["memory_limit"] for worker in workers]
+        return float(sum(limits)) if all(limits) else np.inf
+    import psutil
+
+    return float(psutil.virtual_memory().available)
+
+
+def has_client() -> bool:
+    """Tell whether there is a current client of distributed."""
+    import sys
+
+    if "distributed" not in sys.modules:
+        return False
+    from distributed import get_client
+
+    try:
+        get_client()
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,226 @@
+"""Dask collections as a table of partitions, and what one look at them tells."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import sklearn
+from scipy import sparse
+
+from .._version import __version__
+from ..routing import row_keys
+
+VERSIONS = {
+    "skmoe": __version__,
+    "scikit-learn": sklearn.__version__,
+    "numpy": np.__version__,
+    "python": ".".join(map(str, sys.version_info[:2])),
+}
+"""What must be the same on all workers, to the second place."""
+
+
+def is_collection(X: Any) -> bool:
+    """Tell whether X is a Dask collection, without importing Dask."""
+    graph = getattr(X, "__dask_graph__", None)
+    return callable(graph) and graph() is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Rows of a table, not computed yet.
+
+    Attributes
+    ----------
+    X, y, weight : Delayed
+        ``weight`` is None if all rows count alike.
+    """
+
+    X: Any
+    y: Any
+    weight: Any
+
+    @property
+    def parts(self) -> tuple[Any, Any, Any]:
+        """X, y and weight."""
+        return self.X, self.y, self.weight
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What one look at a partition tells.
+
+    Attributes
+    ----------
+    n_rows : int
+        Number of its rows of positive weight.
+    n_bytes : int
+    lengths : tuple of int
+        Rows of X, y and weight.
+    print : int
+        Sum of the keys of its rows: a fingerprint.
+    classes : array or None
+        The distinct values of y if these are classes.
+    versions : dict
+    """
+
+    n_rows: int
+    n_bytes: int
+    lengths: tuple[int, ...]
+    print: int
+    classes: np.ndarray | None
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Partitions of the same rows of X, y and weight."""
+
+    partitions: Sequence[Partition]
+
+    @classmethod
+    def of(cls, X: Any, y: Any, weight: Any) -> Self:
+        """Read the arguments of fit; y and weight may name columns of X."""
+        columns = [name for name in (y, weight) if isinstance(name, str)]
+        if columns:
+            if not hasattr(X, "columns"):
+                raise TypeError(
+                    f"y or sample_weight names a column, {columns[0]!r}, so X must be "
+                    f"a Dask DataFrame; got {type(X).__name__}."
+                )
+            for name in columns:
+                if name not in X.columns:
+                    raise ValueError(f"X has no column {name!r}.")
+            y = X[y] if isinstance(y, str) else y
+            weight = X[weight] if isinstance(weight, str) else weight
+            X = X.drop(columns=columns)
+        check_categories(X)
+        lists = [_delayed(X, "X")]
+        for name, given in (("y", y), ("sample_weight", weight)):
+            if given is None:
+                lists.append([None] * len(lists[0]))
+                continue
+            if not is_collection(given):
+                raise TypeError(
+                    f"{name} must be a Dask collection, as X is; got "
+                    f"{type(given).__name__}."
+                )
+            lists.append(_delayed(_like_chunks(given, X), name))
+            if len(lists[-1]) != len(lists[0]):
+                raise ValueError(
+                    f"{name} has {len(lists[-1])} partitions and X has "
+                    f"{len(lists[0])}; they must be divided alike."
+                )
+        return cls([Partition(*parts) for parts in zip(*lists, strict=True)])
+
+
+def check_categories(X: Any) -> None:
+    """Raise if the categories of a column are not known before it is computed."""
+    for name in getattr(X, "columns", ()):
+        column = X[name]
+        if str(column.dtype) == "category" and not column.cat.known:
+            raise ValueError(
+                f"Column {name!r} of X has unknown categories, so its partitions may "
+                "code them differently. Call X.categorize() first."
+            )
+
+
+def _like_chunks(y: Any, X: Any) -> Any:
+    """Return an array with the chunks of rows of X, if both are arrays and known."""
+    if not (hasattr(y, "chunks") and hasattr(X, "chunks")):
+        return y
+    known = not any(np.isnan(size) for size in (*y.chunks[0], *X.chunks[0]))
+    if known and y.chunks[0] != X.chunks[0] and y.shape[0] == X.shape[0]:
+        return y.rechunk({0: X.chunks[0]})
+    return y
+
+
+def _delayed(collection: Any, name: str) -> list[Any]:
+    """Return the partitions of a collection as delayed values."""
+    if hasattr(collection, "chunks") and not hasattr(collection, "divisions"):
+        if collection.ndim == 2 and len(collection.chunks[1]) > 1:
+            collection = collection.rechunk({1: -1})
+        return list(collection.to_delayed().ravel())
+    if hasattr(collection, "to_delayed"):
+        return list(collection.to_delayed())
+    raise TypeError(
+        f"{name} must be a Dask Array or DataFrame; got {type(collection).__name__}."
+    )
+
+
+# ------------------------------------------------------------ work on one partition
+def look(X: Any, y: Any, weight: Any, seed: int, classifies: bool) -> Look:
+    """Look at a partition, on a worker."""
+    lengths = tuple(_length(part) for part in (X, y, weight) if part is not None)
+    if len(set(lengths)) > 1:
+        return Look(0, 0, lengths, 0, None, VERSIONS)
+    used = used_rows(weight, lengths[0])
+    keys = keys_of(X, y, seed)[used]
+    classes = None
+    if classifies and len(used):
+        classes = np.unique(np.asarray(y)[used])
+    total = int(np.sum(keys, dtype=np.uint64))
+    return Look(len(used), _bytes(X), lengths, total, classes, VERSIONS)
+
+
+def used_rows(weight: Any, n_rows: int) -> np.ndarray:
+    """Return the places of the rows of positive weight."""
+    if weight is None:
+        return np.arange(n_rows)
+    return np.flatnonzero(np.asarray(weight) > 0)
+
+
+def keys_of(X: Any, y: Any, seed: int) -> np.ndarray:
+    """Return keys of rows and their targets, (n,) array of uint64."""
+    if hasattr(X, "columns"):
+        from pandas.util import hash_pandas_object
+
+        keys = hash_pandas_object(X, index=False).to_numpy().astype(np.uint64)
+    else:
+        keys = row_keys(X)
+    target = np.asarray(y)
+    if target.dtype.kind in "OUST":
+        from pandas.util import hash_array
+
+        target = hash_array(target.astype(object), categorize=True)
+        target = target.view(np.int64).astype(np.float64)
+    target = target.reshape(len(target), -1)
+    halves = np.column_stack([keys >> np.uint64(32), keys & np.uint64(2**32 - 1)])
+    return row_keys(np.column_stack([halves.astype(np.float64), target]), seed)
+
+
+def take(rows: Any, which: np.ndarray) -> Any:
+    """Return some rows of an array, a matrix or a frame."""
+    if rows is None:
+        return None
+    return rows.iloc[which] if hasattr(rows, "iloc") else rows[which]
+
+
+def together(parts: Sequence[Any]) -> Any:
+    """Return rows below each other."""
+    if parts[0] is None:
+        return None
+    if len(parts) == 1:
+        return parts[0]
+    if hasattr(parts[0], "iloc"):
+        import pandas
+
+        return pandas.concat(parts, ignore_index=True)
+    if sparse.issparse(parts[0]):
+        return sparse.vstack(parts, format="csr")
+    return np.concatenate(parts)
+
+
+def _length(rows: Any) -> int:
+    return rows.shape[0] if hasattr(rows, "shape") else len(rows)
+
+
+def _bytes(X: Any) -> int:
+    if sparse.issparse(X):
+        return X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+    if hasattr(X, "memory_usage"):
+        return int(X.memory_usage(deep=True).sum())
+    return int(np.asarray(X).nbytes)
