@@ -195,7 +195,9 @@ def test_collections_that_are_not_in_memory():
     model, fitted = regressor(), regressor().fit(X, Y)
     rows = array.from_array(X, chunks=(20, 3))
     table = frame.from_pandas(pd.DataFrame(X, columns=list("abc")), npartitions=2)
-    message = r"is a Dask collection .*compute\(\).*partial_fit.*map_blocks"
+    message = (
+        r"is a Dask collection .*DaskMoERegressor or DaskMoEClassifier.*dask\.predict"
+    )
     for lazy in (rows, table):
         for ask in (
             lambda lazy: model.fit(lazy, Y),
@@ -218,6 +220,10 @@ def test_collections_that_are_not_in_memory():
         model.fit(X, Y, sample_weight=y)
     with pytest.raises(TypeError, match=f"groups {message}"):
         model.fit(X, Y, groups=y)
+    with pytest.raises(TypeError, match=f"y {message}"):
+        fitted.score(X, y)
+    with pytest.raises(TypeError, match=f"sample_weight {message}"):
+        fitted.score(X, Y, sample_weight=y)
     with pytest.raises(TypeError, match=r"X is a polars LazyFrame; .*collect\(\)"):
         fitted.predict(pl.DataFrame(X).lazy())
 

@@ -8,6 +8,7 @@ from numpydoc.validate import validate
 
 PUBLIC = [
     "skmoe",
+    "skmoe.dask",
     "skmoe.gates",
     "skmoe.inspection",
     "skmoe.metrics",

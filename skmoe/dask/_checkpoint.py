@@ -12,7 +12,7 @@ from typing import Any, Self
 import joblib
 
 from ..em import Progress
-from ..estimators._fitted import set_fitted
+from ..estimators import set_fitted
 
 OWN = ("checkpoint", "verbose", "n_jobs", "max_time")
 """Parameters that do not change the answer."""

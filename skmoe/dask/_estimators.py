@@ -7,8 +7,7 @@ from numbers import Integral
 from typing import Any
 
 from .._sklearn_compat import Interval, StrOptions
-from ..estimators import MoEClassifier, MoERegressor
-from ..estimators._all_or_nothing import all_or_nothing
+from ..estimators import MoEClassifier, MoERegressor, all_or_nothing
 from ._fit import fit_on_table
 from ._predict import lazy
 from ._refused import refuse_groups

@@ -21,10 +21,14 @@ from ..em import (
     climb,
     service,
 )
-from ..estimators._fitted import parts_of, set_fitted
-from ..estimators._gate_and_experts import split_gate
-from ..estimators._rows import training_width
-from ..estimators._task import chooses_number, n_asked
+from ..estimators import (
+    chooses_number,
+    n_asked,
+    parts_of,
+    set_fitted,
+    split_gate,
+    training_width,
+)
 from ..routing import Table as Units
 from ._checkpoint import Checkpoint
 from ._refused import check_parts

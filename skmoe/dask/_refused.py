@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..estimators._gate_and_experts import read_gate
+from ..estimators import read_gate
 from ..gates import BaseGate
 
 DEFAULTS = {

@@ -27,6 +27,15 @@ FAN_IN = 8
 RETRIES = 2
 """How often a task that failed with its worker is tried again."""
 
+LOST = (
+    "CancelledError",
+    "ClosedClientError",
+    "CommClosedError",
+    "FutureCancelledError",
+    "FuturesCancelledError",
+)
+"""Errors of distributed after which nothing can be computed again."""
+
 SHARE_OF_MEMORY = 0.6
 """Rows stay in memory between rounds if they take no more than this share of it."""
 
@@ -213,18 +222,43 @@ def computed(delayed_values: list[Any]) -> tuple[Any, ...]:
     """Compute delayed values on the current client, or on Dask's threads."""
     import dask
 
-    options = {"retries": RETRIES} if has_client() else {"scheduler": _here()}
-    return dask.compute(*delayed_values, **options)
+    with explained():
+        return dask.compute(*delayed_values, **_options())
 
 
 def persisted(delayed_values: list[Any], n_bytes: int) -> list[Any]:
     """Return values that stay in memory between rounds, if they fit into it."""
     import dask
 
-    if not delayed_values or n_bytes > SHARE_OF_MEMORY * memory():
+    if n_bytes > SHARE_OF_MEMORY * memory():
         return delayed_values
-    options = {"retries": RETRIES} if has_client() else {"scheduler": _here()}
-    return list(dask.persist(*delayed_values, **options))
+    with explained():
+        return list(dask.persist(*delayed_values, **_options()))
+
+
+@contextlib.contextmanager
+def explained():
+    """Say of errors of the cluster what they mean for the rows."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "KilledWorker":
+            raise RuntimeError(
+                f"Several workers died while they computed {error.task!r}. If it is a "
+                "partition that is too large for a worker, repartition X and y into "
+                "smaller ones, or give workers more memory."
+            ) from error
+        if type(error).__name__ in LOST:
+            raise RuntimeError(
+                "Rows or sums are lost, and nothing makes them again: the scheduler is "
+                "gone, or a worker died that held rows of X or y which were scattered "
+                "to it, not loaded by it. A fit with a checkpoint can be gone on from."
+            ) from error
+        raise
+
+
+def _options() -> dict[str, Any]:
+    return {"retries": RETRIES} if has_client() else {"scheduler": _here()}
 
 
 def _here() -> str:

@@ -187,7 +187,7 @@ def keys_of(X: Any, y: Any, seed: int) -> np.ndarray:
 
         target = hash_array(target.astype(object), categorize=True)
         target = target.view(np.int64).astype(np.float64)
-    target = target.reshape(len(target), -1)
+    target = target if target.ndim == 2 else target[:, None]
     halves = np.column_stack([keys >> np.uint64(32), keys & np.uint64(2**32 - 1)])
     return row_keys(np.column_stack([halves.astype(np.float64), target]), seed)
 

@@ -53,7 +53,7 @@ class InParts:
         total = sums[0]
         for other in sums[1:]:
             total = total.plus(other)
-        return total
+        return total.in_order()
 
 
 def rows_of_part(problem: Problem, seen: Table, read: Table) -> Rows:

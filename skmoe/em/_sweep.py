@@ -257,6 +257,18 @@ class Sums:
             self.weight + other.weight,
         )
 
+    def in_order(self) -> Sums:
+        """Return the same in C order, as they come out of a journey between processes.
+
+        Products of arrays in another order may differ in the last bit.
+        """
+
+        def ordered(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(np.asarray(array, order="C") for array in arrays)
+
+        three = self.load, self.likelihood, self.weight
+        return Sums(ordered(self.gate), ordered(self.experts), *ordered(three))
+
     def where(self, mask: np.ndarray, other: Sums) -> Sums:
         """Return these sums for the models of a mask, others for the rest."""
         where = functools.partial(_where, mask)

@@ -27,7 +27,7 @@ from ._multilabel import (
 )
 from ._rows import listed_experts
 from ._task import Settings
-from ._validation import about, given
+from ._validation import about, given, refuse_lazy
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -715,6 +715,27 @@ class MoEClassifier(ClassifierMixin, BaseMoE):
             return like(indicator(on_host(proba)), proba)
         labels = self.classes_[np.argmax(on_host(proba), axis=1)]
         return like(labels, proba) if labels.dtype.kind in "biuf" else labels
+
+    def score(self, X, y, sample_weight=None):
+        """Return the share of rows whose label, or all labels, are predicted.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        float
+            Between 0 and 1.
+        """
+        refuse_lazy(y, "y")
+        refuse_lazy(sample_weight, "sample_weight")
+        return super().score(X, y, sample_weight)
 
 
 def _finite_log(proba: Array) -> Array:

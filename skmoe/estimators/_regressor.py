@@ -36,7 +36,7 @@ from ._base import BaseMoE
 from ._distribution import DistributionMixin
 from ._rows import listed_experts
 from ._task import Settings
-from ._validation import check_magnitude
+from ._validation import check_magnitude, refuse_lazy
 
 
 class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
@@ -641,3 +641,24 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         if not return_std:
             return mean
         return mean, self.predict_distribution(X, groups=groups).std()
+
+    def score(self, X, y, sample_weight=None):
+        """Return the coefficient of determination R² of the predictions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, data frame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        float
+            Mean over the outputs; 1 is best.
+        """
+        refuse_lazy(y, "y")
+        refuse_lazy(sample_weight, "sample_weight")
+        return super().score(X, y, sample_weight)

@@ -60,9 +60,9 @@ def refuse_lazy(array: Any, name: str) -> None:
     if kind.__module__.startswith("dask.") or (callable(graph) and graph() is not None):
         raise TypeError(
             f"{name} is a Dask collection ({kind.__name__}), whose rows are not in "
-            "memory. To learn from it, call its compute() first or pass its partitions "
-            "to partial_fit one by one. To predict, map predict over its partitions "
-            "with map_blocks or map_partitions."
+            "memory. To learn from it, use skmoe.dask.DaskMoERegressor or "
+            "DaskMoEClassifier. To predict, use skmoe.dask.predict(model, X). Or load "
+            f"it: {name}.compute()."
         )
     if kind.__module__.startswith("polars.") and kind.__name__ == "LazyFrame":
         raise TypeError(f"{name} is a polars LazyFrame; call its collect() first.")
