@@ -149,6 +149,17 @@ def test_all_rows_teach_more_than_the_sample(rows):
     assert model.to_local().score(X, y) > here.score(X, y) - 0.02
 
 
+@pytest.mark.parametrize("gate", ["constant", "product", "hierarchical"])
+def test_other_gates(rows, gate):
+    X, y = rows
+    options = {"gate": gate, "top_k": None, "sample_rows": 400}
+    one = regressor(**options).fit(lying(X, [N]), lying(y, [N]))
+    model = regressor(**options).fit(lying(X, SIZES), lying(y, SIZES))
+    np.testing.assert_allclose(model.lower_bounds_, one.lower_bounds_, atol=1e-9)
+    assert np.all(np.diff(model.lower_bounds_) >= -1e-12)
+    assert model.lower_bounds_[-1] > model.lower_bounds_[0]
+
+
 def test_noise_is_left_to_the_learner_alone():
     random = np.random.RandomState(0)
     X = random.normal(size=(N, 4))

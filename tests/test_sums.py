@@ -16,7 +16,7 @@ from skmoe.em import _engine as engine
 from skmoe.em import _sweep as sweeps
 from skmoe.em._problem import Model
 from skmoe.experts import make_pool
-from skmoe.gates import SoftmaxGate
+from skmoe.gates import ConstantGate, HierarchicalGate, ProductGate, SoftmaxGate
 from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing, Table, no_less, row_keys
 
@@ -224,6 +224,40 @@ def test_steps_of_the_gate_end_at_its_optimum(pairs, monkeypatch):
     exact = SoftmaxGate(alpha=0, tol=1e-10, max_iter=2000).fit(problem.X, mass)
     np.testing.assert_allclose(
         gate.log_proba(problem.X), exact.log_proba(problem.X), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        ConstantGate(),
+        ProductGate(alpha=1e-3, tol=1e-10),
+        HierarchicalGate(branching=2, alpha=1e-3, tol=1e-10),
+        HierarchicalGate(tree=[0, [1, [2, 3]]], alpha=1e-3, tol=1e-10),
+    ],
+    ids=["constant", "product", "hierarchical", "uneven tree"],
+)
+def test_steps_go_on_from_a_fitted_gate_to_the_optimum(gate):
+    problem, _ = problem_of()
+    first = start_of(problem, 1).scaled(problem.sample_weight)
+    mass = start_of(problem, 2).scaled(problem.sample_weight)
+    table = problem.content.gate_table
+    (block,) = table.blocks()
+    gate = gate.fit(problem.X, first)
+    np.testing.assert_allclose(
+        gate.log_proba_of(table, block).T, gate.log_proba(problem.X), atol=1e-10
+    )
+    exact = gate
+    for _ in range(50):
+        exact = exact.update(problem.X, mass)
+    for _ in range(400):
+        log_proba = gate.log_proba_of(table, block)
+        sums = gate.sums(block, log_proba, mass.weights.T, problem.sample_weight)
+        gate, gain = gate.step(table, sums, WHOLE)
+        assert gain >= -1e-9
+    # A step of which only the penalty would gain is not taken.
+    np.testing.assert_allclose(
+        gate.log_proba(problem.X), exact.log_proba(problem.X), atol=5e-4
     )
 
 

@@ -23,7 +23,7 @@ DEFAULTS = {
 }
 """Parameters that must stay at a value, and why."""
 
-GATES = 'Use gate="softmax" or "constant".'
+GATES = 'Use "softmax", "constant", "product" or "hierarchical".'
 
 
 def check_parts(model: Any) -> None:
@@ -41,7 +41,7 @@ def check_parts(model: Any) -> None:
             "init must name starts for a Dask X; got responsibilities of rows."
         )
     _, gate = read_gate(model.gate)
-    if type(gate).adds_up is BaseGate.adds_up:
+    if type(gate).sums is BaseGate.sums:
         raise ValueError(
             f"gate={model.gate!r} does not learn from sums over partitions. {GATES}"
         )

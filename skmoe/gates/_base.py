@@ -60,7 +60,8 @@ class BaseGate(BaseEstimator, ABC):
         ``absorb``; others are updated on a sample of the rows now and then;
     11. if it learns from sums over rows, write ``adds_up``, ``blank``,
         ``log_proba_of``, ``sums`` and ``step``, and name in ``changed_by_step`` the
-        attributes that steps change.
+        attributes that steps change. To go on from a fitted gate, on rows that lie in
+        parts, ``log_proba_of``, ``sums`` and ``step`` are enough.
 
     ``X`` is a float array or a scipy CSR matrix if ``accepts_sparse`` is True.
     """

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from ..backends import Array, device_of, namespace
-from ..routing import Routing
+from ..routing import Block, Routing, Table
 from ._base import BaseGate, as_routing
 
 
@@ -36,6 +36,7 @@ class ConstantGate(BaseGate):
 
     allows_nan = True
     streams = True
+    changed_by_step = ("log_weights_",)
 
     def fit(self, X: Array, routing: Routing) -> Self:
         # Fit the mixing weights.
@@ -43,11 +44,45 @@ class ConstantGate(BaseGate):
 
     def _count(self, mass: np.ndarray) -> Self:
         """Take over the mass of each expert."""
-        share = np.maximum(mass, np.finfo(np.float64).tiny) / mass.sum()
-        self.log_weights_ = np.log(share)
+        self.log_weights_ = _log_shares(mass)
         self._seen = float(mass.sum())
         self.n_experts_ = len(mass)
         return self
+
+    # ------------------------------------------------------------ sums over rows
+    def adds_up(self, n_features: int, n_experts: int) -> bool:
+        return True
+
+    def blank(self, table: Table, share: np.ndarray) -> ConstantGate:
+        other = copy.copy(self)
+        other.log_weights_ = _log_shares(share)
+        other.n_experts_ = share.shape[-1]
+        return other
+
+    def log_proba_of(self, table: Table, block: Block) -> np.ndarray:
+        shape = (*self.log_weights_.shape, len(block.U))
+        return np.broadcast_to(self.log_weights_[..., None], shape)
+
+    def sums(
+        self,
+        block: Block,
+        log_proba: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        # The mass of each expert.
+        return (targets.sum(axis=-1),)
+
+    def step(
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
+    ) -> tuple[ConstantGate, np.ndarray]:
+        (mass,) = sums
+        new = np.exp(_log_shares(mass))
+        old = np.exp(self.log_weights_)
+        other = copy.copy(self)
+        part = np.asarray(damping)[..., None]
+        other.log_weights_ = np.log(old + part * (new - old))
+        return other, np.sum(mass * (np.log(new) - self.log_weights_), axis=-1)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> ConstantGate:
         # Scale the mass so that it stands for this many rows.
@@ -86,3 +121,9 @@ def _mass(routing: Routing) -> np.ndarray:
     """Return the mass of each expert, in float64."""
     xp = namespace(routing.weights)
     return routing.sum_by_expert(xp.astype(routing.weights, xp.float64))
+
+
+def _log_shares(mass: np.ndarray) -> np.ndarray:
+    """Return the logarithms of shares of a mass, (..., n_experts)."""
+    tiny = float(np.finfo(np.float64).tiny)
+    return np.log(np.maximum(mass, tiny) / mass.sum(axis=-1, keepdims=True))

@@ -9,13 +9,23 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from scipy import sparse
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, like, select, to_host
-from ..routing import Routing, units
-from ..solvers import SoftmaxFit, fit_softmax, softmax_start
+from ..routing import Block, Routing, Table, no_less, units
+from ..solvers import (
+    SoftmaxFit,
+    expected_gain,
+    fit_softmax,
+    log_softmax_of_classes,
+    newton_of_blocks,
+    softmax_start,
+)
 from ._base import SurveyedGate, as_routing
 from ._softmax import ALPHAS
+
+TINY = float(np.finfo(np.float64).tiny)
 
 
 class Part(NamedTuple):
@@ -39,6 +49,7 @@ class FactoredGate(SurveyedGate):
     """
 
     choices = {"alpha": ALPHAS}
+    changed_by_step = ("coef_", "intercept_")
 
     _parameter_constraints: dict = {
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
@@ -55,6 +66,13 @@ class FactoredGate(SurveyedGate):
     @abstractmethod
     def _arrange(self, sums: np.ndarray) -> None:
         """Place the experts; ``sums`` (n_experts, d + 1) are Σ r_k [x, 1]."""
+
+    @abstractmethod
+    def _members(self) -> tuple[sparse.csr_array, list[slice]]:
+        """Return which logits each expert adds up, and the logits of each softmax.
+
+        The first is a CSR matrix of 0 and 1, (n_logits, n_experts).
+        """
 
     @abstractmethod
     def _parts(self, routing: Routing, sums: np.ndarray) -> Iterator[Part]:
@@ -86,11 +104,63 @@ class FactoredGate(SurveyedGate):
         parts = self._parts(routing, to_host(routing.weighted_sums(X)))
         return other._solve(X, parts, self.update_iter)
 
+    # ------------------------------------------------------------ sums over rows
+    # They go on from a fitted gate: where the experts stand is decided by `fit`.
+    def log_proba_of(self, table: Table, block: Block) -> np.ndarray:
+        members, slices = self._members()
+        logits = block.values(table.inner(self.coef_, self.intercept_))
+        parts = [log_softmax_of_classes(logits[each]) for each in slices]
+        return members.T @ np.concatenate(parts)
+
+    def sums(
+        self,
+        block: Block,
+        log_proba: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        # Gradient and curvature of each softmax, on the rows that reach it.
+        members, slices = self._members()
+        wanted = members @ targets
+        proba = members @ np.exp(log_proba)
+        mass = np.empty_like(proba)
+        for each in slices:
+            mass[each] = wanted[each].sum(axis=0)
+            proba[each] /= np.maximum(proba[each].sum(axis=0), TINY)
+        bend = 2.0 * mass * proba * (1.0 - proba)
+        curvature = block.curvature(bend, len(bend))
+        return block.sums(wanted - mass * proba), *curvature, mass.sum(axis=-1)
+
+    def step(
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
+    ) -> tuple[Self, np.ndarray]:
+        gradient, moments, squares, rows = sums
+        _, slices = self._members()
+        params = table.inner(self.coef_, self.intercept_)
+        unit = np.append(self._scale / table.scale, 0.0)
+        bend = no_less(moments, squares)
+        total = 0.0
+        for each in slices:
+            reached = rows[each][0]
+            ridge = self._penalty() * reached * unit**2
+            slope = gradient[each] - ridge * params[each]
+            step = newton_of_blocks(slope, bend[each], ridge, reached)
+            gain = float(expected_gain(step, gradient[each], ridge, params[each]))
+            if reached > 0 and gain >= 0:
+                params[each] += damping * step
+                total += gain
+        other = copy.copy(self)
+        other.coef_, other.intercept_ = table.outer(params)
+        return other, np.asarray(total)
+
+    def _penalty(self) -> float:
+        return ALPHAS[0] if self.alpha == "auto" else float(self.alpha)
+
     def _solve(self, X: Array, parts: Any, max_iter: int) -> Self:
         """Improve each softmax from where it is; one without rows stays as it is."""
         ops = select(X)
         self.n_iter_ = 0
-        alpha = ALPHAS[0] if self.alpha == "auto" else float(self.alpha)
+        alpha = self._penalty()
         for logits, rows, mass, sums in parts:
             if rows is not None and not len(rows):
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from numbers import Integral
@@ -139,6 +140,12 @@ class HierarchicalGate(FactoredGate):
             root = min(math.isqrt(max(n_experts - 1, 1)) + 1, MOST_CHILDREN)
             nested = grow(points, np.arange(n_experts), branching or root)
         self._tree = tree_of(nested)
+
+    def _members(self) -> tuple[sparse.csr_array, list[slice]]:
+        bounds = self._tree.bounds
+        below = _incidence(self._tree.paths, bounds[-1])
+        nodes = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+        return below.T.tocsr(), nodes
 
     def _parts(self, routing: Routing, sums: np.ndarray) -> Iterator[Part]:
         bounds = self._tree.bounds

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from numbers import Integral
 
 import numpy as np
+from scipy import sparse
 
 from ..backends import Array, select
 from ..routing import Routing
@@ -98,6 +99,15 @@ class ProductGate(FactoredGate):
     def _arrange(self, sums: np.ndarray) -> None:
         self.shape_ = _shape(self.shape, self.n_experts_)
         self.cells_ = grid(centroids(sums, self._center, self._scale), self.shape_)
+
+    def _members(self) -> tuple[sparse.csr_array, list[slice]]:
+        n_rows, n_columns = self.shape_
+        experts = np.arange(self.n_experts_)
+        logits = np.concatenate([self.cells_[:, 0], n_rows + self.cells_[:, 1]])
+        places = logits, np.tile(experts, 2)
+        shape = n_rows + n_columns, self.n_experts_
+        members = sparse.coo_array((np.ones(len(logits)), places), shape).tocsr()
+        return members, [slice(n_rows), slice(n_rows, shape[0])]
 
     def _parts(self, routing: Routing, sums: np.ndarray) -> Iterator[Part]:
         n_rows = self.shape_[0]
