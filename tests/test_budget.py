@@ -160,7 +160,7 @@ def test_held_out_rows_narrow_scales_that_are_too_large(wide, factor):
     pool = make_pool([LinearRegression()] * 2, n_features=1, likelihood=Gaussian())
     pool = pool.fit(X, X, even).with_scale(np.full((2, 1), wide))
     model = Model(ConstantGate().fit(X, even), pool)
-    parts = [Split(problem, problem, *np.ones((2, n), dtype=bool))]
+    parts = [Split(problem, *np.ones((2, n), dtype=bool))]
     found = narrowing([Said(model)], parts, Choice(), RoutingRule())
     assert found == pytest.approx(factor, abs=0.03)
     assert_array_equal(narrowed(pool, 0.8).scale, 0.8 * pool.scale)

@@ -596,6 +596,10 @@ def test_each_row_is_held_out_once():
         assert_array_equal(part.train.X, X[part.rows])
         assert_array_equal(part.train.sample_weight, WEIGHT[part.rows])
         assert part.train.X is part.train.X_gate
+        before = part.train
+        part.forget()
+        assert part.train is not before
+        assert_array_equal(part.train.X, before.X)
 
 
 @pytest.mark.parametrize("expert", [Ridge(), TREE], ids=str)
@@ -628,13 +632,13 @@ def test_a_part_that_is_stuck_does_not_decide(monkeypatch):
     """All rows go on from the part whose model suits them best, not from the first."""
     true_hold_out, count = _train.hold_out, []
 
-    def worse_first(part, best, gates, rule):
-        held = true_hold_out(part, best, gates, rule)
+    def worse_first(*args):
+        held = true_hold_out(*args)
         if not count:  # experts that say nothing
             for model in held.models:
                 pool = model.experts
                 pool.coef, pool.intercept = 0 * pool.coef, 0 * pool.intercept
-        count.append(part)
+        count.append(held)
         return held
 
     model = MoERegressor(gate="gaussian", **QUICK)

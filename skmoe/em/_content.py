@@ -119,7 +119,8 @@ def residual(X: Any, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
     if X.shape[1] <= 1024:
         A, B, x_mean, y_mean = select(X).gram(X, y, weight)
         A, B = without_constants(A, B, x_mean, float(weight.sum()))
-        beta = solve_ridge(A, B, RIDGE * np.diagonal(A))
+        beta = solve_ridge(A, B, RIDGE * np.diagonal(A), overwrite_a=True)
+        del A  # the rows' residuals need the memory
         y = y - y_mean - (X @ beta - x_mean @ beta)
     after = deviation(y, weight)
     unit = np.where(after > NEXT_TO_NOTHING * before, after, before)

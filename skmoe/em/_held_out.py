@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -94,19 +95,37 @@ class Split:
 
     Attributes
     ----------
-    train, test : Problem
+    problem : Problem
+        All rows.
     rows, held_out : (n_samples,) arrays of bool
         Which rows are in ``train`` and ``test``. If rows are very many, some are in
         neither.
-    pooled : Pooled or None
-        The pooled fits, if they are there already.
     """
 
-    train: Problem
-    test: Problem
+    problem: Problem
     rows: np.ndarray
     held_out: np.ndarray
-    pooled: Pooled | None = None
+
+    @cached_property
+    def train(self) -> Problem:
+        """The rows to learn from, copied when they are first asked for."""
+        return _rows(self.problem, self.rows)
+
+    @cached_property
+    def test(self) -> Problem:
+        """The rows that judge, copied when they are first asked for."""
+        return _rows(self.problem, self.held_out)
+
+    @property
+    def test_weight(self) -> float:
+        """Weight of the rows that judge."""
+        weight = to_host(self.problem.sample_weight)
+        return float(weight[self.held_out].sum())
+
+    def forget(self) -> None:
+        """Give the memory of the copies back; they are made anew where needed."""
+        vars(self).pop("train", None)
+        vars(self).pop("test", None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,10 +258,7 @@ def splits(problem: Problem, *, rigid: bool, enough: int | None = None) -> list[
     if n_parts == 1:
         return []
     learned = [(part < PARTS) & (part != s) for s in range(min(count, n_parts))]
-    return [
-        Split(_rows(problem, rows), _rows(problem, part == s), rows, part == s)
-        for s, rows in enumerate(learned)
-    ]
+    return [Split(problem, rows, part == s) for s, rows in enumerate(learned)]
 
 
 def _rows(problem: Problem, kept: np.ndarray) -> Problem:
@@ -250,29 +266,33 @@ def _rows(problem: Problem, kept: np.ndarray) -> Problem:
 
 
 def hold_out(
-    split: Split,
+    train: Problem,
+    test: Problem,
     result: EMResult,
     gates: Sequence[BaseGate],
     rule: RoutingRule,
+    pooled: Pooled | None = None,
 ) -> HeldOut:
     """Try each gate, and each way to shrink experts, on the held-out rows.
 
     Parameters
     ----------
-    split : Split
+    train, test : Problem
+        The rows to learn from, and those held out.
     result : EMResult
-        The best run of EM on ``split.train``.
+        The best run of EM on ``train``.
     gates : sequence of BaseGate
         Variants of the gate.
     rule : RoutingRule
         Which experts predict asks.
+    pooled : Pooled or None
+        The pooled fits, if they are there already.
     """
-    train, test = split.train, split.test
     rigid = result.pool.rigid
     mass = result.resp.scaled(train.sample_weight)
     experts = Trained.of(train, result.pool, mass)
-    pooled = split.pooled or Pooled.of(train, result.pool)
-    single = _single(split, pooled)
+    pooled = pooled or Pooled.of(train, result.pool)
+    single = _single(train, test, pooled)
     targets = {False: pooled}
     if pooled.several and train.shared is None:
         targets[True] = pooled.only(pooled.best(train))
@@ -290,7 +310,7 @@ def hold_out(
             experts = quick = Trained.of(train, state.pool, mass)
         models.append(experts.for_new_rows(train, state))
         quick = replace(quick, judge=state.pool)
-        trials.append(_trials(split, state, quick, targets, rule))
+        trials.append(_trials(train, test, state, quick, targets, rule))
     return HeldOut(trials, single, models, result, train.tied, pooled, result.pool)
 
 
@@ -344,7 +364,7 @@ def hold_out_on_sums(
     return [
         HeldOut(
             trials=[{way: t.of(s) for way, t in each.items()} for each in trials],
-            single=_single(part, pooled[s]),
+            single=_single(part.train, part.test, pooled[s]),
             models=[picked(settled, s) for settled, *_ in settings],
             run=records[s],
             tied=part.train.tied,
@@ -435,7 +455,8 @@ class Bench:
 
 
 def _trials(
-    split: Split,
+    train: Problem,
+    test: Problem,
     state: State,
     experts: Trained,
     targets: dict[bool, Pooled],
@@ -451,13 +472,13 @@ def _trials(
     trials = {}
     for shrinkage, to_best in ways:
         shrunk = targets[to_best].shrink(experts, shrinkage)
-        last, model = settle_gate(split.train, state, shrunk, rule, GATE_PASSES)
-        judged = routed(split.test, model.gate, model.experts, rule)
+        last, model = settle_gate(train, state, shrunk, rule, GATE_PASSES)
+        judged = routed(test, model.gate, model.experts, rule)
         trials[shrinkage, to_best] = Trial(
             model=model,
             bound=judged.bound,
-            loss=loss(split.test, judged),
-            blind=_blind(split.test, model.experts, last),
+            loss=loss(test, judged),
+            blind=_blind(test, model.experts, last),
         )
     return trials
 
@@ -524,9 +545,8 @@ def _deviations(problem: Problem) -> Array:
     return xp.sqrt(xp.where(variance > 0, variance, xp.ones_like(variance)))
 
 
-def _single(split: Split, pooled: Pooled) -> float:
+def _single(train: Problem, test: Problem, pooled: Pooled) -> float:
     """Return the held-out log-likelihood per row of the best learner alone."""
-    train, test = split.train, split.test
     everyone = learnable_rows(train, pooled.fits.judge)
     xp = namespace(everyone.weights)
     ones = xp.astype(everyone.weights > 0, everyone.weights.dtype)
@@ -562,7 +582,7 @@ def choose(
     plan : int
     choice : Choice
     """
-    weights = [float(to_host(s.test.sample_weight).sum()) for s in split]
+    weights = [part.test_weight for part in split]
 
     def mean(of: Callable[[HeldOut], np.ndarray | float]) -> np.ndarray:
         return np.stack(

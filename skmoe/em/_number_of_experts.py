@@ -149,6 +149,7 @@ def select_number(problem: Problem, plan: Plan, *, hold_out: bool) -> Selection:
         if learn.shared is not None:
             test = learn.shared.left_over(test, new=True)
         paths.append(_path(learn, test, few))
+        part.forget()
     return _chosen(paths)
 
 

@@ -59,11 +59,12 @@ def calibration(
     weights = []
     for outcome, part in zip(outcomes, parts, strict=True):
         model = outcome.mixture(choice)
-        routing = route(part.test.apart, model.gate, rule)
-        proba = to_host(model.experts.mix(part.test.X, routing))
+        test = part.test.apart
+        routing = route(test, model.gate, rule)
+        proba = to_host(model.experts.mix(test.X, routing))
         log_proba.append(np.log(np.maximum(proba, TINY)))
-        labels.append(to_host(part.test.y))
-        weights.append(to_host(part.test.sample_weight).astype(np.float64))
+        labels.append(to_host(test.y))
+        weights.append(to_host(test.sample_weight).astype(np.float64))
     return calibrated(
         np.concatenate(log_proba), np.concatenate(labels), np.concatenate(weights)
     )

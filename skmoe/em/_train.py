@@ -277,6 +277,7 @@ def train(
     if problem.y.ndim == 1:
         cooled, bias = calibration(outcome, parts, choice, plan.rule)
         choice = replace(choice, temperature=cooled, bias=bias)
+    _forget(parts, plan)
     if plan.on_sums(problem):
         models = [each.models[choice.gate] for each in outcome]
         result = _go_on(problem, parts, models, run_one)
@@ -380,13 +381,24 @@ def _hold_out(
             learn = replace(
                 learn, budget=budget * (1 + pooled.fits.judge.n_experts) / 2
             )
-        part = replace(part, train=learn, test=test, pooled=pooled)
         runs = run_all(learn, few, run_one, pooled)
         best = _best_run(learn, runs, plan.rule)
-        outcomes.append(hold_out(part, best, few.gates, plan.rule))
+        outcomes.append(hold_out(learn, test, best, few.gates, plan.rule, pooled))
+        del learn, test
+        _forget([part], plan)
         if run_one.out_of_time:
             break
     return outcomes
+
+
+def _forget(parts: Sequence[Split], plan: Plan) -> None:
+    """Give back the memory of the rows of splits, which served a plan.
+
+    Learners that are fitted one by one have cached their answers for these rows.
+    """
+    if plan.pool.rigid:
+        for part in parts:
+            part.forget()
 
 
 def _hold_out_on_sums(
@@ -407,6 +419,7 @@ def _hold_out_on_sums(
         outcomes[:] = hold_out_on_sums(
             race, parts, model, records, plan.gates, plan.rule
         )
+        _forget(parts, plan)
         return records
 
     n_pass = race.most_passes(len(entrants(plan.starts)))

@@ -26,22 +26,32 @@ def without_constants(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return centred equations in which constant columns are zero, not rounding."""
     varies = deviations(x_mean, np.diagonal(A) / (total or 1.0)) > 0
+    if varies.all():
+        return A, B
     return A * np.outer(varies, varies), B * varies[:, None]
 
 
-def solve_ridge(A: np.ndarray, B: np.ndarray, alpha: float | np.ndarray) -> np.ndarray:
+def solve_ridge(
+    A: np.ndarray,
+    B: np.ndarray,
+    alpha: float | np.ndarray,
+    *,
+    overwrite_a: bool = False,
+) -> np.ndarray:
     """Solve (A + αI) β = B; if the matrix is singular, by the minimum norm.
 
-    There may be one α for all columns, or one per column.
+    There may be one α for all columns, or one per column. ``overwrite_a`` allows to
+    use the memory of A.
     """
-    S, unit = equilibrated(A, alpha)
+    S, unit = equilibrated(A, alpha, overwrite_a=overwrite_a)
     try:
-        factor, lower = cho_factor(S)
+        factor, lower = cho_factor(S, overwrite_a=True)  # S stays below its diagonal
         # The smallest pivot reveals a singular matrix that rounding would hide.
         if np.min(np.diag(factor), initial=1.0) ** 2 > SINGULAR:
             return unit[:, None] * cho_solve((factor, lower), unit[:, None] * B)
     except LinAlgError:
         pass
+    S[np.diag_indices_from(S)] = 1.0
     R = singular_root(S, unit)
     return R @ (R.T @ B)
 
@@ -100,13 +110,13 @@ def ridge_by_rows(
 
 
 def equilibrated(
-    A: np.ndarray, alpha: float | np.ndarray
+    A: np.ndarray, alpha: float | np.ndarray, *, overwrite_a: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (S, unit), where A + αI = S / (unit unitᵀ) and S has a diagonal of ones.
 
-    The unit of a zero column is 0.
+    The unit of a zero column is 0. S is in Fortran's order, as LAPACK wants it.
     """
-    S = A.copy()
+    S = np.asfortranarray(A) if overwrite_a else np.array(A, order="F")
     S[np.diag_indices_from(S)] += alpha
     unit = reciprocal(np.sqrt(np.maximum(np.diagonal(S), 0.0)))
     S *= unit[:, None]

@@ -13,6 +13,9 @@ from ._rows import row_blocks, take_rows
 ENTRIES = 2**16
 """Number of CSR entries whose moments are taken at a time."""
 
+COLUMNS = 128
+"""Number of CSR columns whose products with all others are taken at a time."""
+
 FAR = 1e-6
 """A CSR column whose variance is a smaller share of its squared mean is centred before
 squares are taken: their difference would lose digits."""
@@ -181,7 +184,9 @@ def _gram_of_entries(
     """
     x_mean = (X.T @ w) / total
     wy = w[:, None] * (y - y_mean)
-    A = (X.multiply(w[:, None]).T @ X).toarray() - total * np.outer(x_mean, x_mean)
+    A = _second_moments_of_entries(X, w)
+    for i, mean in enumerate(x_mean):
+        A[:, i] -= total * (x_mean * mean)
     B = X.T @ wy - np.outer(x_mean, wy.sum(axis=0))
     far = np.flatnonzero(np.diagonal(A) < FAR * total * x_mean**2)
     if len(far):
@@ -192,3 +197,13 @@ def _gram_of_entries(
         A[far] = cross.T
         A[np.ix_(far, far)] = A_far
     return A, B, x_mean, y_mean
+
+
+def _second_moments_of_entries(X: Array, w: Array) -> Array:
+    """Return Σ w x xᵀ of CSR, a few columns at a time."""
+    d = X.shape[1]
+    A = np.empty((d, d), order="F")  # as solvers want it
+    for first in range(0, d, COLUMNS):
+        some = slice(first, first + COLUMNS)
+        A[some] = (X[:, some].multiply(w[:, None]).T @ X).toarray()
+    return A
