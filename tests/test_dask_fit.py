@@ -10,9 +10,11 @@ import pytest
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.dask import DaskMoEClassifier, DaskMoERegressor
@@ -127,8 +129,10 @@ def test_up_to_the_sample_the_answer_is_that_of_memory(model, rows, labelled):
     kind = DaskMoERegressor if model is MoERegressor else DaskMoEClassifier
     there = kind(**options).fit(lying(X, SIZES), lying(y, SIZES))
     here = model(**options).fit(X, y)
-    np.testing.assert_array_equal(there.gate_.coef_, here.gate_.coef_)
-    np.testing.assert_array_equal(there.to_local().predict(X), here.predict(X))
+    assert there.lower_bound_ == pytest.approx(here.lower_bound_, abs=1e-9)
+    np.testing.assert_allclose(
+        there.to_local().score_samples(X, y), here.score_samples(X, y), atol=1e-6
+    )
     assert there.sample_size_ == N
     assert there.n_rounds_ == 0
 
@@ -158,6 +162,60 @@ def test_other_gates(rows, gate):
     np.testing.assert_allclose(model.lower_bounds_, one.lower_bounds_, atol=1e-9)
     assert np.all(np.diff(model.lower_bounds_) >= -1e-12)
     assert model.lower_bounds_[-1] > model.lower_bounds_[0]
+
+
+TREES = {"expert": DecisionTreeRegressor(max_depth=4), "sample_rows": 900}
+BOOSTED = {"expert": HistGradientBoostingRegressor(max_iter=10), "sample_rows": 900}
+
+
+@pytest.mark.parametrize("learner", [TREES, BOOSTED], ids=["trees", "boosted"])
+@pytest.mark.parametrize("most", ["auto", 300])
+def test_learners_fitted_one_by_one_are_the_same_in_any_parts(rows, learner, most):
+    X, y = rows
+    options = learner | {"rows_per_expert": most, "n_init": 1}
+    one = regressor(**options).fit(lying(X, [N]), lying(y, [N]))
+    assert one.n_rounds_ > 1
+    order = np.argsort(y)
+    for sizes in (SIZES, PARTS["seven"]):
+        model = regressor(**options)
+        model.fit(lying(X[order], sizes), lying(y[order], sizes))
+        np.testing.assert_allclose(
+            model.lower_bounds_, one.lower_bounds_, rtol=0, atol=1e-9
+        )
+        np.testing.assert_allclose(model.to_local().predict(X), one.predict(X))
+
+
+def test_learners_fitted_one_by_one_gain_by_all_rows(rows):
+    X, y = rows
+    model = regressor(expert=DecisionTreeRegressor(max_depth=6), sample_rows=300)
+    model.fit(lying(X, SIZES), lying(y, SIZES))
+    found = model.diagnostics_
+    best = max(value for name, value in found.items() if name.startswith("held_out"))
+    assert best > found["held_out: sample"] + 0.05
+    tree = DecisionTreeRegressor(max_depth=6).fit(X, y)
+    assert model.to_local().score(X, y) > tree.score(X, y) - 0.02
+
+
+def test_classifiers_fitted_one_by_one(labelled):
+    X, y = labelled
+    model = classifier(expert=DecisionTreeClassifier(max_depth=4), sample_rows=900)
+    model.fit(lying(X, SIZES), lying(y, SIZES))
+    assert model.score(lying(X, SIZES), lying(y, SIZES)) > 0.9
+
+
+def test_frames_with_categories_that_trees_read(rows):
+    X, y = rows
+    table = pd.DataFrame(X, columns=list("abcd"))
+    table["kind"] = pd.Categorical(np.where(X[:, 0] > 0, "up", "down"))
+    learner = HistGradientBoostingRegressor(
+        max_iter=10, categorical_features="from_dtype"
+    )
+    model = regressor(expert=learner, n_experts=2, n_init=1)
+    frame = dd.from_pandas(table, npartitions=4)
+    model.fit(frame, dd.from_pandas(pd.Series(y), npartitions=4))
+    here = model.to_local().predict(table)
+    np.testing.assert_array_equal(model.predict(frame).compute(), here)
+    assert model.n_rounds_ > 1
 
 
 def test_noise_is_left_to_the_learner_alone():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import one_blas_thread, using
-from ..em import InParts, rows_of_part
+from ..em import InParts, Lesson, Rows, rows_of_part, taught
 from ..routing import Table as Units
 from ._table import Partition, keys_of, take, used_rows
 
@@ -107,6 +107,8 @@ class Reading:
         Of the keys of rows.
     held : (int, int)
         Rows with keys in this interval are held out.
+    lessons : bool
+        Whether parts are lessons, for learners that are fitted one by one.
     """
 
     model: Any
@@ -114,6 +116,14 @@ class Reading:
     read: Units
     seed: int
     held: tuple[int, int]
+    lessons: bool
+
+    def part(self, X: Any, y: Any, weight: Any, keys: np.ndarray) -> Rows | Lesson:
+        """Return rows as a part."""
+        problem = self.model._batch(X, y, weight)
+        if self.lessons:
+            return Lesson(problem, keys)
+        return rows_of_part(problem, self.seen, self.read)
 
 
 def read_shard(
@@ -129,15 +139,14 @@ def read_shard(
                 keys = keys_of(X, y, reading.seed)[used]
                 total += int(np.sum(keys, dtype=np.uint64))
                 first, last = reading.held
-                learns = used[(keys < first) | (keys >= last)]
+                learns = np.flatnonzero((keys < first) | (keys >= last))
                 if run is not None:
                     learns = np.array_split(learns, run[1])[run[0]]
                 if not len(learns):
                     continue
                 # This copies rows of memory-mapped files.
-                few = (take(each, learns) for each in (X, y, weight))
-                problem = reading.model._batch(*few)
-                found.append(rows_of_part(problem, reading.seen, reading.read))
+                few = (take(each, used[learns]) for each in (X, y, weight))
+                found.append(reading.part(*few, keys[learns]))
     if total % 2**64 != print_:
         where = f"{places[0]} to {places[-1]}" if len(places) > 1 else str(places[0])
         raise ValueError(
@@ -201,6 +210,20 @@ class DaskRows:
 
     def total(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return the sum over the shards of ``function(rows, *args)``."""
+        return computed([self._total(function, *args)])[0]
+
+    def taught(
+        self, learners: Sequence[Any], function: Callable[..., Any], *args: Any
+    ) -> list[Any]:
+        """Return pools of one expert, each taught its share where the shares are."""
+        from dask import delayed
+
+        shares = self._total(function, *args)
+        fit = delayed(taught, pure=False)
+        return list(computed([fit(one, shares, k) for k, one in enumerate(learners)]))
+
+    def _total(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return the sum, not computed yet: chains of shards, and a tree above them."""
         from dask import delayed
 
         self.n_rounds += 1
@@ -215,7 +238,7 @@ class DaskRows:
         while len(chains) > 1:
             groups = range(0, len(chains), FAN_IN)
             chains = [join(*chains[i : i + FAN_IN]) for i in groups]
-        return computed(chains)[0]
+        return chains[0]
 
 
 def computed(delayed_values: list[Any]) -> tuple[Any, ...]:

@@ -24,9 +24,11 @@ from ._parts import (
 )
 from ._problem import EMResult, Model, PassInfo, Problem, Record, State, Terms
 from ._shared_expert import NO_CORRECTION
+from ._shares import Lesson, Shares, alternatives, meet, served, taught, teach
 from ._starts import PORTFOLIO, STARTS, initial
 from ._stepwise import Pace, Stream, absorb, open_stream
 from ._stream_sample import stacked
+from ._sweep import Rows, Sums
 from ._train import (
     KINDS,
     Mixture,
@@ -53,6 +55,7 @@ __all__ = [
     "EMResult",
     "InParts",
     "LastPasses",
+    "Lesson",
     "Mixture",
     "Model",
     "Pace",
@@ -62,14 +65,18 @@ __all__ = [
     "Problem",
     "Progress",
     "Record",
+    "Rows",
     "Selection",
+    "Shares",
     "Start",
     "State",
     "Stream",
+    "Sums",
     "Terms",
     "Voice",
     "Watch",
     "absorb",
+    "alternatives",
     "begin",
     "candidates",
     "check_finite",
@@ -88,6 +95,7 @@ __all__ = [
     "grow",
     "initial",
     "judges",
+    "meet",
     "most_experts",
     "open_stream",
     "resume",
@@ -95,11 +103,14 @@ __all__ = [
     "rows_of_part",
     "run",
     "select_number",
+    "served",
     "service",
     "settle",
     "shrink",
     "stacked",
     "step",
+    "taught",
+    "teach",
     "train",
     "varying",
 ]

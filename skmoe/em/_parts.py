@@ -198,15 +198,21 @@ def candidates(
 def pooled_on_parts(
     rows: AllRows, pool: ExpertPool, n_outputs: int
 ) -> tuple[ExpertPool, np.ndarray]:
-    """Return each distinct learner fitted to all rows, and which each expert has."""
-    keys = [recipe(learner) for learner in pool.learners]
-    distinct = list(dict.fromkeys(keys))
-    one = pool.unfitted(np.array([keys.index(key) for key in distinct]))
-    one = one.blank(rows.read, np.zeros((n_outputs, 0)))
+    """Return each distinct learner fitted to all rows, and which one experts have."""
+    firsts, learner_of = distinct_learners(pool)
+    one = pool.unfitted(firsts).blank(rows.read, np.zeros((n_outputs, 0)))
     for _ in range(one.first_steps):
         sums = rows.total(_everyone, one)
         one, _ = one.step(rows.read, sums.experts, np.array(1.0))
-    return one, np.array([distinct.index(key) for key in keys])
+    return one, learner_of
+
+
+def distinct_learners(pool: ExpertPool) -> tuple[np.ndarray, np.ndarray]:
+    """Return an expert of each distinct learner, and the learner of each expert."""
+    keys = [recipe(learner) for learner in pool.learners]
+    distinct = list(dict.fromkeys(keys))
+    firsts = np.array([keys.index(key) for key in distinct])
+    return firsts, np.array([distinct.index(key) for key in keys])
 
 
 def _everyone(rows: Rows, pool: ExpertPool) -> Sums:

@@ -45,6 +45,12 @@ def row_keys(X: Any, seed: int = 0) -> np.ndarray:
     return keys
 
 
+def mixed_keys(keys: np.ndarray, number: int) -> np.ndarray:
+    """Return other keys for each number, (n,) array of uint64."""
+    with np.errstate(over="ignore"):
+        return _mixed(keys ^ _mixed(np.full(1, number + 1, dtype=np.uint64)))
+
+
 def _bits(X: np.ndarray) -> np.ndarray:
     """Return the bits of numbers as whole numbers, (n, d)."""
     values = np.add(X, 0.0, dtype=np.float64)
