@@ -81,6 +81,10 @@ class Content:
         """The standardised residual of y's linear fit, (n_samples, n_outputs)."""
         return residual(self.X, to_host(self.y), to_host(self.sample_weight))
 
+    def forget(self) -> None:
+        """Give the memory of the residual back; it is made anew where needed."""
+        vars(self).pop("residual", None)
+
 
 def _on_host(X: Any) -> Any:
     return X if sparse.issparse(X) else to_host(X)

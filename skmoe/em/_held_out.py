@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -134,7 +134,9 @@ class Trial:
 
     Attributes
     ----------
-    model : Model
+    make : callable
+        Makes the mixture: few trials are looked at again, and coefficients of many
+        columns take memory.
     bound : float
         Mean log-likelihood per row of the mixture, as predict routes the rows.
     loss : float
@@ -144,7 +146,7 @@ class Trial:
         there are very many experts.
     """
 
-    model: Model
+    make: Callable[[], Model]
     bound: Any
     loss: Any
     blind: Any
@@ -152,7 +154,7 @@ class Trial:
     def of(self, which: int) -> Trial:
         """Return one of the trials of several models."""
         numbers = (float(a[which]) for a in (self.bound, self.loss, self.blind))
-        return Trial(picked(self.model, which), *numbers)
+        return Trial(partial(picked, self.make(), which), *numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +197,7 @@ class HeldOut:
 
     def mixture(self, choice: Choice) -> Model:
         """Return the mixture that was chosen."""
-        return self.trials[choice.gate][choice.shrinkage, choice.to_best].model
+        return self.trials[choice.gate][choice.shrinkage, choice.to_best].make()
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,7 @@ def splits(problem: Problem, *, rigid: bool, enough: int | None = None) -> list[
     enough = max(enough, ENOUGH_AN_EXPERT * problem.n_experts)
     n_folds = PARTS * -(-n_rows // enough)  # only the first few serve
     part = content_folds(problem, n_folds, problem.seed + 1)
+    problem.content.forget()  # the splits have their own
     n_parts = min(int(part.max()) + 1, PARTS)
     if n_parts == 1:
         return []
@@ -311,7 +314,8 @@ def hold_out(
         models.append(experts.for_new_rows(train, state))
         quick = replace(quick, judge=state.pool)
         trials.append(_trials(train, test, state, quick, targets, rule))
-    return HeldOut(trials, single, models, result, train.tied, pooled, result.pool)
+    record = result.without_model()
+    return HeldOut(trials, single, models, record, train.tied, pooled, result.pool)
 
 
 def hold_out_on_sums(
@@ -451,7 +455,8 @@ class Bench:
         return settled(self.learn, model, self.choose, n_pass, self.tol, learn=learn)
 
     def _trial(self, model: Model, sums: Sums) -> Trial:
-        return Trial(model, *judged(self.test, model, self.top_k, sums.load))
+        figures = judged(self.test, model, self.top_k, sums.load)
+        return Trial(lambda: model, *figures)
 
 
 def _trials(
@@ -474,13 +479,25 @@ def _trials(
         shrunk = targets[to_best].shrink(experts, shrinkage)
         last, model = settle_gate(train, state, shrunk, rule, GATE_PASSES)
         judged = routed(test, model.gate, model.experts, rule)
+        tried = model.gate, model.experts.scale, experts, targets[to_best], shrinkage
         trials[shrinkage, to_best] = Trial(
-            model=model,
+            make=partial(_tried, *tried),
             bound=judged.bound,
             loss=loss(test, judged),
             blind=_blind(test, model.experts, last),
         )
     return trials
+
+
+def _tried(
+    gate: BaseGate,
+    scale: np.ndarray | None,
+    experts: Trained,
+    target: Pooled,
+    shrinkage: float,
+) -> Model:
+    """Return the mixture of a trial."""
+    return Model(gate, target.shrink(experts, shrinkage).predictor.with_scale(scale))
 
 
 def _settled(

@@ -285,3 +285,7 @@ class EMResult(Record):
     gate: BaseGate
     pool: ExpertPool
     resp: Routing
+
+    def without_model(self) -> Record:
+        """Return what happened, without what came of it."""
+        return Record(self.bound, self.converged, self.passes)

@@ -278,23 +278,25 @@ def train(
         cooled, bias = calibration(outcome, parts, choice, plan.rule)
         choice = replace(choice, temperature=cooled, bias=bias)
     _forget(parts, plan)
+    judged = [each.run for each in outcome]
+    models = [each.models[choice.gate] for each in outcome]
     if plan.on_sums(problem):
-        models = [each.models[choice.gate] for each in outcome]
         result = _go_on(problem, parts, models, run_one)
-        mixture = finish(problem, result, plan, choice)
-        return replace(mixture, judged=[each.run for each in outcome])
+        return replace(finish(problem, result, plan, choice), judged=judged)
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
-    part, start = _best_part(problem, [each.models[choice.gate] for each in outcome])
+    part, start = _best_part(problem, models)
     judge, pooled = _judges(problem, plan, parts[part], outcome[part], choice)
 
     if judge is not None:
         factor = narrowing(outcome, parts, choice, plan.rule)
         choice = replace(choice, narrowing=factor)
+    guess = models[part].gate
+    del models, outcome, outcomes  # the last run needs the memory
 
     def first() -> State:
         if judge is not None:
-            resp = resume(problem, outcome[part].models[choice.gate].gate, judge).resp
+            resp = resume(problem, guess, judge).resp
             return resume(problem, fit_gate(problem, gate, resp), judge)
         # We hand the start over for good: the first passes need the memory.
         return begin(problem, gate, plan.pool, start.pop())
@@ -306,7 +308,7 @@ def train(
     )
     result = run_one(last, "chosen", first)
     mixture = finish(problem, result, plan, choice, pooled)
-    return replace(mixture, judged=[each.run for each in outcome])
+    return replace(mixture, judged=judged)
 
 
 def _go_on(
@@ -369,10 +371,7 @@ def _hold_out(
     outcomes = []
     for at, part in enumerate(parts):
         few = plan.take(part.rows)
-        learn, test = few.left_over(part.train), part.test.apart
-        if learn.shared is not None:
-            test = learn.shared.left_over(test, new=True)
-        learn = replace(learn, budget=budget)
+        learn = replace(few.left_over(part.train), budget=budget)
         pooled = None
         if not plan.pool.rigid and plan.shared is None:
             key = id(plan.pool), at
@@ -383,6 +382,9 @@ def _hold_out(
             )
         runs = run_all(learn, few, run_one, pooled)
         best = _best_run(learn, runs, plan.rule)
+        test = part.test.apart
+        if learn.shared is not None:
+            test = learn.shared.left_over(test, new=True)
         outcomes.append(hold_out(learn, test, best, few.gates, plan.rule, pooled))
         del learn, test
         _forget([part], plan)
@@ -499,6 +501,8 @@ def run_all(
         resp = _responsibilities(problem, plan, start, pooled)
         if from_all is not None and start.kind in ("uniform", "single"):
             return _of_pooled(problem, plan, resp, from_all)
+        if start is plan.starts[-1]:
+            problem.content.forget()
         anneals = _anneals(problem, start)
         return begin(problem, plan.gates[0], plan.pool, resp, annealed=anneals)
 

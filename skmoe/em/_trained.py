@@ -62,11 +62,12 @@ class Trained:
 
         The predictor of ``pooled`` holds only the fits to which experts are shrunk.
         """
+        judge = shrunk_pool(self.judge, pooled.judge, learner_of, shrinkage)
+        if self.predictor is self.judge and pooled.predictor is pooled.judge:
+            return Trained(judge, judge)
         place = np.unique(learner_of, return_inverse=True)[1]
-        return Trained(
-            shrunk_pool(self.judge, pooled.judge, learner_of, shrinkage),
-            shrunk_pool(self.predictor, pooled.predictor, place, shrinkage),
-        )
+        predictor = shrunk_pool(self.predictor, pooled.predictor, place, shrinkage)
+        return Trained(judge, predictor)
 
     def rescaled(self, problem: Problem, resp: Routing) -> Trained:
         """Return the experts with noise scales from the judge's answers."""

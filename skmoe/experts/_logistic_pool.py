@@ -131,14 +131,10 @@ class LogisticPool(CoefficientPool):
             self.intercept[k] = 0.0
             return True
         x = ops.take_rows(X, None if rows.shape[0] == X.shape[0] else rows)
-        labels = np.cumsum(met)[labels] - 1
-        host = to_host(weights)
-        onehot = np.zeros((len(labels), int(met.sum())))
-        onehot[np.arange(len(labels)), labels] = host
-        sums = to_host(ops.column_sums(x, like(onehot, weights)))
+        sums = _sums_of_classes(x, np.cumsum(met)[labels] - 1, weights)
         # With two classes the softmax of ±v/2 has half the penalty of the logit v.
         penalty = (2.0 if met.sum() == 2 else 1.0) / self._strength(k)
-        ridge = penalty / host.sum()
+        ridge = penalty / to_host(weights).sum()
         # The scale evens the diagonal of the Hessian, which is about var/4 + ridge.
         scale = np.sqrt(self._unit**2 + 4 * ridge)
         start = softmax_start(sums, d)
@@ -465,3 +461,10 @@ class LogisticPool(CoefficientPool):
         """Return the number of free coefficients and intercepts."""
         n_experts, n_classes, d = self.coef.shape
         return n_experts * (n_classes - 1) * (d + 1)
+
+
+def _sums_of_classes(X: Array, labels: np.ndarray, weights: Array) -> np.ndarray:
+    """Return the weighted sums of [x, 1] over the rows of each class."""
+    onehot = np.zeros((len(labels), int(labels.max()) + 1))
+    onehot[np.arange(len(labels)), labels] = to_host(weights)
+    return to_host(select(X).column_sums(X, like(onehot, weights)))
