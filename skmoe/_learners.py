@@ -166,6 +166,17 @@ def is_frozen(learner: Any) -> bool:
     return isinstance(learner, FrozenEstimator) or getattr(learner, "stays", False)
 
 
+def bears_threads(learner: Any) -> bool:
+    """Tell whether several clones can predict at once in threads.
+
+    Those of scikit-learn can, and work without the lock of Python most of the time.
+    """
+    parts = (learner, *learner.get_params().values())
+    learners = [part for part in parts if hasattr(part, "fit")]
+    own = all(type(part).__module__.startswith("sklearn.") for part in learners)
+    return own and not any(map(is_frozen, learners))
+
+
 def thawed(part: Any) -> Any:
     """Return the estimator in a FrozenEstimator; all else as it is."""
     while isinstance(part, FrozenEstimator):

@@ -22,7 +22,16 @@ import numpy as np
 from scipy import sparse
 
 from ..backends import Array, like, namespace
-from ..experts import DerivedPool, ExpertPool, averaged, shares, shrunk_pool, take_rows
+from ..experts import (
+    DerivedPool,
+    ExpertPool,
+    averaged,
+    fit_together,
+    shares,
+    shrunk_pool,
+    take_rows,
+    update_together,
+)
 from ..routing import Routing
 
 CHANGE = 0.1
@@ -138,10 +147,8 @@ class CrossFitPool(DerivedPool):
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Fit one pool per fold, on the rows that it learns from."""
-        self.pools = [
-            copy.copy(self.pool).fit(X, y, self._without(routing, f))
-            for f in range(len(self.rows))
-        ]
+        pools = [copy.copy(self.pool) for _ in self.rows]
+        self.pools = fit_together(pools, X, y, self._lessons(routing))
         self.n_fitted = sum(pool.n_fitted for pool in self.pools)
         self.lessons = _matrix(routing)
         return self
@@ -152,10 +159,8 @@ class CrossFitPool(DerivedPool):
             return self
         other = copy.copy(self)
         resting = self._hardly_changed(routing)
-        other.pools = [
-            pool.rested(resting).update(X, y, self._without(routing, f))
-            for f, pool in enumerate(self.pools)
-        ]
+        pools = [pool.rested(resting) for pool in self.pools]
+        other.pools = update_together(pools, X, y, self._lessons(routing))
         other.n_fitted = sum(pool.n_fitted for pool in other.pools)
         other.lessons = _columns(_matrix(routing), self.lessons, resting)
         return other
@@ -175,6 +180,9 @@ class CrossFitPool(DerivedPool):
         share = _matrix(routing)
         change = abs(share - self.lessons).sum(axis=0)
         return tuple(np.flatnonzero(change <= CHANGE * share.sum(axis=0)).tolist())
+
+    def _lessons(self, routing: Routing) -> list[Routing]:
+        return [self._without(routing, fold) for fold in range(len(self.rows))]
 
     def _without(self, routing: Routing, fold: int) -> Routing:
         mask = self.learned[fold].astype(np.float64)

@@ -263,8 +263,10 @@ def update_pool(
     new = old
     if old.n_fitted + old.price(learned) <= problem.budget:
         new = old.update(problem.X, y, learned)
-    values = new.evaluate(problem.X, y, resp)
-    log_lik = new.log_density(y, values, resp)
+    values, log_lik = state.terms.values, state.terms.log_lik
+    if new is not old:
+        values = new.evaluate(problem.X, y, resp)
+        log_lik = new.log_density(y, values, resp)
     accepted = _accepted(old, mass, log_lik, state.terms.log_lik)
     pool = old.select(new, accepted)
     if pool is old and new.n_fitted > old.n_fitted:

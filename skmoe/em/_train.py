@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -491,8 +491,11 @@ def entrants(starts: Sequence[Start]) -> list[Start]:
 
 def run_all(
     problem: Problem, plan: Plan, run_one: Run, pooled: Pooled | None = None
-) -> list[EMResult]:
-    """Run EM from every start; ``pooled`` are the pooled fits, if there are any."""
+) -> Iterator[EMResult]:
+    """Run EM from every start; ``pooled`` are the pooled fits, if there are any.
+
+    A run begins when its result is asked for, so that those before can be forgotten.
+    """
 
     # A fixed expert is none of the pooled fits.
     from_all = None if plan.pool.likelihood.n_fixed else pooled
@@ -506,21 +509,25 @@ def run_all(
         anneals = _anneals(problem, start)
         return begin(problem, plan.gates[0], plan.pool, resp, annealed=anneals)
 
-    results = []
     for start in plan.starts:
-        results.append(run_one(problem, start.kind, functools.partial(first, start)))
+        yield run_one(problem, start.kind, functools.partial(first, start))
         if run_one.stopped:
             break
-    return results
 
 
 def _best_run(
-    problem: Problem, runs: Sequence[EMResult], rule: RoutingRule
+    problem: Problem, runs: Iterator[EMResult], rule: RoutingRule
 ) -> EMResult:
     """Return the run that is worth most; one run alone is not looked at."""
-    if len(runs) == 1:
-        return runs[0]
-    return max(runs, key=lambda run: _worth(problem, run, rule))
+    best = next(runs)
+    worth = None
+    for other in runs:
+        worth = _worth(problem, best, rule) if worth is None else worth
+        others = _worth(problem, other, rule)
+        if others > worth:
+            best, worth = other, others
+        del other  # the next run needs the memory
+    return best
 
 
 def _worth(problem: Problem, result: EMResult, rule: RoutingRule) -> float:
@@ -612,12 +619,13 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
     problem = replace(problem, X=X)
     short = replace(problem, max_iter=min(problem.max_iter, STAND_IN_PASSES))
     linear = linear_pool(problem, plan.pool)
-    results = []
-    for kind in PORTFOLIO:
+
+    def run_from(kind: str) -> EMResult:
         seed = int(random.randint(2**31 - 1))
         resp = started(problem, linear, kind, start.number, seed)
-        results.append(run(short, begin(short, plan.gates[0], linear, resp)))
-    best = _best_run(problem, results, plan.rule)
+        return run(short, begin(short, plan.gates[0], linear, resp))
+
+    best = _best_run(problem, map(run_from, PORTFOLIO), plan.rule)
     if best.converged:
         return best.resp
     return run(problem, resume(problem, best.gate, best.pool)).resp

@@ -4,7 +4,7 @@ from ._averaged import AveragedPool, averaged
 from ._base import PROBABILITY_FLOOR, DerivedPool, ExpertPool, shares, take_rows
 from ._cached import MOST, CachedPool, cached
 from ._coefficient_pool import CoefficientPool
-from ._estimator_pool import EstimatorPool
+from ._estimator_pool import EstimatorPool, fit_together, update_together
 from ._frozen_pool import FrozenPool
 from ._glm_pool import GLMPool
 from ._labels import MultilabelExpert, indicator
@@ -47,6 +47,7 @@ __all__ = [
     "VaryingPool",
     "averaged",
     "cached",
+    "fit_together",
     "indicator",
     "joined",
     "left_out",
@@ -56,4 +57,5 @@ __all__ = [
     "shrunk_pool",
     "spread",
     "take_rows",
+    "update_together",
 ]

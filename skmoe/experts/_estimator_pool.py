@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Self
 
 import numpy as np
@@ -15,11 +16,13 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline
+from sklearn.utils import parallel
 
 from .._bins import fit_weighted
 from .._frames import remedy
 from .._learners import (
     PART_OF_BEST,
+    bears_threads,
     is_frozen,
     read_answer,
     recipe,
@@ -43,8 +46,37 @@ from ._labels import MultilabelExpert
 TEACHES = 2
 """Experts that learn from a row, unless more are alike."""
 
+ENOUGH_ROWS = 1_000
+"""From so many rows on experts answer in threads."""
+
 ROUNDING = 1e-3
 """Probabilities may lie outside [0, 1] by this much: some are in float16."""
+
+
+Asking = Generator[tuple[int, Iterable[Any]], list[Any], Any]
+"""Asks for a number of calls, as `joblib.delayed` makes them, and is sent the answers.
+It may ask again, and returns what it made of them."""
+
+
+def together(jobs: Sequence[Asking], n_jobs: int | None) -> list[Any]:
+    """Return what the jobs return; calls that they ask for at a time run in parallel.
+
+    A few calls of each job do not keep all processes busy, those of all jobs do.
+    """
+    returned: list[Any] = [None] * len(jobs)
+    said: dict[int, Any] = dict.fromkeys(range(len(jobs)))
+    while True:
+        asked = {}
+        for at, answers in said.items():
+            try:
+                asked[at] = jobs[at].send(answers)
+            except StopIteration as end:
+                returned[at] = end.value
+        if not asked:
+            return returned
+        calls = chain.from_iterable(calls for _, calls in asked.values())
+        made = iter(Parallel(n_jobs=n_jobs)(calls))
+        said = {at: list(islice(made, number)) for at, (number, _) in asked.items()}
 
 
 @dataclass(frozen=True)
@@ -117,6 +149,17 @@ class EstimatorPool(ExpertPool):
 
     def fit(self, X: Array, y: Array, routing: Routing) -> Self:
         """Fit one clone per expert on its share; an empty share means all rows."""
+        return together([self.fitting(X, y, routing)], self.n_jobs)[0]
+
+    def update(self, X: Array, y: Array, routing: Routing) -> Self:
+        """Return a new pool of fresh clones.
+
+        An expert whose share is empty, or that is resting, stays as it is.
+        """
+        return together([self.updating(X, y, routing)], self.n_jobs)[0]
+
+    def fitting(self, X: Array, y: Array, routing: Routing) -> Asking:
+        """Do as `fit`, for `together`."""
         self.n_outputs = y.shape[1] if self.classes is None else len(self.classes)
         one = host_rows(X, np.zeros(1, dtype=np.intp))
         self.dtype = one.dtype.name if hasattr(one, "dtype") else None
@@ -124,19 +167,16 @@ class EstimatorPool(ExpertPool):
         self.fallbacks = {}
         self.taken = {}
         self.n_fitted = 0
-        self._fit_experts(X, y, routing)
+        yield from self._fit_experts(X, y, routing)
         return self
 
-    def update(self, X: Array, y: Array, routing: Routing) -> Self:
-        """Return a new pool of fresh clones.
-
-        An expert whose share is empty, or that is resting, stays as it is.
-        """
+    def updating(self, X: Array, y: Array, routing: Routing) -> Asking:
+        """Do as `update`, for `together`."""
         other = copy.copy(self)
         other.fitted = list(self.fitted)
         other.fallbacks = dict(self.fallbacks)
         other.taken = dict(self.taken)
-        other._fit_experts(X, y, routing)
+        yield from other._fit_experts(X, y, routing)
         other.resting = ()
         return other
 
@@ -155,7 +195,7 @@ class EstimatorPool(ExpertPool):
                 takes_weight = weight_parameter(self.learners[k]) is not None
                 yield k, *share(lessons, k, row_mass, least if takes_weight else None)
 
-    def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
+    def _fit_experts(self, X: Array, y: Array, routing: Routing) -> Asking:
         """Fit each expert on its share, or on all rows where that is not possible."""
         target = self._target(y)
         fixed = self.likelihood.fixed(self.n_experts)
@@ -164,7 +204,7 @@ class EstimatorPool(ExpertPool):
         for k, rows, mass, factor in self._shares(routing):
             if rows.shape[0]:
                 shares[k] = to_host(rows), to_host(mass * factor)
-        fitted = self._fit_each(X, target, shares)
+        fitted = yield from self._fit_each(X, target, shares)
         failed = {k: e for k, e in fitted.items() if isinstance(e, ValueError)}
 
         row_mass = to_host(self.learnable(routing))
@@ -181,7 +221,7 @@ class EstimatorPool(ExpertPool):
         learn = [k for k in lost if k not in idle]
         leader = self._leaders(learn)
         pooled = dict.fromkeys(leader.values(), (everyone, row_mass[everyone]))
-        of_all = self._fit_each(X, target, pooled)
+        of_all = yield from self._fit_each(X, target, pooled)
         for k in learn:
             expert = of_all[leader[k]]
             if isinstance(expert, ValueError):  # the rows are not to blame
@@ -235,10 +275,12 @@ class EstimatorPool(ExpertPool):
 
     def _fit_each(
         self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]
-    ) -> dict[int, Any]:
+    ) -> Asking:
         """Return the expert of each share, or the error that its rows cause."""
+        if not shares:
+            return {}
         self.n_fitted += sum(len(rows) for rows, _ in shares.values())
-        fitted = Parallel(n_jobs=self.n_jobs)(
+        calls = (
             delayed(_fit_expert)(
                 self.learners[k],
                 k,
@@ -252,6 +294,7 @@ class EstimatorPool(ExpertPool):
             )
             for k, (rows, weights) in shares.items()
         )
+        fitted = yield len(shares), calls
         return dict(zip(shares, fitted, strict=True))
 
     def evaluate(self, X: Array, y: Array, routing: Routing) -> Array:
@@ -265,14 +308,30 @@ class EstimatorPool(ExpertPool):
             log_proba = np.log(np.take_along_axis(proba, label, axis=1))
             return like(log_proba, routing.weights)
 
-        return routing.dispatch(of_label, n_outputs=1)
+        return routing.dispatch(of_label, 1, self._ask(routing))
 
     def predict(self, X: Array, routing: Routing) -> Array:
         """Return each entry's prediction or class probabilities."""
         return routing.dispatch(
             lambda k, rows: like(self._answer(k, X, rows), routing.weights),
             self.n_outputs,
+            self._ask(routing),
         )
+
+    def _ask(self, routing: Routing) -> Callable[..., Any]:
+        """Return how to ask experts: in threads if n_jobs says so, and all bear it."""
+        many = routing.shape[0] >= ENOUGH_ROWS and self.n_experts > 1
+        if not many or self.n_jobs in (None, 1):
+            return map
+        if not all(map(bears_threads, self.learners)):
+            return map
+
+        def ask(answer: Callable[..., Array], *items: Iterable[Any]) -> list[Array]:
+            call = parallel.delayed(_on_one_thread)
+            run = parallel.Parallel(n_jobs=self.n_jobs, require="sharedmem")
+            return run(call(answer, *item) for item in zip(*items, strict=True))
+
+        return ask
 
     def _answer(self, k: int, X: Array, rows: Array | None) -> np.ndarray:
         """Return an expert's answers for some rows, None for all."""
@@ -473,6 +532,34 @@ def _fit_expert(
             failure.__cause__ = error
             return failure
     raise ValueError(f"Expert {k} ({learner!r}), now fitted, {said_without(asks)}")
+
+
+def fit_together(
+    pools: Sequence[ExpertPool], X: Array, y: Array, routings: Sequence[Routing]
+) -> list[ExpertPool]:
+    """Return the pools, each fitted to its routing; learners of all run in parallel."""
+    each = list(zip(pools, routings, strict=True))
+    jobs = [p.fitting(X, y, r) for p, r in each if isinstance(p, EstimatorPool)]
+    if len(jobs) < len(pools):
+        return [pool.fit(X, y, routing) for pool, routing in each]
+    return together(jobs, pools[0].n_jobs)
+
+
+def update_together(
+    pools: Sequence[ExpertPool], X: Array, y: Array, routings: Sequence[Routing]
+) -> list[ExpertPool]:
+    """Return the pools, each updated on its routing, in the same way."""
+    each = list(zip(pools, routings, strict=True))
+    jobs = [p.updating(X, y, r) for p, r in each if isinstance(p, EstimatorPool)]
+    if len(jobs) < len(pools):
+        return [pool.update(X, y, routing) for pool, routing in each]
+    return together(jobs, pools[0].n_jobs)
+
+
+def _on_one_thread(answer: Callable[..., Array], *item: Any) -> Array:
+    """Call a function whose learner takes no threads beyond this one."""
+    with few_openmp_threads(0):
+        return answer(*item)
 
 
 def _probabilities(

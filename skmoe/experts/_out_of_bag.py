@@ -16,7 +16,7 @@ from itertools import repeat
 from typing import Any, Self
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import Pipeline
@@ -26,7 +26,7 @@ from .._learners import resample, standardises
 from ..backends import Array, like, namespace, one_blas_thread, to_host
 from ..routing import Routing
 from ._base import ExpertPool, floored, host_rows, take_rows
-from ._estimator_pool import EstimatorPool
+from ._estimator_pool import Asking, EstimatorPool
 from ._own_rows import OwnRows, alike, forgetful, swapped, taken
 
 BLIND = tuple(
@@ -68,26 +68,27 @@ class LeftOutPool(EstimatorPool):
         self.left = {}
         return super().fit(X, y, routing)
 
-    def _fit_experts(self, X: Array, y: Array, routing: Routing) -> None:
+    def _fit_experts(self, X: Array, y: Array, routing: Routing) -> Asking:
         self.left = dict(self.left)  # the pool that this is a copy of keeps its own
-        super()._fit_experts(X, y, routing)
+        yield from super()._fit_experts(X, y, routing)
         none = np.empty(0, dtype=np.intp)
         for k in range(self.n_experts):
             self.left.setdefault(k, OwnRows(none, np.empty((0, self.n_outputs))))
 
     def _fit_each(
         self, X: Array, target: np.ndarray, shares: dict[int, tuple[Array, Array]]
-    ) -> dict[int, Any]:
+    ) -> Asking:
         """Return the expert of each share, and remember its answers for the share."""
-        experts = super()._fit_each(X, target, shares)
+        experts = yield from super()._fit_each(X, target, shares)
         fitted = {k: e for k, e in experts.items() if not isinstance(e, ValueError)}
-        answers = Parallel(n_jobs=self.n_jobs)(
+        calls = (
             delayed(_judge)(
                 expert, host_rows(X, rows), target[rows], weights, self.seeds[k]
             )
             for k, expert in fitted.items()
             for rows, weights in [shares[k]]
         )
+        answers = yield len(fitted), calls
         for (k, expert), answer in zip(fitted.items(), answers, strict=True):
             self.left[k] = self._own_rows(expert, shares[k][0], target, answer)
         return experts

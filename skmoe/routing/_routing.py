@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import numpy as np
 from scipy import sparse
@@ -169,7 +169,10 @@ class Routing:
             yield expert, *self.segment(expert)
 
     def dispatch(
-        self, answer: Callable[[int, Array | None], Array], n_outputs: int
+        self,
+        answer: Callable[[int, Array | None], Array],
+        n_outputs: int,
+        ask: Callable[..., Iterable[Array]] = map,
     ) -> Array:
         """Ask each expert about its rows; return the answers entry by entry.
 
@@ -180,6 +183,8 @@ class Routing:
             expert that has rows. ``rows`` None means all rows.
         n_outputs : int
             Number of columns q of an answer.
+        ask : callable
+            Does as `map` does, maybe in parallel.
 
         Returns
         -------
@@ -188,13 +193,13 @@ class Routing:
         """
         if self.dense:
             xp = namespace(self.weights)
-            return xp.stack([answer(k, None) for k in range(self.n_experts)], axis=1)
+            n_experts = self.n_experts
+            every = ask(answer, range(n_experts), repeat(None, n_experts))
+            return xp.stack(list(every), axis=1)
         order, bounds = self.expert_major
-        parts = [
-            answer(k, order[a:b] // self.shape[1])
-            for k, (a, b) in enumerate(pairwise(bounds))
-            if b > a
-        ]
+        runs = [(k, a, b) for k, (a, b) in enumerate(pairwise(bounds)) if b > a]
+        rows = (order[a:b] // self.shape[1] for _, a, b in runs)
+        parts = list(ask(answer, [k for k, *_ in runs], rows))
         if bounds[0] or not parts:
             like = parts[0] if parts else self.weights
             blank = namespace(like).zeros(
