@@ -454,8 +454,7 @@ def test_rows_that_do_not_fit_into_memory_are_read_again(
 ):
     X, y = rows
     monkeypatch.setattr("skmoe.dask._rows.SHARE_OF_MEMORY", 0.0)
-    monkeypatch.setattr("skmoe.dask._rows.SHARD", 20_000)
-    monkeypatch.setattr("skmoe.dask._rows.LARGEST", 40_000)
+    monkeypatch.setattr("skmoe.dask._rows.LEAST_SHARD", 20_000)
     model = regressor().fit(lying(X, PARTS["uneven"]), lying(y, PARTS["uneven"]))
     np.testing.assert_allclose(
         model.lower_bounds_, in_one_part.lower_bounds_, rtol=0, atol=1e-9

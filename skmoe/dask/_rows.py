@@ -18,11 +18,13 @@ SHARD = 128 << 20
 """Bytes of rows, about, that one task sums over: small partitions are summed together,
 for a task costs some milliseconds."""
 
-LARGEST = 256 << 20
-"""Bytes of a partition from which on it is summed over in runs of rows."""
+LEAST_SHARD = 4 << 20
+SHARDS = 64
+"""Shards are smaller, but no smaller than this, if there would be fewer of them."""
 
 FAN_IN = 8
-"""Sums that one task adds, in chains of shards and in the tree above them."""
+"""Sums that one task adds, in the tree above shards. Where there are more than `SHARDS`,
+so many shards at most are summed one after the other, into one accumulator."""
 
 RETRIES = 2
 """How often a task that failed with its worker is tried again."""
@@ -67,6 +69,7 @@ def shards_of(
 ) -> list[Shard]:  # fmt: skip
     """Pack partitions into shards; the plan depends on the table alone."""
     shards: list[Shard] = []
+    wanted = min(SHARD, max(LEAST_SHARD, sum(n_bytes) // SHARDS))
     pending: list[int] = []
 
     def close() -> None:
@@ -79,14 +82,14 @@ def shards_of(
     for i, (n, size) in enumerate(zip(n_rows, n_bytes, strict=True)):
         if not n:
             continue
-        if size > LARGEST:
+        if size > 2 * wanted:
             close()
-            n_runs = -(-size // SHARD)
+            n_runs = -(-size // wanted)
             for run in range(n_runs):
                 one = Shard([partitions[i]], (i,), prints[i], (run, n_runs))
                 shards.append(one)
             continue
-        if pending and sum(n_bytes[j] for j in pending) + size > SHARD:
+        if pending and sum(n_bytes[j] for j in pending) + size > wanted:
             close()
         pending.append(i)
     close()
@@ -230,9 +233,10 @@ class DaskRows:
         sent = [delayed(arg, pure=False) for arg in args]
         add, join = delayed(added, pure=False), delayed(joined, pure=False)
         chains = []
-        for first in range(0, len(self.shards), FAN_IN):
+        length = min(FAN_IN, -(-len(self.shards) // SHARDS))
+        for first in range(0, len(self.shards), length):
             total = None
-            for i in range(first, min(first + FAN_IN, len(self.shards))):
+            for i in range(first, min(first + length, len(self.shards))):
                 total = add(total, self.shards[i], self.places[i], function, *sent)
             chains.append(total)
         while len(chains) > 1:

@@ -12,7 +12,7 @@ import sklearn
 from scipy import sparse
 
 from .._version import __version__
-from ..routing import row_keys
+from ..routing import bytes_of, row_keys
 
 VERSIONS = {
     "skmoe": __version__,
@@ -163,7 +163,7 @@ def look(X: Any, y: Any, weight: Any, seed: int, classifies: bool) -> Look:
     if classifies and len(used):
         classes = np.unique(np.asarray(y)[used])
     total = int(np.sum(keys, dtype=np.uint64))
-    return Look(len(used), _bytes(X), lengths, total, classes, VERSIONS)
+    return Look(len(used), bytes_of(X), lengths, total, classes, VERSIONS)
 
 
 def used_rows(weight: Any, n_rows: int) -> np.ndarray:
@@ -216,11 +216,3 @@ def together(parts: Sequence[Any]) -> Any:
 
 def _length(rows: Any) -> int:
     return rows.shape[0] if hasattr(rows, "shape") else len(rows)
-
-
-def _bytes(X: Any) -> int:
-    if sparse.issparse(X):
-        return X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
-    if hasattr(X, "memory_usage"):
-        return int(X.memory_usage(deep=True).sum())
-    return int(np.asarray(X).nbytes)

@@ -38,14 +38,18 @@ class InParts:
 
     Attributes
     ----------
-    parts : sequence of Rows
+    parts : sequence of Rows or of Lesson
         All in the units of ``seen`` and ``read``.
     seen, read : Table
     """
 
-    parts: Sequence[Rows]
+    parts: Sequence[Any]
     seen: Table
     read: Table
+
+    def __sizeof__(self) -> int:
+        """Return the bytes of the rows, by which schedulers place and spill them."""
+        return sum(part.n_bytes for part in self.parts)
 
     def total(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return the sum over the parts of ``function(part, *args)``."""

@@ -23,7 +23,7 @@ import numpy as np
 from ..backends import to_host
 from ..experts import ExpertPool, shrunk_pool, take_rows
 from ..gates import BaseGate, RoutingRule
-from ..routing import Routing, Table, mixed_keys
+from ..routing import Routing, Table, bytes_of, mixed_keys
 from ._gate_step import route
 from ._last_passes import routed
 from ._parts import Candidate, distinct_learners
@@ -59,6 +59,11 @@ class Lesson:
 
     problem: Problem
     keys: np.ndarray
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the rows."""
+        return bytes_of(self.problem.X) + bytes_of(self.problem.X_gate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +125,10 @@ class Shares:
     """The shares of all experts, then of each distinct learner, which owns all rows."""
 
     shares: list[Share]
+
+    def __sizeof__(self) -> int:
+        """Return the bytes of the rows, by which schedulers place and spill them."""
+        return sum(bytes_of(share.X) for share in self.shares)
 
     def plus(self, other: Shares) -> Shares:
         """Return the shares of the rows of both."""

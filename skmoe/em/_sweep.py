@@ -152,6 +152,12 @@ class Rows:
         answers = model.experts.answers(self.read, read)
         return log_gate, model.experts.log_density_of(y, answers), answers
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the rows."""
+        tables = {id(table): table.n_bytes for table in (self.seen, self.read)}
+        return sum(tables.values()) + self.y.nbytes + self.weight.nbytes
+
     def total(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return what a function adds up over the rows; see `AllRows`."""
         return function(self, *args)
@@ -241,6 +247,10 @@ class Sums:
     load: np.ndarray
     likelihood: np.ndarray
     weight: np.ndarray
+
+    def __sizeof__(self) -> int:
+        """Return the bytes of the sums, by which schedulers place them."""
+        return sum(array.nbytes for array in (*self.gate, *self.experts, self.load))
 
     @property
     def bound(self) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Floor 1: `Routing`, the structure that all parts share, and rules that make it."""
 
 from ._columns import Standard, TreeView, deviations, reciprocal, units
-from ._content import mixed_keys, row_keys
+from ._content import bytes_of, mixed_keys, row_keys
 from ._moments import Moments
 from ._routing import Routing, gather
 from ._rules import nucleus, within_capacity
@@ -14,6 +14,7 @@ __all__ = [
     "Standard",
     "Table",
     "TreeView",
+    "bytes_of",
     "deviations",
     "gather",
     "mixed_keys",

@@ -51,6 +51,15 @@ def mixed_keys(keys: np.ndarray, number: int) -> np.ndarray:
         return _mixed(keys ^ _mixed(np.full(1, number + 1, dtype=np.uint64)))
 
 
+def bytes_of(X: Any) -> int:
+    """Return how much memory an array, a CSR matrix or a data frame takes."""
+    if sparse.issparse(X):
+        return X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+    if hasattr(X, "memory_usage"):
+        return int(X.memory_usage(deep=True).sum())
+    return int(np.asarray(X).nbytes)
+
+
 def _bits(X: np.ndarray) -> np.ndarray:
     """Return the bits of numbers as whole numbers, (n, d)."""
     values = np.add(X, 0.0, dtype=np.float64)

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from ..backends import Array, select, to_host
 from ._columns import units
-from ._content import row_keys
+from ._content import bytes_of, row_keys
 
 ROWS = 1024
 """Rows of a block."""
@@ -152,6 +152,11 @@ class Table:
         """Measure weighted rows."""
         center, variance = (to_host(a) for a in select(X).weighted_moments(X, weights))
         return cls(X, center, units(center, variance))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of X."""
+        return bytes_of(self.X)
 
     @property
     def total_rows(self) -> int:
