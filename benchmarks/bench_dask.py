@@ -1,8 +1,8 @@
 """What training on partitions costs and what it is worth, against memory.
 
 Parts: `memory` fits 120 000 generated rows by both kinds of estimators; `sets` does so
-with public sets whose eight partitions are sorted by their target, or lie in time order;
-`speed` compares two workers of one thread with one process of two threads; `core`
+with public sets, whose eight partitions are sorted by their target or lie in time
+order; `speed` compares two workers of one thread with a process of two threads; `core`
 learns from five times the memory of its only worker; `faults` kills a worker of two;
 `predict` measures the graph of 500 partitions.
 

@@ -248,6 +248,21 @@ def test_frames_with_names_and_weights(rows):
     assert not np.allclose(plain.lower_bounds_, model.lower_bounds_)
 
 
+def test_files_of_parquet(rows, tmp_path):
+    X, y = rows
+    table = pd.DataFrame(X, columns=list("abcd"))
+    table["price"] = y
+    for i, some in enumerate(np.array_split(np.arange(N), 7)):
+        table.iloc[some].to_parquet(tmp_path / f"{i}.parquet")
+    frame = dd.read_parquet(tmp_path)
+    named = regressor().fit(frame, "price")
+    apart = regressor().fit(frame[list("abcd")], frame["price"])
+    np.testing.assert_array_equal(named.lower_bounds_, apart.lower_bounds_)
+    said = named.predict(frame[list("abcd")]).compute()
+    here = named.to_local().predict(table[list("abcd")])
+    np.testing.assert_allclose(said, here, rtol=1e-9)
+
+
 def test_categories_go_through_pipelines(rows):
     X, y = rows
     table = pd.DataFrame(X, columns=list("abcd"))

@@ -23,8 +23,8 @@ SHARDS = 64
 """Shards are smaller, but no smaller than this, if there would be fewer of them."""
 
 FAN_IN = 8
-"""Sums that one task adds, in the tree above shards. Where there are more than `SHARDS`,
-so many shards at most are summed one after the other, into one accumulator."""
+"""Sums that one task adds, in the tree above shards. Above `SHARDS` shards, so many at
+most are summed one after the other, into one accumulator."""
 
 RETRIES = 2
 """How often a task that failed with its worker is tried again."""

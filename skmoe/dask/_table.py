@@ -84,37 +84,56 @@ class Table:
     @classmethod
     def of(cls, X: Any, y: Any, weight: Any) -> Self:
         """Read the arguments of fit; y and weight may name columns of X."""
-        columns = [name for name in (y, weight) if isinstance(name, str)]
-        if columns:
-            if not hasattr(X, "columns"):
-                raise TypeError(
-                    f"y or sample_weight names a column, {columns[0]!r}, so X must be "
-                    f"a Dask DataFrame; got {type(X).__name__}."
-                )
-            for name in columns:
-                if name not in X.columns:
-                    raise ValueError(f"X has no column {name!r}.")
-            y = X[y] if isinstance(y, str) else y
-            weight = X[weight] if isinstance(weight, str) else weight
-            X = X.drop(columns=columns)
+        names = [name for name in (y, weight) if isinstance(name, str)]
+        _check_names(X, names)
         check_categories(X)
-        lists = [_delayed(X, "X")]
+        whole = _delayed(X, "X")
+        lists = [_without(whole, names)]
         for name, given in (("y", y), ("sample_weight", weight)):
             if given is None:
-                lists.append([None] * len(lists[0]))
-                continue
-            if not is_collection(given):
-                raise TypeError(
-                    f"{name} must be a Dask collection, as X is; got "
-                    f"{type(given).__name__}."
-                )
-            lists.append(_delayed(_like_chunks(given, X), name))
-            if len(lists[-1]) != len(lists[0]):
-                raise ValueError(
-                    f"{name} has {len(lists[-1])} partitions and X has "
-                    f"{len(lists[0])}; they must be divided alike."
-                )
+                lists.append([None] * len(whole))
+            elif isinstance(given, str):
+                lists.append(_column(whole, given))
+            else:
+                lists.append(_beside(given, X, name, len(whole)))
         return cls([Partition(*parts) for parts in zip(*lists, strict=True)])
+
+
+def _check_names(X: Any, names: list[str]) -> None:
+    """Raise unless X has columns of these names."""
+    if names and not hasattr(X, "columns"):
+        raise TypeError(
+            f"y or sample_weight names a column, {names[0]!r}, so X must be a Dask "
+            f"DataFrame; got {type(X).__name__}."
+        )
+    for name in names:
+        if name not in X.columns:
+            raise ValueError(f"X has no column {name!r}.")
+
+
+def _without(whole: list[Any], names: list[str]) -> list[Any]:
+    """Return partitions without some columns."""
+    return [part.drop(columns=names) for part in whole] if names else whole
+
+
+def _column(whole: list[Any], name: str) -> list[Any]:
+    """Return a column of each partition."""
+    return [part[name] for part in whole]
+
+
+def _beside(given: Any, X: Any, name: str, n_partitions: int) -> list[Any]:
+    """Return the partitions of a collection that is divided as X is."""
+    if not is_collection(given):
+        raise TypeError(
+            f"{name} must be a Dask collection, as X is; got {type(given).__name__}."
+        )
+    parts = _delayed(_like_chunks(given, X), name)
+    if len(parts) != n_partitions:
+        raise ValueError(
+            f"{name} has {len(parts)} partitions and X has {n_partitions}; they must "
+            "be divided alike."
+        )
+    return parts
 
 
 def check_categories(X: Any) -> None:
@@ -145,7 +164,8 @@ def _delayed(collection: Any, name: str) -> list[Any]:
             collection = collection.rechunk({1: -1})
         return list(collection.to_delayed().ravel())
     if hasattr(collection, "to_delayed"):
-        return list(collection.to_delayed())
+        # Else files might be read together, not alike in X and y.
+        return list(collection.to_delayed(optimize_graph=False))
     raise TypeError(
         f"{name} must be a Dask Array or DataFrame; got {type(collection).__name__}."
     )
