@@ -154,7 +154,7 @@ def bench_speed(report, args) -> None:
 
 
 def bench_core(report, args) -> None:
-    limit = 400 << 20
+    limit = 512 << 20
     n = int((1 if args.quick else 5) * limit / (20 * 8))
     report.section(
         f"{n} x 20: {n * 160 / limit:.1f} times the memory of the only worker"
@@ -171,8 +171,10 @@ def bench_core(report, args) -> None:
         [da.from_delayed(load(*each), (each[1], 21), float) for each in blocks]
     )
     X, y = table[:, :20], table[:, 20]
-    model = DaskMoERegressor(random_state=0, max_iter=4, sample_rows=20_000)
-    with cluster(1, "400MiB") as client:
+    model = DaskMoERegressor(
+        random_state=0, top_k=None, max_iter=2, tol=0.0, sample_rows=20_000
+    )
+    with cluster(1, "512MiB") as client:
         peak = Peak(client)
         started = time.perf_counter()
         with peak:

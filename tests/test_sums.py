@@ -16,7 +16,13 @@ from skmoe.em import _engine as engine
 from skmoe.em import _sweep as sweeps
 from skmoe.em._problem import Model
 from skmoe.experts import make_pool
-from skmoe.gates import ConstantGate, HierarchicalGate, ProductGate, SoftmaxGate
+from skmoe.gates import (
+    ConstantGate,
+    GaussianGate,
+    HierarchicalGate,
+    ProductGate,
+    SoftmaxGate,
+)
 from skmoe.likelihoods import Categorical, Gaussian
 from skmoe.routing import Routing, Table, no_less, row_keys
 
@@ -234,8 +240,11 @@ def test_steps_of_the_gate_end_at_its_optimum(pairs, monkeypatch):
         ProductGate(alpha=1e-3, tol=1e-10),
         HierarchicalGate(branching=2, alpha=1e-3, tol=1e-10),
         HierarchicalGate(tree=[0, [1, [2, 3]]], alpha=1e-3, tol=1e-10),
+        GaussianGate("diag", density_exponent=1.0),
+        GaussianGate("full", density_exponent=0.5),
+        GaussianGate("tied", density_exponent=1.0),
     ],
-    ids=["constant", "product", "hierarchical", "uneven tree"],
+    ids=["constant", "product", "hierarchical", "uneven tree", "diag", "full", "tied"],
 )
 def test_steps_go_on_from_a_fitted_gate_to_the_optimum(gate):
     problem, _ = problem_of()

@@ -23,7 +23,7 @@ DEFAULTS = {
 }
 """Parameters that must stay at a value, and why."""
 
-GATES = 'Use "softmax", "constant", "product" or "hierarchical".'
+GATES = 'Use "softmax", "gaussian", "constant", "product" or "hierarchical".'
 
 
 def check_parts(model: Any) -> None:

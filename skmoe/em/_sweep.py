@@ -205,6 +205,8 @@ def joined(models: Sequence[Model]) -> Model:
 
 def either(mask: np.ndarray, new: Model, old: Model) -> Model:
     """Return the new models where a mask is True, and else the old ones."""
+    if mask.ndim == 0:  # one model, which may learn more than arrays
+        return new if mask else old
     return _each(functools.partial(_where, mask), new, old)
 
 
@@ -362,10 +364,11 @@ def stepped(
     part = np.broadcast_to(damping, sums.bound.shape)
     gate, gain = model.gate.step(rows.seen, sums.gate, part)
     experts, accepted = model.experts.step(rows.read, sums.experts, part)
+    new = Model(gate, experts)
     moves = gain >= 0
-    if not moves.all():
-        gate = _made(functools.partial(_where, moves), [gate, model.gate])
-    return Model(gate, experts), accepted
+    if moves.all():
+        return new, accepted
+    return either(moves, new, Model(model.gate, experts)), accepted
 
 
 def first_model(

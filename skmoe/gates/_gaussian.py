@@ -61,7 +61,7 @@ from scipy.special import softmax
 
 from .._sklearn_compat import Interval, StrOptions
 from ..backends import Array, like, namespace, select, to_host, total_of
-from ..routing import Routing, deviations, gather, reciprocal
+from ..routing import Block, Routing, Table, deviations, gather, reciprocal
 from ._base import BaseGate, as_routing
 from ._covariance import KINDS, TINY, Densities, Moments
 from ._softmax import SoftmaxGate
@@ -221,6 +221,41 @@ class GaussianGate(BaseGate):
             gates = [copy.copy(self)._start(X, routing, m, target) for m in starts]
             gate = max(gates, key=lambda each: each._assess(X, routing)[0])
         return gate._climb(X, routing, target, self.update_iter)
+
+    # ------------------------------------------------------------ sums over rows
+    # They go on from a fitted gate, whose units and exponent stay.
+    def log_proba_of(self, table: Table, block: Block) -> np.ndarray:
+        return self._log_proba(self._standardised(block.X)).T
+
+    def sums(
+        self,
+        block: Block,
+        log_proba: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        # The moments of the targets, and those of the gate's own answer.
+        Z = self._standardised(block.X)
+        found = []
+        for mass in (targets, weights * np.exp(log_proba)):
+            moments = self._densities.moments(Z, Routing.from_dense(mass.T))
+            found += [moments.mass, moments.sums, moments.squares]
+        return tuple(found)
+
+    def step(
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
+    ) -> tuple[GaussianGate, np.ndarray]:
+        target, answer = Moments(*sums[:3]), Moments(*sums[3:])
+        size = float(damping)
+        still = np.zeros(())
+        if not size:
+            return self, still
+        gate = self._remembering(target.mass.sum() / self._rows)
+        moments = gate._moments.moved(target, answer, size)
+        try:
+            return gate._set(moments)._meet(target, answer, size), still
+        except np.linalg.LinAlgError:  # too far: no covariance is left
+            return self, still
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> GaussianGate:
         # Scale the moments so that they stand for this many rows.

@@ -39,6 +39,23 @@ def _places(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True, eq=False)
+class Units:
+    """What the blocks of a table have in common.
+
+    Attributes
+    ----------
+    center, scale : (d,) arrays
+        Mean of each column, and its unit.
+    total_rows : int
+        Number of rows that sums are taken over.
+    """
+
+    center: np.ndarray
+    scale: np.ndarray
+    total_rows: int
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
     """Some rows of a table.
 
@@ -50,14 +67,19 @@ class Block:
         Columns in their units, and a column of ones.
     keys : (n,) array of uint64 or None
         Keys of the rows, by which some are drawn; None where that saves nothing.
-    total_rows : int
-        Number of rows that sums are taken over.
+    table : Units
+        Those of the table.
     """
 
     rows: slice
     U: np.ndarray
     keys: np.ndarray | None
-    total_rows: int
+    table: Units
+
+    @property
+    def X(self) -> np.ndarray:
+        """The rows as they were given, (n, d)."""
+        return self.U[:, :-1] * self.table.scale + self.table.center
 
     @cached_property
     def _pairs(self) -> np.ndarray:
@@ -110,12 +132,12 @@ class Block:
             The diagonal of `moments`.
         """
         m = self.U.shape[1]
-        part = ROWS_OF_CURVATURE * m * n_blocks / self.total_rows
+        part = ROWS_OF_CURVATURE * m * n_blocks / self.table.total_rows
         if part >= 1.0 or self.keys is None:
             moments = self.moments(weights)
             return moments, np.einsum("...ii->...i", moments).copy()
         few = np.flatnonzero(self.keys < part * 2.0**64)
-        some = Block(self.rows, self.U[few], None, len(few))
+        some = Block(self.rows, self.U[few], None, self.table)
         return some.moments(weights[..., few]) / part, weights @ self.U**2
 
 
@@ -188,7 +210,7 @@ class Table:
         np.subtract(part, self.center, out=U[:, :-1])
         U[:, :-1] /= self.scale
         keys = None if self._keys is None else self._keys[rows]
-        return Block(rows, U, keys, self.total_rows)
+        return Block(rows, U, keys, Units(self.center, self.scale, self.total_rows))
 
     def inner(self, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
         """Return linear functions of X, (..., d) and (...), as ones of U, (..., d + 1).
