@@ -81,7 +81,7 @@ class ConstantGate(BaseGate):
         old = np.exp(self.log_weights_)
         other = copy.copy(self)
         part = np.asarray(damping)[..., None]
-        other.log_weights_ = np.log(old + part * (new - old))
+        other.log_weights_ = _log_shares(old + part * (new - old))
         return other, np.sum(mass * (np.log(new) - self.log_weights_), axis=-1)
 
     def recall(self, X: Array, routing: Routing, mass: np.ndarray) -> ConstantGate:
