@@ -41,11 +41,11 @@ def pool_of(learner, n_experts, n_jobs=None):
 def test_fits_of_all_folds_run_at_once(monkeypatch):
     at_once = []
 
-    def counting(n_jobs):
+    def counting(n_jobs, **options):
         def run(calls):
             calls = list(calls)
             at_once.append(len(calls))
-            return Parallel(n_jobs=n_jobs)(calls)
+            return Parallel(n_jobs=n_jobs, **options)(calls)
 
         return run
 

@@ -75,7 +75,8 @@ def together(jobs: Sequence[Asking], n_jobs: int | None) -> list[Any]:
         if not asked:
             return returned
         calls = chain.from_iterable(calls for _, calls in asked.values())
-        made = iter(Parallel(n_jobs=n_jobs)(calls))
+        # In batches the last would leave other processes idle.
+        made = iter(Parallel(n_jobs=n_jobs, batch_size=1)(calls))
         said = {at: list(islice(made, number)) for at, (number, _) in asked.items()}
 
 
