@@ -168,6 +168,14 @@ def test_a_part_that_kills_every_worker_is_named(rows, client):
         DaskMoERegressor(**OPTIONS).fit(deadly, y)
 
 
+def test_a_partition_larger_than_a_worker_is_refused_before_it_is_read(client):
+    X = da.zeros((5_000_000, 20), chunks=(5_000_000, 20))  # 763 MiB
+    y = da.zeros(5_000_000, chunks=5_000_000)
+    with pytest.raises(ValueError, match="Partition 0 of X has 763 MiB"):
+        DaskMoERegressor(**OPTIONS).fit(X, y)
+    assert len(pids(client)) == 2
+
+
 def test_the_scheduler_is_gone(rows, client, monkeypatch):
     gone = []
 

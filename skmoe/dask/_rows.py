@@ -38,6 +38,9 @@ LOST = (
 )
 """Errors of distributed after which nothing can be computed again."""
 
+COPIES = 3
+"""A task holds a partition, its checked rows and what it makes of them."""
+
 SHARE_OF_MEMORY = 0.6
 """Rows stay in memory between rounds if they take no more than this share of it."""
 
@@ -293,6 +296,24 @@ def _here() -> str:
     import dask
 
     return dask.config.get("scheduler", None) or "threads"
+
+
+def check_memory(n_bytes: Sequence[int]) -> None:
+    """Raise if a partition is too large for the memory that a worker has for a task."""
+    if not n_bytes or not has_client():
+        return
+    from distributed import get_client
+
+    workers = get_client().scheduler_info(n_workers=-1)["workers"].values()
+    limits = [w["memory_limit"] / w["nthreads"] for w in workers if w["memory_limit"]]
+    place = int(np.argmax(n_bytes))
+    if limits and COPIES * n_bytes[place] > min(limits):
+        raise ValueError(
+            f"Partition {place} of X has {n_bytes[place] / 2**20:.0f} MiB. A task "
+            f"needs {COPIES} times as much, and a worker has "
+            f"{min(limits) / 2**20:.0f} MiB for a task. Repartition X and y into "
+            "smaller ones, or give workers more memory or fewer threads."
+        )
 
 
 def memory() -> float:

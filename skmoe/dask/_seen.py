@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..estimators import chooses_number, n_asked
-from ._rows import computed
+from ._rows import check_memory, computed
 from ._table import VERSIONS, Look, Table, keys_of, look, take, together, used_rows
 
 SAMPLE_ROWS = 50_000
@@ -48,6 +48,7 @@ class Seen:
         from dask import delayed
 
         ask = delayed(look, pure=False)
+        check_memory(table.n_bytes)
         asked = [ask(*part.parts, seed, classifies) for part in table.partitions]
         looks = computed(asked)
         for place, each in enumerate(looks):
@@ -57,6 +58,7 @@ class Seen:
                     f"{each.lengths} rows; they must be equal."
                 )
             check_versions(each.versions)
+        check_memory([each.n_bytes for each in looks])
         if not sum(each.n_rows for each in looks):
             raise ValueError(
                 "X has no rows of positive weight: its partitions are empty, or "

@@ -77,9 +77,17 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Partitions of the same rows of X, y and weight."""
+    """Partitions of the same rows of X, y and weight.
+
+    Attributes
+    ----------
+    partitions : sequence of Partition
+    n_bytes : list of int
+        Bytes of each partition of X where these are known before it is read.
+    """
 
     partitions: Sequence[Partition]
+    n_bytes: list[int]
 
     @classmethod
     def of(cls, X: Any, y: Any, weight: Any) -> Self:
@@ -96,7 +104,17 @@ class Table:
                 lists.append(_column(whole, given))
             else:
                 lists.append(_beside(given, X, name, len(whole)))
-        return cls([Partition(*parts) for parts in zip(*lists, strict=True)])
+        partitions = [Partition(*parts) for parts in zip(*lists, strict=True)]
+        return cls(partitions, _known_bytes(X))
+
+
+def _known_bytes(X: Any) -> list[int]:
+    """Return the bytes of the chunks of a dense array, if their lengths are known."""
+    dense = not hasattr(X, "divisions") and isinstance(X._meta, np.ndarray)
+    if not dense or np.isnan(X.chunks[0]).any():
+        return []
+    row = int(np.prod(X.shape[1:])) * X.dtype.itemsize
+    return [n * row for n in X.chunks[0]]
 
 
 def _check_names(X: Any, names: list[str]) -> None:
