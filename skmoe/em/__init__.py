@@ -10,7 +10,12 @@ from ._grow import grow, shrink
 from ._held_out import Choice
 from ._last_passes import count_moved, coverage, routed, settle
 from ._noise_expert import varying
-from ._number_of_experts import Selection, most_experts, select_number
+from ._number_of_experts import (
+    Selection,
+    count_paths,
+    most_experts,
+    select_number,
+)
 from ._panel import Alone, Panel, Voice
 from ._parts import (
     Candidate,
@@ -35,7 +40,7 @@ from ._train import (
     Plan,
     Start,
     chosen_on,
-    count_runs,
+    count_stages,
     finish,
     train,
 )
@@ -84,7 +89,8 @@ __all__ = [
     "climb",
     "content_folds",
     "count_moved",
-    "count_runs",
+    "count_paths",
+    "count_stages",
     "coverage",
     "expect",
     "fallbacks",

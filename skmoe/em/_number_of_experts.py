@@ -30,6 +30,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -47,7 +48,7 @@ from ._held_out import Split, splits
 from ._last_passes import routed
 from ._problem import Problem, State, learning_mass
 from ._starts import smoothed
-from ._train import Plan, linear_pool, linear_view
+from ._train import Part, Plan, Run, linear_pool, linear_view
 
 MOST_EXPERTS = 64
 """Largest number of experts on the path."""
@@ -122,8 +123,19 @@ def most_experts(n_rows: int) -> int:
     return max(1, min(MOST_EXPERTS, n_rows // LEAST_ROWS))
 
 
-def select_number(problem: Problem, plan: Plan, *, hold_out: bool) -> Selection:
+def count_paths(problem: Problem, plan: Plan, *, hold_out: bool) -> int:
+    """Return how many paths `select_number` walks, each a stage, unless stopped."""
+    if not hold_out and plan.pool.rigid:
+        return 1
+    return len(_parts(problem, plan)) + (not hold_out) or 1
+
+
+def select_number(
+    problem: Problem, plan: Plan, run_one: Run, *, hold_out: bool
+) -> Selection:
     """Choose the number of experts.
+
+    If time is over, the numbers that were tried by then compete.
 
     Parameters
     ----------
@@ -131,25 +143,31 @@ def select_number(problem: Problem, plan: Plan, *, hold_out: bool) -> Selection:
         The problem with the largest number of experts.
     plan : Plan
         Its gates and experts; smaller mixtures have the last of its learners.
+    run_one : callable
+        Tells watchers.
     hold_out : bool
         Whether held-out rows choose. Else the information criterion does, where
         parameters can be counted.
     """
     parts: Sequence[Split] = _parts(problem, plan) if hold_out else []
     if not parts:
-        rungs = _path(plan.left_over(problem), None, plan)
+        rungs = _path(plan.left_over(problem), None, plan, run_one)
         if not hold_out and not all(np.isfinite(rung.bic) for rung in rungs.values()):
             parts = _parts(problem, plan)
         if not parts:
             return _chosen([rungs])
-    paths = []
+    paths: list[dict[int, Rung]] = []
     for part in parts:
         few = plan.take(part.rows)
         learn, test = few.left_over(part.train), part.test
         if learn.shared is not None:
             test = learn.shared.left_over(test, new=True)
-        paths.append(_path(learn, test, few))
+        path = _path(learn, test, few, run_one)
         part.forget()
+        if run_one.stopped:
+            paths = paths or [path]  # a path that was cut short has few numbers
+            break
+        paths.append(path)
     return _chosen(paths)
 
 
@@ -194,38 +212,69 @@ def _standard_error(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 # ------------------------------------------------------------------------- paths
-def _path(learn: Problem, test: Problem | None, plan: Plan) -> dict[int, Rung]:
+def _path(
+    learn: Problem, test: Problem | None, plan: Plan, run_one: Run
+) -> dict[int, Rung]:
     """Return the mixtures of the path, by number of experts."""
     gate = plan.gates[0]
     pool = plan.pool
+    n_levels = 1 + math.ceil(math.log2(pool.n_experts))
     if pool.rigid and not isinstance(pool, DerivedPool):
-        return _walk(learn, test, gate, pool)
+        with run_one.stage("search", n_levels) as search:
+            return _walk(learn, test, gate, pool, search)
+    with run_one.stage("search", n_levels + 1) as search:
+        return _learners_path(learn, test, gate, pool, search)
+
+
+def _learners_path(
+    learn: Problem,
+    test: Problem | None,
+    gate: BaseGate,
+    pool: ExpertPool,
+    search: Part,
+) -> dict[int, Rung]:
+    """Return the mixtures of learners that take over regimes of linear experts.
+
+    If time is over before they do, the mixtures of linear experts stand for them.
+    """
     view = linear_view(learn)
     unit = Standard.of(view, learn.sample_weight)
     linear = replace(learn, X=unit.rows(view), n_experts=pool.n_experts)
     new_rows = None if test is None else replace(test, X=unit.rows(linear_view(test)))
-    regimes = _walk(linear, new_rows, gate, linear_pool(linear, pool))
+    regimes = _walk(linear, new_rows, gate, linear_pool(linear, pool), search)
+    if search.over():
+        return regimes
     rungs: dict[int, Rung] = {}
     stalled = 0
     best = -np.inf
-    for number in sorted(regimes):
-        problem = _sized(learn, number)
-        state = begin(problem, gate, _last(pool, number), regimes[number].resp)
-        rungs[number] = _judged(problem, test, state)
-        if not rungs[number].worth > best:  # NaN too
-            stalled += 1
-        else:
-            stalled = 0
-            best = rungs[number].worth
-        if stalled == PATIENCE:
-            break
+    with search.part("learners", len(regimes)) as learners:
+        for number in sorted(regimes):
+            problem = _sized(learn, number)
+            with learners.part("number"):
+                resp = regimes[number].resp
+                state = begin(problem, gate, _last(pool, number), resp)
+                rungs[number] = _judged(problem, test, state)
+            if not rungs[number].worth > best:  # NaN too
+                stalled += 1
+            else:
+                stalled = 0
+                best = rungs[number].worth
+            if stalled == PATIENCE or learners.over():
+                break
     return rungs
 
 
 def _walk(
-    learn: Problem, test: Problem | None, gate: BaseGate, pool: ExpertPool
+    learn: Problem,
+    test: Problem | None,
+    gate: BaseGate,
+    pool: ExpertPool,
+    search: Part,
 ) -> dict[int, Rung]:
-    """Walk up by splitting experts, and down by taking them away."""
+    """Walk up by splitting experts, and down by taking them away.
+
+    Each doubling is a part of the search, with the way down from it.
+    """
     rungs: dict[int, Rung] = {}
 
     def note(state: State) -> float:
@@ -237,19 +286,24 @@ def _walk(
 
     rows = learn.sample_weight.shape[0]
     one = Routing.from_labels(like(np.zeros(rows, np.intp), learn.sample_weight), 1)
-    peak = begin(_sized(learn, 1), gate, _last(pool, 1), one)
-    best = note(peak)
-    while peak.pool.n_experts < pool.n_experts:
-        peak = _split(learn, gate, pool, peak)
-        number = peak.pool.n_experts
-        worth = note(peak)
-        if (worth > best or number < FIRST_PEAK) and number < pool.n_experts:
-            best = max(best, worth)
-            continue
-        state = peak
-        while state.pool.n_experts > 1:
-            state = _thinned(learn, gate, state)
-            note(state)
+    with search.part("doubling"):
+        peak = begin(_sized(learn, 1), gate, _last(pool, 1), one)
+        best = note(peak)
+    while peak.pool.n_experts < pool.n_experts and not search.over():
+        number = min(2 * peak.pool.n_experts, pool.n_experts)
+        with search.part("doubling", 1 + _steps_down(number)) as doubling:
+            with doubling.part("number") as part:
+                peak = _split(_sized(learn, number), gate, pool, peak, part)
+                worth = note(peak)
+            rises = worth > best or number < FIRST_PEAK
+            if rises and number < pool.n_experts:
+                best = max(best, worth)
+                continue
+            state = peak
+            while state.pool.n_experts > 1 and not doubling.over():
+                with doubling.part("number") as part:
+                    state = _thinned(learn, gate, state, part)
+                    note(state)
         top = max(rungs, key=lambda k: rungs[k].worth)
         best = rungs[top].worth
         if 2 * top <= number:
@@ -257,23 +311,38 @@ def _walk(
     return rungs
 
 
-def _split(learn: Problem, gate: BaseGate, pool: ExpertPool, state: State) -> State:
-    """Return a mixture of twice as many experts, up to the largest number."""
-    problem = _sized(learn, min(2 * state.pool.n_experts, pool.n_experts))
+def _steps_down(n_experts: int) -> int:
+    """Return the number of steps from some experts down to one."""
+    n_steps = 0
+    while n_experts > 1:
+        n_experts -= _n_fewer(n_experts)
+        n_steps += 1
+    return n_steps
+
+
+def _n_fewer(n_experts: int) -> int:
+    """Return how many experts a step down takes away."""
+    return max(1, n_experts // STRIDE)
+
+
+def _split(
+    problem: Problem, gate: BaseGate, pool: ExpertPool, state: State, part: Part
+) -> State:
+    """Return a mixture of more experts, at most twice as many."""
     _, labels = handed_down(problem, state)
     start = smoothed(labels, problem).like(problem.sample_weight)
     pool = _last(pool, problem.n_experts)
-    return _passes(problem, begin(problem, gate, pool, start), UP)
+    return _passes(problem, begin(problem, gate, pool, start), UP, part)
 
 
-def _thinned(learn: Problem, gate: BaseGate, state: State) -> State:
+def _thinned(learn: Problem, gate: BaseGate, state: State, part: Part) -> State:
     """Return the mixture without the experts that the others replace best."""
     n_experts = state.pool.n_experts
-    for number in range(n_experts, n_experts - max(1, n_experts // STRIDE), -1):
+    for number in range(n_experts, n_experts - _n_fewer(n_experts), -1):
         resp, rest = _without_one(_sized(learn, number), state)
         problem = _sized(learn, number - 1)
         state = resume(problem, fit_gate(problem, gate, resp), state.pool.take(rest))
-    return _passes(problem, state, DOWN)
+    return _passes(problem, state, DOWN, part)
 
 
 def _without_one(problem: Problem, state: State) -> tuple[Routing, np.ndarray]:
@@ -298,11 +367,11 @@ def _without_one(problem: Problem, state: State) -> tuple[Routing, np.ndarray]:
     return Routing(moved, weights, len(rest)), rest
 
 
-def _passes(problem: Problem, state: State, n_pass: int) -> State:
-    """Return the state after some passes of EM, of which no watcher hears."""
+def _passes(problem: Problem, state: State, n_pass: int, part: Part) -> State:
+    """Return the state after some passes of EM, unless time is over."""
     for _ in range(min(n_pass, problem.max_iter)):
         state, info = step(problem, state)
-        if info.gain < problem.tol:
+        if info.gain < problem.tol or part.over():
             break
     return state
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -78,11 +79,23 @@ class Start:
     seed: int
 
 
+class Part(Protocol):
+    """A part of training, which may have parts itself."""
+
+    def over(self) -> bool:
+        """Tell whether it is to end, by the clock or a watcher."""
+        ...
+
+    def part(self, name: str, n_parts: int = 0) -> AbstractContextManager[Part]:
+        """Be a part of it, which has so many parts itself unless it is stopped."""
+        ...
+
+
 class Run(Protocol):
     """A function that runs EM from a state, which is made when its turn comes.
 
-    ``stopped`` tells that no further starts are wanted, ``out_of_time`` that no other
-    splits are either.
+    Training is a row of stages: runs of EM, races, and others. ``stopped`` tells that no
+    further starts are wanted, ``out_of_time`` that no other splits are either.
     """
 
     @property
@@ -108,6 +121,10 @@ class Run(Protocol):
 
         It takes ``n_pass`` passes at most.
         """
+        ...
+
+    def stage(self, name: str, n_parts: int = 0) -> AbstractContextManager[Part]:
+        """Be another stage, of so many parts unless it is stopped."""
         ...
 
 
@@ -228,13 +245,20 @@ def chosen_on(problem: Problem, plans: Sequence[Plan]) -> list[Split]:
     return splits(problem, rigid=plans[0].pool.rigid, enough=enough)
 
 
-def count_runs(plans: Sequence[Plan], parts: Sequence[Split]) -> int:
-    """Return how many runs of EM `train` makes, unless it is stopped."""
+def count_stages(plans: Sequence[Plan], parts: Sequence[Split]) -> int:
+    """Return how many stages `train` has, unless it is stopped."""
     if not parts:
-        return len(plans[0].starts)
-    if all(plan.on_sums(parts[0].train) for plan in plans):
-        return len(plans) + 1
-    return len(parts) * sum(len(plan.starts) for plan in plans) + 1
+        return _count_starts(plans[0]) + 1
+    before = sum(
+        2 if plan.on_sums(parts[0].train) else len(parts) * (_count_starts(plan) + 1)
+        for plan in plans
+    )
+    return before + 2
+
+
+def _count_starts(plan: Plan) -> int:
+    """Return the stages of a plan's starts: one each, two if regimes come first."""
+    return len(plan.starts) + sum(start.kind == "linear" for start in plan.starts)
 
 
 def train(
@@ -256,7 +280,7 @@ def train(
         plan = plans[0]
         problem = plan.left_over(problem)
         best = max(run_all(problem, plan, run_one), key=lambda run: run.bound)
-        return finish(problem, best, plan, plan.choice or Choice())
+        return finish(problem, best, plan, plan.choice or Choice(), run_one)
 
     n_rows = problem.sample_weight.shape[0]
     flexible = sum(not plan.pool.rigid for plan in plans)
@@ -282,7 +306,8 @@ def train(
     models = [each.models[choice.gate] for each in outcome]
     if plan.on_sums(problem):
         result = _go_on(problem, parts, models, run_one)
-        return replace(finish(problem, result, plan, choice), judged=judged)
+        mixture = finish(problem, result, plan, choice, run_one)
+        return replace(mixture, judged=judged)
     problem = plan.left_over(problem)
     gate = plan.gates[choice.gate]
     part, start = _best_part(problem, models)
@@ -307,7 +332,7 @@ def train(
         budget=BUDGET_ON_ALL * n_rows,
     )
     result = run_one(last, "chosen", first)
-    mixture = finish(problem, result, plan, choice, pooled)
+    mixture = finish(problem, result, plan, choice, run_one, pooled)
     return replace(mixture, judged=judged)
 
 
@@ -382,10 +407,11 @@ def _hold_out(
             )
         runs = run_all(learn, few, run_one, pooled)
         best = _best_run(learn, runs, plan.rule)
-        test = part.test.apart
-        if learn.shared is not None:
-            test = learn.shared.left_over(test, new=True)
-        outcomes.append(hold_out(learn, test, best, few.gates, plan.rule, pooled))
+        with run_one.stage("choice"):
+            test = part.test.apart
+            if learn.shared is not None:
+                test = learn.shared.left_over(test, new=True)
+            outcomes.append(hold_out(learn, test, best, few.gates, plan.rule, pooled))
         del learn, test
         _forget([part], plan)
         if run_one.out_of_time:
@@ -411,21 +437,20 @@ def _hold_out_on_sums(
     Starts race, and the winner of each split is tried.
     """
     race = _race(problem, parts, plan.rule)
-    outcomes: list[HeldOut] = []
+    ran: list[tuple[Model, list[Record]]] = []
 
     def train(watch: Watch) -> list[Record]:
         watched = Watched(watch)
         model, split = _entrants(race, plan)
         model = winners(race, model, split, watched)
-        model, records = run_winners(race, model, watched)
-        outcomes[:] = hold_out_on_sums(
-            race, parts, model, records, plan.gates, plan.rule
-        )
-        _forget(parts, plan)
-        return records
+        ran.append(run_winners(race, model, watched))
+        return ran[0][1]
 
     n_pass = race.most_passes(len(entrants(plan.starts)))
     run_one.race(race.problem, n_pass, train)
+    with run_one.stage("choice"):
+        outcomes = hold_out_on_sums(race, parts, *ran[0], plan.gates, plan.rule)
+    _forget(parts, plan)
     return outcomes
 
 
@@ -500,8 +525,9 @@ def run_all(
     # A fixed expert is none of the pooled fits.
     from_all = None if plan.pool.likelihood.n_fixed else pooled
 
-    def first(start: Start) -> State:
-        resp = _responsibilities(problem, plan, start, pooled)
+    def first(start: Start, resp: Routing | None) -> State:
+        if resp is None:
+            resp = _responsibilities(problem, plan, start, pooled)
         if from_all is not None and start.kind in ("uniform", "single"):
             return _of_pooled(problem, plan, resp, from_all)
         if start is plan.starts[-1]:
@@ -510,7 +536,10 @@ def run_all(
         return begin(problem, plan.gates[0], plan.pool, resp, annealed=anneals)
 
     for start in plan.starts:
-        yield run_one(problem, start.kind, functools.partial(first, start))
+        resp = None
+        if start.kind == "linear":
+            resp = linear_start(problem, plan, start, run_one)
+        yield run_one(problem, start.kind, functools.partial(first, start, resp))
         if run_one.stopped:
             break
 
@@ -569,8 +598,6 @@ def _responsibilities(
         return Routing.from_dense(like(even, problem.sample_weight))
     if start.kind == "single":
         return single_start(problem, plan, pooled)
-    if start.kind == "linear":
-        return linear_start(problem, plan, start)
     return started(problem, plan.pool, start.kind, start.number, start.seed)
 
 
@@ -606,7 +633,7 @@ def single_start(problem: Problem, plan: Plan, pooled: Pooled | None) -> Routing
     return Routing.from_labels(like(labels, problem.sample_weight), problem.n_experts)
 
 
-def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
+def linear_start(problem: Problem, plan: Plan, start: Start, run_one: Run) -> Routing:
     """Return the responsibilities of a mixture of linear experts under the same gate.
 
     Linear experts find regimes in a fraction of the time of flexible ones, and cannot
@@ -620,15 +647,22 @@ def linear_start(problem: Problem, plan: Plan, start: Start) -> Routing:
     short = replace(problem, max_iter=min(problem.max_iter, STAND_IN_PASSES))
     linear = linear_pool(problem, plan.pool)
 
-    def run_from(kind: str) -> EMResult:
-        seed = int(random.randint(2**31 - 1))
-        resp = started(problem, linear, kind, start.number, seed)
-        return run(short, begin(short, plan.gates[0], linear, resp))
+    def runs(stage: Part) -> Iterator[EMResult]:
+        for kind in PORTFOLIO:
+            with stage.part(kind):
+                seed = int(random.randint(2**31 - 1))
+                resp = started(problem, linear, kind, start.number, seed)
+                result = run(short, begin(short, plan.gates[0], linear, resp))
+            yield result
+            if stage.over():
+                break
 
-    best = _best_run(problem, map(run_from, PORTFOLIO), plan.rule)
-    if best.converged:
-        return best.resp
-    return run(problem, resume(problem, best.gate, best.pool)).resp
+    with run_one.stage("regimes", len(PORTFOLIO) + 1) as stage:
+        best = _best_run(problem, runs(stage), plan.rule)
+        if best.converged or run_one.stopped:
+            return best.resp
+        with stage.part("best"):
+            return run(problem, resume(problem, best.gate, best.pool)).resp
 
 
 def linear_pool(problem: Problem, pool: ExpertPool) -> ExpertPool:
@@ -664,12 +698,24 @@ def finish(
     result: EMResult,
     plan: Plan,
     choice: Choice,
+    run_one: Run,
     pooled: Pooled | None = None,
 ) -> Mixture:
     """Return the mixture that predicts: last passes, shrinkage, models for new rows.
 
     ``pooled`` are the pooled fits, if they are there already.
     """
+    with run_one.stage("last passes"):
+        return _finished(problem, result, plan, choice, pooled)
+
+
+def _finished(
+    problem: Problem,
+    result: EMResult,
+    plan: Plan,
+    choice: Choice,
+    pooled: Pooled | None,
+) -> Mixture:
     rigid = result.pool.rigid
     rule = plan.rule
     state = _last_state(problem, result, rule)

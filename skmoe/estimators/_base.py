@@ -34,7 +34,6 @@ from ._growth import GrowthMixin
 from ._ids import IdCodes
 from ._inference import RoutedMixin
 from ._naming import NamedPartsMixin
-from ._plans import with_number
 from ._reading import read_task
 from ._record import report
 from ._rows import listed_experts
@@ -251,7 +250,6 @@ class BaseMoE(
         """
         settings = Settings.of(self)
         task = read_task(self, settings, X, y, sample_weight, groups)
-        task = with_number(self, task)
         training = trained(self, task)
         set_fitted(self, training.attributes, afresh=True)
         report(self, settings, training)

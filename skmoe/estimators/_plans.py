@@ -25,6 +25,9 @@ from ..em import (
     Start,
     State,
     begin,
+    chosen_on,
+    count_paths,
+    count_stages,
     finish,
     most_experts,
     resume,
@@ -69,15 +72,13 @@ def n_at_first(model, settings: Settings, n_rows: int) -> int:
     return n_rows
 
 
-def with_number(model, task: Task) -> Task:
-    """Choose the number of experts, if it is open.
+def with_number(model, task: Task, runs: Watched) -> Task:
+    """Choose the number of experts, which is open.
 
     The task is then the same as that of a fit with this number.
     """
     settings = task.settings
     problem = task.problem
-    if not settings.chooses_number:
-        return task
     learners = [clone(task.learners[0]) for _ in range(problem.n_experts)]
     task = replace(task, learners=learners)
     if settings.warm:
@@ -88,10 +89,19 @@ def with_number(model, task: Task) -> Task:
     ):
         plan = plans(model, task)[0]
         hold_out = model.cross_fit is not None
-        selection = select_number(problem, plan, hold_out=hold_out)
+        n_paths = count_paths(problem, plan, hold_out=hold_out)
+        runs.announce(n_paths + _stages_of_two(model, task))
+        selection = select_number(problem, plan, runs, hold_out=hold_out)
     if model.verbose:
         _tell_path(model, selection.path)
     return _of_number(model, task, selection.n_experts, selection.path)
+
+
+def _stages_of_two(model, task: Task) -> int:
+    """Return the stages of training if the search finds two experts."""
+    task = _of_number(model, task, min(2, task.problem.n_experts), {})
+    ways = plans(model, task)
+    return count_stages(ways, chosen_on(task.problem, ways))
 
 
 def _of_number(model, task: Task, number: int, path: dict[str, np.ndarray]) -> Task:
@@ -299,7 +309,7 @@ def go_on(model, task: Task, plan: Plan, runs: Watched) -> Mixture:
         temperature=temperature,
         bias=bias,
     )
-    return finish(problem, result, plan, choice)
+    return finish(problem, result, plan, choice, runs)
 
 
 # -------------------------------------------------------------- warm start

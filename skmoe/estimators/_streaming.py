@@ -20,7 +20,7 @@ from ..em import Problem, Stream, absorb, open_stream, stacked
 from ..experts import take_rows
 from . import _gate_and_experts as parts
 from ._fitted import parts_of, set_fitted
-from ._plans import names_starts, with_number
+from ._plans import names_starts
 from ._reading import read_task
 from ._record import report, warn_of_top_k
 from ._task import Settings, chooses_number, n_asked
@@ -197,7 +197,7 @@ class StreamingMixin:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             task = read_task(self, settings, early.X, early.y, early.weight)
-            training = trained(self, with_number(self, task))
+            training = trained(self, task)
             set_fitted(self, training.attributes, afresh=True)
             report(self, settings, training)
         is_better = not level > _explained(self, early)

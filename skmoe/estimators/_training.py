@@ -10,7 +10,7 @@ from ..em import (
     Mixture,
     State,
     chosen_on,
-    count_runs,
+    count_stages,
     fallbacks,
     finished,
     for_new_rows,
@@ -18,7 +18,7 @@ from ..em import (
 )
 from ._callbacks import Watched
 from ._fitted import panel_parts, trained_parts
-from ._plans import go_on, plans
+from ._plans import go_on, plans, with_number
 from ._record import diagnosis, record
 from ._rows import computing
 from ._task import Task, Training
@@ -27,6 +27,9 @@ from ._task import Task, Training
 @with_callbacks
 def trained(model, task: Task) -> Training:
     """Train as the task says, or go on from the previous fit."""
+    runs = Watched(model, task.problem, _attributes_of_state(model, task))
+    if task.settings.chooses_number:
+        task = with_number(model, task, runs)
     problem = task.problem
     backend = task.settings.backend
     # One BLAS thread: more would spin between the many small products.
@@ -36,15 +39,14 @@ def trained(model, task: Task) -> Training:
     ):
         ways = plans(model, task)
         splits = [] if task.settings.warm else chosen_on(problem, ways)
-        n_runs = 1 if task.settings.warm else count_runs(ways, splits)
-        runs = Watched(model, problem, n_runs, _attributes_of_state(model, task))
+        runs.announce(2 if task.settings.warm else count_stages(ways, splits))
         if task.settings.warm:
             mixture = go_on(model, task, ways[0], runs)
         else:
             mixture = train(problem, ways, splits, runs)
-        runs.close()
         models = fallbacks(mixture.run, mixture.unshrunk)
         attributes = _attributes(model, task, mixture)
+        runs.close()
         if model.max_time is not None:
             attributes["diagnostics_"]["out_of_time"] = float(runs.out_of_time)
     return Training(mixture, attributes | {"history_": runs.history}, models)
