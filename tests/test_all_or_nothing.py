@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.linear_model import SGDRegressor
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeRegressor
@@ -203,6 +203,88 @@ def test_a_learner_that_raises_at_any_call_changes_nothing(classifies, error, na
             with pytest.raises((error, RuntimeError)):
                 call(model, y)
         Moody.countdown = np.inf
+        holds(model, before, said)
+        assert remembered(model) == held
+
+
+# ------------------------------------------------------------- Ctrl-C while training
+HELD_OUT = FEW | {"cross_fit": "auto", "init": "auto"}
+STAGES = {
+    "race": MoERegressor(**HELD_OUT),
+    "fits": MoERegressor(DecisionTreeRegressor(max_depth=2), **HELD_OUT),
+    "in sample": MoERegressor(**FEW),
+    "search": MoERegressor(**HELD_OUT | {"n_experts": "auto"}),
+    "search, fits": MoERegressor(
+        DecisionTreeRegressor(max_depth=2), **HELD_OUT | {"n_experts": "auto"}
+    ),
+    "warm": MoERegressor(**FEW, warm_start=True),
+}
+
+
+IN_STAGES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name == "search, fits" else [])
+    for name in STAGES
+]
+
+
+class CtrlC:
+    """A callback that interrupts the end of the first task of a name."""
+
+    def __init__(self):
+        self.at = None
+        self.heard = []
+
+    def setup(self, estimator, context):
+        self.heard = []
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.heard.append(context.task_name)
+        if context.task_name == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", IN_STAGES)
+def test_an_interrupt_in_any_stage_changes_nothing(name):
+    pytest.importorskip("sklearn.callback")
+    stop = CtrlC()
+    model = clone(STAGES[name]).set_callbacks(stop).fit(X, Y)
+    before, said = dict(vars(model)), answers(model)
+    for stop.at in dict.fromkeys(stop.heard):
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X[:60], Y[:60])
+        holds(model, before, said)
+    stop.at = None
+    model.fit(X[:60], Y[:60])
+    assert not np.array_equal(model.predict(X), said[0])
+
+
+@pytest.mark.parametrize("name", IN_STAGES)
+def test_an_interrupt_while_a_line_is_printed_changes_nothing(name, monkeypatch):
+    model = clone(STAGES[name]).set_params(verbose=2).fit(X, Y)
+    before, said = dict(vars(model)), answers(model)
+    held = remembered(model)
+    countdown = np.inf
+    printed = []
+
+    def interrupted(line):
+        nonlocal countdown
+        printed.append(line)
+        countdown -= 1
+        if countdown == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", interrupted)
+    copy.deepcopy(model).fit(X[::-1], Y[::-1])
+    for line in np.unique(np.linspace(1, len(printed), 6).astype(int)):
+        countdown = line
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X[::-1], Y[::-1])
         holds(model, before, said)
         assert remembered(model) == held
 

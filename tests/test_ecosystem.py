@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import re
 import warnings
 
 import joblib
@@ -426,10 +427,11 @@ def test_warm_start_goes_on(name, capsys):
     model.set_params(n_init=3, max_iter=3, tol=0.0).fit(X, y)
     before = model.lower_bound_
     model.set_params(verbose=1).fit(X, y)
-    line, verdict = capsys.readouterr().out.splitlines()
+    line, last, verdict = capsys.readouterr().out.splitlines()
     assert "No rows were held out" in verdict
-    assert "start 1 of 1 (warm)" in line
-    assert line.endswith(f"passes {model.n_iter_}")
+    assert "stage 1 of 2 (warm)" in line
+    assert f"passes {model.n_iter_}, " in line
+    assert "stage 2 of 2 (last passes)" in last
     assert model.n_iter_ <= 3
     if name != "tree":  # trees may lose a little in a pass
         assert model.lower_bound_ >= before - 1e-9
@@ -535,14 +537,37 @@ def test_max_iter_is_no_fault_where_rows_held_out_decide(moe):
 
 
 # ---------------------------------------------------------------------- verbose
-def test_verbose_prints_a_line_a_start(capsys):
+HELD_OUT = {**QUICK, "cross_fit": "auto"}
+WATCHED = {
+    "race": MoERegressor(**HELD_OUT),
+    "in sample": MoERegressor(**QUICK),
+    "tree": MoERegressor(DecisionTreeRegressor(max_depth=2), **HELD_OUT),
+    "that differ": MoERegressor(
+        [DecisionTreeRegressor(max_depth=2), Ridge()], **HELD_OUT
+    ),
+    "shared": MoERegressor(
+        DecisionTreeRegressor(max_depth=2), shared_expert="auto", **HELD_OUT
+    ),
+    "auto": MoERegressor(**HELD_OUT | {"n_experts": "auto"}),
+    "auto in sample": MoERegressor(**QUICK | {"n_experts": "auto"}),
+    "auto, tree": MoERegressor(
+        DecisionTreeRegressor(max_depth=2), **HELD_OUT | {"n_experts": "auto"}
+    ),
+    "auto in sample, tree": MoERegressor(
+        DecisionTreeRegressor(max_depth=2), **QUICK | {"n_experts": "auto"}
+    ),
+}
+
+
+def test_verbose_prints_a_line_a_stage(capsys):
     model = MoERegressor(**{**QUICK, "n_init": 2}, init=["tree", "random"])
     quiet = clone(model).fit(X, Y)
     assert capsys.readouterr().out == ""
     loud = model.set_params(verbose=1).fit(X, Y)
-    first, second, verdict = capsys.readouterr().out.splitlines()
-    assert first.startswith("[MoERegressor] start 1 of 2 (tree): bound ")
-    assert second.startswith("[MoERegressor] start 2 of 2 (random): bound ")
+    first, second, last, verdict = capsys.readouterr().out.splitlines()
+    assert first.startswith("[MoERegressor] stage 1 of 3 (tree): bound ")
+    assert second.startswith("[MoERegressor] stage 2 of 3 (random): bound ")
+    assert last.startswith("[MoERegressor] stage 3 of 3 (last passes): ")
     assert f"bound {loud.lower_bound_:.6f}, passes {loud.n_iter_}" in first + second
     assert "No rows were held out" in verdict
     assert_same_bits(quiet, loud)
@@ -551,15 +576,31 @@ def test_verbose_prints_a_line_a_start(capsys):
 def test_verbose_prints_a_line_a_pass(capsys):
     model = MoERegressor(**{**QUICK, "n_init": 2}, init=["tree", "random"], verbose=2)
     loud = model.fit(X, Y)
-    *lines, _ = capsys.readouterr().out.splitlines()
+    *lines, _, _ = capsys.readouterr().out.splitlines()
     for number, kind in enumerate(["tree", "random"], start=1):
-        start = f"start {number} of 2 ({kind})"
+        start = f"stage {number} of 3 ({kind})"
         *own, last = [line for line in lines if start in line]
         assert last.startswith(f"[MoERegressor] {start}: bound ")
         passes = [int(line.split("pass")[1].split()[0]) for line in own]
         assert len(own) in range(1, 6)
         assert passes == list(range(passes[0], passes[0] + len(own)))
     assert f"bound {loud.lower_bounds_[-1]: .6f}" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", WATCHED)
+def test_verbose_counts_the_stages_and_the_seconds(name, capsys):
+    model = clone(WATCHED[name]).set_params(verbose=1, max_time=1e4).fit(X, Y)
+    told = capsys.readouterr().out.splitlines()
+    stages = [line for line in told if "] stage" in line]
+    pattern = r"\[MoERegressor\] stage (\d+) of (\d+) \(.*[:,] (\S+) s, (\S+) s left"
+    rows = [re.fullmatch(pattern, line).groups() for line in stages]
+    numbers, announced, seconds, left = np.array(rows, dtype=float).T
+    np.testing.assert_array_equal(numbers, np.arange(len(stages)) + 1)
+    assert (announced >= numbers).all()
+    assert announced[-1] == len(stages)
+    assert (np.diff(seconds) >= 0).all()
+    np.testing.assert_allclose(seconds + left, 1e4, atol=0.11)  # rounded to 0.1 s
+    assert model.diagnostics_["out_of_time"] == 0.0
 
 
 # -------------------------------------------------------------------- callbacks
@@ -600,7 +641,8 @@ def test_a_callback_hears_starts_and_passes():
         [("begin", "start", i), *(e for p in a_pass for e in p), ("end", "start", i)]
         for i in range(2)
     ]
-    within = [event for start in starts for event in start]
+    last = [("begin", "last passes", 2), ("end", "last passes", 2)]
+    within = [event for start in starts for event in start] + last
     assert recorder.heard[2:-2] == within
     assert [event[0] for event in recorder.heard[:2]] == ["setup", "begin"]
     assert [event[0] for event in recorder.heard[-2:]] == ["end", "teardown"]
@@ -641,7 +683,9 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys, two_parts):
     if kind == "linear":
         runs, passes = ["race"], [ROUNDS[0] + 2]
     passes.append(PASSES_ON_ALL)
-    assert recorder.ended("start") == list(range(len(passes)))
+    assert len(recorder.ended("start")) == len(passes)
+    assert len(recorder.ended("choice")) == (1 if kind == "linear" else 2)
+    assert len(recorder.ended("last passes")) == 1
     assert recorder.ended("pass") == [i for n_pass in passes for i in range(n_pass)]
     assert [event[0] for event in recorder.heard[:2]] == ["setup", "begin"]
     assert [event[0] for event in recorder.heard[-2:]] == ["end", "teardown"]
@@ -657,10 +701,10 @@ def test_a_callback_hears_of_held_out_rows(kind, capsys, two_parts):
 def test_a_callback_that_stops_starts_is_heeded_in_every_part(two_parts):
     pytest.importorskip("sklearn.callback")
     recorder = Recorder(stop=("start", 0))
-    params = {**QUICK, "cross_fit": "auto", "n_init": 3}
+    params = {**QUICK, "cross_fit": "auto", "n_init": 3, "init": "kmeans"}
     expert = DecisionTreeRegressor(max_depth=2)
     MoERegressor(expert, **params).set_callbacks(recorder).fit(X, Y)
-    assert recorder.ended("start") == list(range(2 + 1))
+    assert recorder.ended("start") == [0, 2, 4]  # two choices between
 
 
 def test_a_callback_stops_a_race_at_a_pass(two_parts):
@@ -704,6 +748,39 @@ def test_callbacks_do_not_change_the_answer():
     pytest.importorskip("sklearn.callback")
     model = clone(MODELS["tree"][0]).set_callbacks(Recorder()).fit(X, Y)
     assert_same_bits(model, fitted("tree"))
+
+
+class Announced:
+    """Notes how many subtasks each task announced, and how many it had."""
+
+    def setup(self, estimator, context):
+        self.tasks = []
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        self.tasks.append([context, context.max_subtasks, 0])
+        for task in self.tasks:
+            task[2] += task[0] is context.parent
+
+    def on_fit_task_end(self, estimator, context):
+        pass
+
+
+@pytest.mark.parametrize("name", WATCHED)
+def test_no_task_has_more_subtasks_than_it_announced(name, two_parts):
+    """A progress bar would pass its end otherwise, and stand still."""
+    pytest.importorskip("sklearn.callback")
+    callback = Announced()
+    clone(WATCHED[name]).set_callbacks(callback).fit(X, Y)
+    root = callback.tasks[0]
+    if name != "auto in sample, tree":  # whether parameters count is known later
+        assert root[1] == root[2]
+    assert all(had <= announced for _, announced, had in callback.tasks)
+    searches = [task for task in callback.tasks if task[0].task_name == "search"]
+    assert bool(searches) == ("auto" in name)
+    assert all(had > 2 for _, _, had in searches)
 
 
 def test_progress_bar(capsys):

@@ -27,6 +27,14 @@ MODELS = {
 }
 
 
+FOUR = np.where(X[:, 1] > 0, Y, Y + 3.0 * np.sign(X[:, 2]))
+SEARCHES = {
+    "linear": MoERegressor(Ridge()),
+    "in sample": MoERegressor(Ridge(), cross_fit=None),
+    "tree": MoERegressor(DecisionTreeRegressor(max_depth=2)),
+}
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """Count the looks at the clock: each takes a second."""
@@ -63,6 +71,38 @@ def test_time_that_is_left_changes_nothing(name):
     free = model.set_params(max_time=None).fit(X, y)
     np.testing.assert_array_equal(free.predict(X), predicted)
     assert "out_of_time" not in free.diagnostics_
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("seconds", [0.5, 9, 60])
+def test_a_search_that_is_cut_short_predicts(name, seconds, clock):
+    model = SEARCHES[name].set_params(**QUICK | {"n_experts": "auto"})
+    model.set_params(max_time=seconds).fit(X, FOUR)
+    tried = model.selection_path_["n_experts"]
+    assert model.diagnostics_["out_of_time"] == 1.0
+    assert clock.looks - 1 <= seconds + 2
+    assert model.n_experts_ in tried
+    assert np.isfinite(model.predict(X)).all()
+    if seconds == 0.5:
+        assert tried.max() <= 2
+
+
+def test_a_search_that_is_cut_later_knows_more_numbers(clock):
+    model = MoERegressor(**QUICK | {"n_experts": "auto"})
+    tried = []
+    for seconds in (0.5, 9, 60):
+        clock.looks = 0
+        model.set_params(max_time=seconds).fit(X, FOUR)
+        tried.append(len(model.selection_path_["n_experts"]))
+    assert tried[0] < tried[1] < tried[2]
+
+
+def test_a_search_with_time_left_finds_the_same():
+    model = MoERegressor(**QUICK | {"n_experts": "auto"})
+    free = model.fit(X[:80], FOUR[:80]).predict(X)
+    timed = model.set_params(max_time=1e6).fit(X[:80], FOUR[:80])
+    np.testing.assert_array_equal(timed.predict(X), free)
+    assert timed.diagnostics_["out_of_time"] == 0.0
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, np.nan, "1"])

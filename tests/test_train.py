@@ -734,9 +734,10 @@ def test_bad_responsibilities(value):
 
 def starts_in(printed):
     """Return the kinds of starts that verbose tells of."""
-    lines = [line for line in printed.splitlines() if "] start" in line]
+    lines = [line for line in printed.splitlines() if "] stage" in line]
     for number, line in enumerate(lines, start=1):
-        assert f"start {number} of {len(lines)} (" in line
+        assert f"stage {number} of {len(lines)} (" in line
+    lines = [line for line in lines if ": bound " in line]
     return [line.split("(")[1].split(")")[0] for line in lines]
 
 

@@ -124,7 +124,7 @@ def most_experts(n_rows: int) -> int:
 
 
 def count_paths(problem: Problem, plan: Plan, *, hold_out: bool) -> int:
-    """Return how many paths `select_number` walks, each a stage, unless stopped."""
+    """Return how many paths `select_number` walks at most, each a stage."""
     if not hold_out and plan.pool.rigid:
         return 1
     return len(_parts(problem, plan)) + (not hold_out) or 1

@@ -94,8 +94,8 @@ class Part(Protocol):
 class Run(Protocol):
     """A function that runs EM from a state, which is made when its turn comes.
 
-    Training is a row of stages: runs of EM, races, and others. ``stopped`` tells that no
-    further starts are wanted, ``out_of_time`` that no other splits are either.
+    Training is a row of stages: runs of EM, races, and others. ``stopped`` tells that
+    no further starts are wanted, ``out_of_time`` that no other splits are either.
     """
 
     @property
@@ -422,9 +422,10 @@ def _hold_out(
 def _forget(parts: Sequence[Split], plan: Plan) -> None:
     """Give back the memory of the rows of splits, which served a plan.
 
-    Learners that are fitted one by one have cached their answers for these rows.
+    Learners that are fitted one by one have cached their answers for these rows; they
+    compete with a plan that has a shared expert.
     """
-    if plan.pool.rigid:
+    if plan.pool.rigid and plan.shared is None:
         for part in parts:
             part.forget()
 

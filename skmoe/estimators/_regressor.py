@@ -178,7 +178,8 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
         follows, and the best mixture so far gets its last passes: so ``fit`` takes
         somewhat longer, and returns a mixture in any case.
         ``diagnostics_["out_of_time"]`` tells. Answers then depend on the speed of the
-        machine. The search of ``n_experts="auto"`` has no limit.
+        machine. The search of ``n_experts="auto"`` counts: it chooses among the numbers
+        that were tried by then.
     balance : float, default=0.0
         Least training load of an expert, in units of an even share: 0 leaves uneven
         regimes as they are, 1 makes all loads equal. It acts on the responsibilities
@@ -203,8 +204,11 @@ class MoERegressor(RegressorMixin, DistributionMixin, BaseMoE):
     random_state : int, RandomState or None, default=None
         Seed of starts and experts.
     verbose : int, default=0
-        1 prints a line per start, and at the end what the mixture gains over one
-        learner; 2 also prints a line per pass.
+        1 prints a line per stage ("stage 3 of 7") with the seconds since training
+        began, those left of ``max_time``, and at the end what the mixture gains over
+        one learner. Stages are a start of EM, a race of starts, a choice on held-out
+        rows, a path of ``n_experts="auto"``, the last passes. 2 also prints a line per
+        pass.
 
     Attributes
     ----------
