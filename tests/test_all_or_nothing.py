@@ -255,7 +255,8 @@ def test_an_interrupt_in_any_stage_changes_nothing(name):
     stop = CtrlC()
     model = clone(STAGES[name]).set_callbacks(stop).fit(X, Y)
     before, said = dict(vars(model)), answers(model)
-    for stop.at in dict.fromkeys(stop.heard):
+    for task in dict.fromkeys(stop.heard):
+        stop.at = task
         with pytest.raises(KeyboardInterrupt):
             model.fit(X[:60], Y[:60])
         holds(model, before, said)
