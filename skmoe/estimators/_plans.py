@@ -90,18 +90,24 @@ def with_number(model, task: Task, runs: Watched) -> Task:
         plan = plans(model, task)[0]
         hold_out = model.cross_fit is not None
         n_paths = count_paths(problem, plan, hold_out=hold_out)
-        runs.announce(n_paths + _stages_of_two(model, task))
+        runs.announce(n_paths + _most_stages(model, task))
         selection = select_number(problem, plan, runs, hold_out=hold_out)
     if model.verbose:
         _tell_path(model, selection.path)
     return _of_number(model, task, selection.n_experts, selection.path)
 
 
-def _stages_of_two(model, task: Task) -> int:
-    """Return the stages of training if the search finds two experts."""
-    task = _of_number(model, task, min(2, task.problem.n_experts), {})
-    ways = plans(model, task)
-    return count_stages(ways, chosen_on(task.problem, ways))
+def _most_stages(model, task: Task) -> int:
+    """Return how many stages training has at most, whatever number the search finds.
+
+    Where rows are held out depends on the number.
+    """
+    counts = []
+    for number in {1, min(2, task.problem.n_experts), task.problem.n_experts}:
+        sized = _of_number(model, task, number, {})
+        ways = plans(model, sized)
+        counts.append(count_stages(ways, chosen_on(sized.problem, ways)))
+    return max(counts)
 
 
 def _of_number(model, task: Task, number: int, path: dict[str, np.ndarray]) -> Task:
