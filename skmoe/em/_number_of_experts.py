@@ -125,9 +125,8 @@ def most_experts(n_rows: int) -> int:
 
 def count_paths(problem: Problem, plan: Plan, *, hold_out: bool) -> int:
     """Return how many paths `select_number` walks at most, each a stage."""
-    if not hold_out and plan.pool.rigid:
-        return 1
-    return len(_parts(problem, plan)) + (not hold_out) or 1
+    n_parts = len(_parts(problem, plan))
+    return max(1, n_parts) if hold_out else n_parts + 1
 
 
 def select_number(
