@@ -174,6 +174,16 @@ def test_zeros_and_missing_values_have_one_key():
     assert len(np.unique(row_keys(X))) == 1
 
 
+def test_rows_without_weight_take_no_part_in_moments(wide):
+    table, W = wide
+    W = np.where(np.random.RandomState(3).uniform(size=W.shape) < 0.2, W, 0.0)
+    expected = sum(
+        np.einsum("cn,ni,nj->cij", W[:, block.rows], block.U, block.U)
+        for block in table.blocks()
+    )
+    np.testing.assert_allclose(moments_of(table, W), expected, atol=1e-8)
+
+
 def test_linear_functions_go_in_and_out():
     X, _, weight = rows()
     table = Table.of(X, weight)

@@ -104,7 +104,10 @@ class Block:
         if m > PACKED:
             sums = np.empty((len(flat), m, m))
             for w, moments in zip(flat, sums, strict=True):
-                rooted = np.sqrt(w)[:, None] * self.U
+                rows = np.flatnonzero(w)
+                half = 2 * len(rows) < len(w)  # else the copy costs more than it saves
+                few = self.U[rows] if half else self.U
+                rooted = np.sqrt(w[rows] if half else w)[:, None] * few
                 np.matmul(rooted.T, rooted, out=moments)
         else:
             sums = (flat @ self._pairs)[:, _places(m)[2]]
