@@ -217,7 +217,7 @@ def held(table, losses):
 def chosen(*tables_and_losses):
     """Return what is chosen of plans of one gate, given as (table, losses)."""
     problem = problem_of(Y)
-    split = [Split(problem, problem, *np.ones((2, N), bool))]
+    split = [Split(problem, *np.ones((2, N), bool))]
     plans = [[held(t, loss)] for t, loss in tables_and_losses]
     return choose(plans, split)
 
