@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
-from ._table import check_categories, is_collection
+from ..experts import CoefficientPool
+from ._refused import refuse_groups
+from ._table import check_categories, is_collection, like_chunks
 
 METHODS = {
     "predict",
@@ -72,18 +75,17 @@ def predict(model: Any, X: Any, method: str = "predict", y: Any = None, **option
     >>> bool(np.array_equal(answer.compute(), model.predict(X)))
     True
     """
-    if not is_collection(X):
-        raise TypeError(
-            f"X must be a Dask Array or DataFrame; got {type(X).__name__}. Ask the "
-            f"model itself: model.{method}(X)."
-        )
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {sorted(METHODS)}; got {method!r}.")
+    _check_rows(model, X, method)
+    refuse_groups(options.get("groups"))
+    last = _last_step(model)
+    if method not in METHODS or not hasattr(last, method):
+        can = sorted(name for name in METHODS if hasattr(last, name))
+        raise ValueError(f"method must be one of {can}; got {method!r}.")
+    check_is_fitted(last)
     check_categories(X)
-    last = model.steps[-1][1] if hasattr(model, "steps") else model
-    answer = Answer.of(last, X, method, options)
+    answer = Answer.of(model, X, method, options)
     ask = Ask(method, options, answer)
-    found = answer.lazily(ask, model, X, y)
+    found = answer.lazily(ask, model, X, _beside(y, X))
     if not options.get("return_std"):
         return found
     if not answer.framed:
@@ -119,39 +121,25 @@ class Answer:
     @classmethod
     def of(cls, model: Any, X: Any, method: str, options: dict[str, Any]) -> Answer:
         """Return the form that a method answers in."""
+        last = _last_step(model)
         framed = hasattr(X, "divisions")
-        dtype = _float_of(X, framed)
-        classifies = hasattr(model, "classes_")
-        labels: list[Any] = []
-        if method == "predict" and classifies:
-            n_outputs = _n_labels(model)
-            dtype = model.classes_.dtype if n_outputs == 1 else np.dtype(np.int64)
-        elif method == "predict":
-            n_outputs = model._n_outputs
-            dtype = np.result_type(dtype, model._origin)
-        elif method == "score_samples":
-            n_outputs = 1
-        elif method in ("predict_proba", "predict_log_proba"):
-            labels = list(model.classes_)
-            n_outputs = len(labels)
-        elif method == "decision_function":
-            n_outputs = 1 if len(model.classes_) == 2 else len(model.classes_)
-            labels = list(model.classes_) if n_outputs > 1 else []
-        elif method == "predict_quantiles":
-            n_outputs = len(options.get("quantiles", (0.5,)))
-            labels = list(options.get("quantiles", (0.5,)))
-        else:
-            n_outputs = model.n_experts_
-            labels = [f"expert{k}" for k in range(n_outputs)]
-        flat = n_outputs == 1 and not labels
-        names = labels or ["prediction"]
-        if not labels and n_outputs > 1:
-            names = [f"prediction{j}" for j in range(n_outputs)]
-        shape: tuple[int, ...] = () if flat else (n_outputs,)
+        names = _names(last, method)
+        shape: tuple[int, ...] = () if names is None else (len(names),)
+        columns = names or ["prediction"]
+        if method == "predict_quantiles":
+            levels = np.atleast_1d(options["quantiles"]).tolist()
+            shape = (len(levels), *shape)
+            columns = [
+                level if names is None else f"{name}_{level}"
+                for level in levels
+                for name in columns
+            ]
+        flat = not shape
         if options.get("return_std"):
-            names = [*names, *(f"std{name[10:]}" for name in names)]
+            columns = [*columns, *(f"std{name[10:]}" for name in columns)]
             flat, shape = False, (2, *shape)
-        return cls(names, flat, np.dtype(dtype), framed, shape)
+        dtype = _dtype(last, method, _float_of(X, framed, last is model))
+        return cls(columns, flat, dtype, framed, shape)
 
     def in_frame(self, values: np.ndarray, index: Any) -> Any:
         """Return values of the rows as a Series or a DataFrame of pandas."""
@@ -169,13 +157,14 @@ class Answer:
         sent = delayed(model, pure=False)
         if self.framed:
             others = () if y is None else (y,)
-            meta = self.in_frame(np.empty((0, *self.shape), self.dtype), None)
+            index = X._meta.index[:0]
+            meta = self.in_frame(np.empty((0, *self.shape), self.dtype), index)
             return X.map_partitions(ask.of_frame, sent, *others, meta=meta)
         import dask.array as da
 
         if len(X.chunks[1]) > 1:
             X = X.rechunk({1: -1})
-        y = None if y is None else y.reshape(-1, 1) if y.ndim == 1 else y
+        y = None if y is None else y[:, None] if y.ndim == 1 else y
         arrays = [X] if y is None else [X, y]
         new = list(range(1, 1 + len(self.shape)))
         return da.map_blocks(
@@ -238,12 +227,92 @@ def lazy(ask: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-def _n_labels(model: Any) -> int:
-    return len(model.classes_) if getattr(model, "_multilabel", False) else 1
+def _check_rows(model: Any, X: Any, method: str) -> None:
+    """Raise unless X is a Dask Array of two axes or a DataFrame."""
+    if not is_collection(X) or not hasattr(X, "ndim"):
+        raise TypeError(
+            f"X must be a Dask Array or DataFrame; got {type(X).__name__}. Ask the "
+            f"model itself: model.{method}(X)."
+        )
+    if X.ndim != 2:
+        raise ValueError(f"X must have two axes, rows and columns; got {X.ndim}.")
 
 
-def _float_of(X: Any, framed: bool) -> Any:
-    """Return the dtype of numbers that the rows are read as."""
+def _last_step(model: Any) -> Any:
+    """Return the estimator that answers: the last step of a Pipeline."""
+    return _last_step(model.steps[-1][1]) if hasattr(model, "steps") else model
+
+
+def _beside(y: Any, X: Any) -> Any:
+    """Return targets whose partitions are those of X; raise if they are not."""
+    if y is None:
+        return None
+    framed = hasattr(X, "divisions")
+    if not is_collection(y) or hasattr(y, "divisions") != framed:
+        kind = "Series or DataFrame" if framed else "Array"
+        raise TypeError(
+            f"y must be a Dask {kind}, as X is one of Dask; got {type(y).__name__}."
+        )
+    if framed:
+        same = y.npartitions == X.npartitions and y.divisions == X.divisions
+    else:
+        y = like_chunks(y, X)
+        y = y.rechunk({1: -1}) if y.ndim == 2 else y
+        sizes = y.chunks[0], X.chunks[0]
+        same = np.array_equal(*(np.array(each) for each in sizes), equal_nan=True)
+    if not same:
+        raise ValueError("y and X must have the same partitions, of the same rows.")
+    return y
+
+
+def _names(model: Any, method: str) -> list[Any] | None:
+    """Return the names of the columns of an answer; None if it has but one value."""
+    if method == "transform":
+        return list(model.get_feature_names_out())
+    if method == "gate_proba":
+        if hasattr(model, "gates_") and len(model.gates_) > 1:
+            raise ValueError(
+                "gate_proba answers with an array per output where each output has a "
+                "gate of its own. Use skmoe.MoETransformer."
+            )
+        return [f"expert{k}" for k in range(model.n_experts_)]
+    if method == "score_samples":
+        return None
+    if not hasattr(model, "classes_"):
+        n_outputs = model._n_outputs
+        return _numbered(n_outputs) if n_outputs > 1 else None
+    multilabel = getattr(model, "_multilabel", False)
+    if method == "predict":
+        return _numbered(len(model.classes_)) if multilabel else None
+    if method == "decision_function" and len(model.classes_) == 2 and not multilabel:
+        return None
+    return list(model.classes_)
+
+
+def _numbered(n: int) -> list[str]:
+    return [f"prediction{j}" for j in range(n)]
+
+
+def _dtype(model: Any, method: str, dtype: np.dtype) -> np.dtype:
+    """Return the dtype of an answer to rows that are read as dtype."""
+    if method == "predict" and hasattr(model, "classes_"):
+        labels = model.classes_.dtype
+        return np.dtype(int) if getattr(model, "_multilabel", False) else labels
+    if method in ("gate_proba", "transform"):
+        return dtype
+    if not isinstance(model._pool, CoefficientPool):
+        return np.dtype(np.float64)
+    if method in ("predict", "predict_quantiles"):
+        return np.result_type(dtype, model._origin)
+    return dtype
+
+
+def _float_of(X: Any, framed: bool, directly: bool) -> np.dtype:
+    """Return the dtype of numbers that the rows are read as.
+
+    It is float64 wherever steps of a Pipeline may turn float32 into float64.
+    """
     dtypes = list(X.dtypes) if framed else [X.dtype]
-    single = all(dtype == np.float32 for dtype in dtypes)
+    known = directly and all(isinstance(dtype, np.dtype) for dtype in dtypes)
+    single = known and np.result_type(*dtypes) == np.float32
     return np.dtype(np.float32 if single else np.float64)

@@ -145,7 +145,7 @@ def _beside(given: Any, X: Any, name: str, n_partitions: int) -> list[Any]:
         raise TypeError(
             f"{name} must be a Dask collection, as X is; got {type(given).__name__}."
         )
-    parts = _delayed(_like_chunks(given, X), name)
+    parts = _delayed(like_chunks(given, X), name)
     if len(parts) != n_partitions:
         raise ValueError(
             f"{name} has {len(parts)} partitions and X has {n_partitions}; they must "
@@ -165,7 +165,7 @@ def check_categories(X: Any) -> None:
             )
 
 
-def _like_chunks(y: Any, X: Any) -> Any:
+def like_chunks(y: Any, X: Any) -> Any:
     """Return an array with the chunks of rows of X, if both are arrays and known."""
     if not (hasattr(y, "chunks") and hasattr(X, "chunks")):
         return y
