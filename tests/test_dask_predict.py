@@ -15,6 +15,7 @@ import pytest
 from scipy import sparse
 from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeRegressor
@@ -158,6 +159,12 @@ def test_partitions_without_rows(model, method, options):
         flat = told if told.ndim == 1 else told.reshape(N, -1)
         np.testing.assert_array_equal(np.asarray(computed), flat)
         pd.testing.assert_index_equal(computed.index, TABLE.index)
+
+
+def test_the_best_of_a_search():
+    search = GridSearchCV(MoERegressor(**FAST), {"top_k": [1, 2]}, cv=2).fit(X, Y)
+    found = predict(search, lying(X)).compute()
+    np.testing.assert_array_equal(found, in_memory(search, "predict", X))
 
 
 def test_names_of_series_and_columns():
@@ -407,6 +414,8 @@ def test_what_is_refused():
         predict(REGRESSOR, rows, "predict_proba")
     with pytest.raises(ValueError, match=r"one of \['transform'\]"):
         predict(REGIMES, rows)
+    with pytest.raises(TypeError, match=r"model must be a .* got LinearRegression"):
+        predict(LinearRegression().fit(X, Y), rows)
     with pytest.raises(NotFittedError):
         predict(MoERegressor(), rows)
     with pytest.raises(ValueError, match="groups are not for rows in partitions"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from ..estimators import MoEClassifier, MoERegressor, MoETransformer
 from ..experts import CoefficientPool
 from ._refused import refuse_groups
 from ._table import check_categories, is_collection, like_chunks
@@ -32,8 +33,9 @@ def predict(model: Any, X: Any, method: str = "predict", y: Any = None, **option
     Parameters
     ----------
     model : estimator
-        A fitted `MoERegressor`, `MoEClassifier` or one of `skmoe.dask`, or a fitted
-        Pipeline that ends in one. It enters the graph once.
+        A fitted `MoERegressor`, `MoEClassifier`, `MoETransformer` or one of
+        `skmoe.dask`, or a fitted Pipeline or search, such as GridSearchCV, that ends in
+        one. It enters the graph once.
     X : Dask Array or DataFrame of shape (n_samples, n_features)
         Rows. Columns in several chunks are put together; chunks of rows stay, and may
         be unknown.
@@ -56,9 +58,16 @@ def predict(model: Any, X: Any, method: str = "predict", y: Any = None, **option
     Raises
     ------
     TypeError
-        If X is no Dask collection.
+        If X is no Dask collection, or the model none of these.
     ValueError
-        If the method is none of these, or a column of X has unknown categories.
+        If the model has no such method, a column of X has unknown categories, or y has
+        other partitions.
+
+    Notes
+    -----
+    Each partition is answered as the model answers it in memory. Nothing is asked while
+    the graph is built. Answers to float32 rows come as float64 where a Pipeline or a
+    learner may compute them so.
 
     Examples
     --------
@@ -239,8 +248,17 @@ def _check_rows(model: Any, X: Any, method: str) -> None:
 
 
 def _last_step(model: Any) -> Any:
-    """Return the estimator that answers: the last step of a Pipeline."""
-    return _last_step(model.steps[-1][1]) if hasattr(model, "steps") else model
+    """Return the mixture that answers: the last step of a Pipeline, the best found."""
+    if hasattr(model, "steps"):
+        return _last_step(model.steps[-1][1])
+    if hasattr(model, "best_estimator_"):
+        return _last_step(model.best_estimator_)
+    if isinstance(model, (MoERegressor, MoEClassifier, MoETransformer)):
+        return model
+    raise TypeError(
+        "model must be a fitted estimator of skmoe, or a Pipeline or search that ends "
+        f"in one; got {type(model).__name__}."
+    )
 
 
 def _beside(y: Any, X: Any) -> Any:
