@@ -164,6 +164,21 @@ def test_other_gates(rows, gate):
     assert model.lower_bounds_[-1] > model.lower_bounds_[0]
 
 
+def test_counts(rows):
+    X, _ = rows
+    random = np.random.RandomState(1)
+    y = random.poisson(np.exp(np.where(X[:, 0] > 0, X[:, 1], 2.0 - X[:, 1])))
+    options = {"likelihood": "poisson", "n_experts": 2, "sample_rows": 400}
+    one = regressor(**options).fit(lying(X, [N]), lying(y, [N]))
+    model = regressor(**options).fit(lying(X, SIZES), lying(y, SIZES))
+    np.testing.assert_allclose(model.lower_bounds_, one.lower_bounds_, atol=1e-9)
+    assert np.all(np.diff(model.lower_bounds_) >= -1e-12)
+    assert len(model.lower_bounds_) == 8  # passes of EM, so experts learn from sums
+    here = MoERegressor(likelihood="poisson", n_experts=2, random_state=0).fit(X, y)
+    theirs = here.score_samples(X, y).mean()
+    assert model.score_samples(X, y).mean() > theirs - 0.02
+
+
 TREES = {"expert": DecisionTreeRegressor(max_depth=4), "sample_rows": 900}
 BOOSTED = {"expert": HistGradientBoostingRegressor(max_iter=10), "sample_rows": 900}
 

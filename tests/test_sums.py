@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+)
 
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.em import Problem
@@ -23,7 +29,7 @@ from skmoe.gates import (
     ProductGate,
     SoftmaxGate,
 )
-from skmoe.likelihoods import Categorical, Gaussian
+from skmoe.likelihoods import Categorical, Gaussian, Poisson
 from skmoe.routing import Routing, Table, no_less, row_keys
 
 N_EXPERTS = 4
@@ -277,6 +283,34 @@ def test_steps_go_on_from_a_fitted_gate_to_the_optimum(gate):
     # A step of which only the penalty would gain is not taken.
     np.testing.assert_allclose(
         gate.log_proba(problem.X), exact.log_proba(problem.X), atol=5e-4
+    )
+
+
+def test_steps_of_poisson_experts_end_at_their_optimum():
+    problem, _ = problem_of()
+    y = np.random.RandomState(0).poisson(5.0, size=(len(problem.y), 1)).astype(float)
+    learners = [PoissonRegressor(alpha=0.01, tol=1e-10) for _ in range(N_EXPERTS)]
+    family = Poisson().seen(y, problem.sample_weight, 1.0)
+    pool = make_pool(learners, n_features=3, likelihood=family)
+    first = start_of(problem, 1).scaled(problem.sample_weight)
+    mass = start_of(problem, 2).scaled(problem.sample_weight)
+    stepping = copy.copy(pool).fit(problem.X, y, first)
+    exact = copy.copy(pool).fit(problem.X, y, mass)
+    table = problem.content.table
+    (block,) = table.blocks()
+    start = stepping.predict(problem.X, mass)
+    assert np.max(np.abs(start - exact.predict(problem.X, mass))) > 0.05
+    for _ in range(50):
+        answers = stepping.answers(table, block)
+        np.testing.assert_allclose(
+            stepping.log_density_of(y.T, answers).T,
+            stepping.log_likelihood(problem.X, y, mass),
+            rtol=1e-8,
+        )
+        sums = stepping.sums(block, y.T, answers, mass.weights.T, problem.sample_weight)
+        stepping, _ = stepping.step(table, sums, WHOLE)
+    np.testing.assert_allclose(
+        stepping.predict(problem.X, mass), exact.predict(problem.X, mass), rtol=1e-3
     )
 
 

@@ -77,7 +77,7 @@ def fit_on_table(model: Any, table: Table, fit_here: Callable[..., Any]) -> None
 def _adds_up(model: Any) -> bool:
     """Tell whether the experts learn from sums over rows."""
     n_columns = len(model._units[1][0])
-    return bool(n_columns) and model._own_pool.adds_up(n_columns)
+    return bool(n_columns) and model._own_pool.goes_on(n_columns)
 
 
 def _learn_from_sums(
@@ -99,8 +99,7 @@ def _learn_from_sums(
     width = training_width(model)
     progress = climb(rows, progress, width, model.max_iter, model.tol, told)
     last = LastPasses(model._rule, model.n_experts_, width, model.tol)
-    n_outputs = 1 if np.ndim(held[1]) == 1 else held[1].shape[1]
-    found = candidates(rows, progress.model, last, _shrinkages(model), n_outputs)
+    found = candidates(rows, progress.model, last, _shrinkages(model))
     best = _best(model, found, held)
     if best is not None:
         top_k = model.top_k or model.n_experts_

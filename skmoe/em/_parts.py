@@ -167,7 +167,6 @@ def candidates(
     model: Model,
     problem: LastPasses,
     shrinkages: Sequence[float],
-    n_outputs: int,
 ) -> list[Candidate]:
     """Return mixtures that follow from a model after EM, for held-out rows to judge."""
     last = model
@@ -179,7 +178,7 @@ def candidates(
     if rule.plain and not rule.asks_all(problem.n_experts):
         last, sums = settled(rows, model, choose, LAST_PASSES, problem.tol, learn=True)
     found = [Candidate("passes on all rows", last, last.experts)]
-    pooled, learner_of = pooled_on_parts(rows, last.experts, n_outputs)
+    pooled, learner_of = pooled_on_parts(rows, last.experts)
     fits = Trained(pooled, pooled)
     for shrinkage in shrinkages:
         unshrunk = Trained(last.experts, last.experts)
@@ -199,12 +198,10 @@ def candidates(
     return found
 
 
-def pooled_on_parts(
-    rows: AllRows, pool: ExpertPool, n_outputs: int
-) -> tuple[ExpertPool, np.ndarray]:
+def pooled_on_parts(rows: AllRows, pool: ExpertPool) -> tuple[ExpertPool, np.ndarray]:
     """Return each distinct learner fitted to all rows, and which one experts have."""
     firsts, learner_of = distinct_learners(pool)
-    one = pool.unfitted(firsts).blank(rows.read, np.zeros((n_outputs, 0)))
+    one = pool.take(firsts)
     for _ in range(one.first_steps):
         sums = rows.total(_everyone, one)
         one, _ = one.step(rows.read, sums.experts, np.array(1.0))

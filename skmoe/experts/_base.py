@@ -376,6 +376,10 @@ class ExpertPool(ABC):
         """Tell whether experts learn from sums over rows, by `sums` and `step`."""
         return False
 
+    def goes_on(self, n_features: int) -> bool:
+        """Tell whether fitted experts go on from sums, by `sums` and `step`."""
+        return self.adds_up(n_features)
+
     def blank(self, table: Table, y: np.ndarray, shape: tuple[int, ...] = ()) -> Self:
         """Return a pool that has learned nothing of the rows of a table.
 

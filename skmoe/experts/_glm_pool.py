@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
+from scipy.special import gammaln
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import GammaRegressor, PoissonRegressor
 
 from ..backends import Array, like, namespace, select, to_host
-from ..routing import Routing, deviations
-from ..solvers import solve_ridge
+from ..likelihoods import Poisson
+from ..routing import Block, Routing, Table, deviations, no_less
+from ..solvers import expected_gain, newton_of_blocks, solve_ridge
 from ._base import host_rows
 from ._coefficient_pool import CoefficientPool
 
 MAX_FEATURES = 512
 """Above this many features a Newton step costs more than an iterative solver."""
+
+FEW_FEATURES = 255
+"""Of so many features, at most, second moments of all experts are cheap."""
 
 FIT_STEPS = 100
 UPDATE_STEPS = 3
@@ -120,6 +126,62 @@ class GLMPool(CoefficientPool):
         xp = namespace(eta)
         mean = xp.exp(xp.where(eta < MOST, eta, xp.full_like(eta, MOST)))
         return mean - like(np.asarray(self.likelihood.origin_), mean, mean.dtype)
+
+    # ---------------------------------------------------------- sums over rows
+    # They go on from fitted experts: from further away, steps need a line search.
+    first_steps = 8
+
+    def goes_on(self, n_features: int) -> bool:
+        """Tell whether the experts are Poisson regressions of counts on few columns."""
+        counts = isinstance(self.likelihood, Poisson)
+        kinds = {type(learner) for learner in self.learners}
+        centred = all(learner.fit_intercept for learner in self.learners)
+        few = n_features <= FEW_FEATURES
+        return counts and kinds == {PoissonRegressor} and centred and few
+
+    def answers(self, table: Table, block: Block) -> np.ndarray:
+        """Return the means that all experts predict."""
+        eta = block.values(table.inner(self.coef, self.intercept))
+        return np.exp(np.clip(eta, -MOST, MOST))
+
+    def log_density_of(self, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Return the log probability of counts."""
+        mean = answers[..., 0, :]
+        return y[0] * np.log(mean) - mean - gammaln(y[0] + 1.0)
+
+    def sums(
+        self,
+        block: Block,
+        y: np.ndarray,
+        answers: np.ndarray,
+        mass: np.ndarray,
+        weights: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        """Return gradient and curvature of each expert, and its mass."""
+        steep = mass * answers[..., 0, :]
+        gradient = block.sums(mass * y[0] - steep)
+        curvature = block.curvature(steep, self.n_experts)
+        return gradient, *curvature, mass.sum(axis=-1)
+
+    def step(
+        self, table: Table, sums: tuple[np.ndarray, ...], damping: np.ndarray
+    ) -> tuple[Self, np.ndarray]:
+        """Return a pool in which each expert took a damped Newton step."""
+        gradient, moments, squares, mass = sums
+        params = table.inner(self.coef, self.intercept)
+        alpha = np.array([float(learner.alpha) for learner in self.learners])
+        ridge = np.zeros((self.n_experts, params.shape[-1]))
+        ridge[:, :-1] = (alpha * mass)[:, None] / table.scale**2
+        slope = gradient[:, None, :]
+        bend = no_less(moments, squares)[:, None, :, :]
+        penalised = slope - ridge[:, None, :] * params
+        step = newton_of_blocks(penalised, bend, ridge, np.maximum(mass, 1.0))
+        moves = (mass > 0) & (expected_gain(step, slope, ridge, params) >= 0)
+        part = np.where(moves, damping, 0.0)
+        other = copy.copy(self)
+        new = params + part[:, None, None] * step
+        other.coef, other.intercept = table.outer(new)
+        return other, moves.sum(axis=-1)
 
     def estimators(self) -> list[Any]:
         """Return fitted PoissonRegressor or GammaRegressor objects."""
