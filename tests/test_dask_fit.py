@@ -18,6 +18,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skmoe import MoEClassifier, MoERegressor
 from skmoe.dask import DaskMoEClassifier, DaskMoERegressor
+from skmoe.dask._seen import check_versions
+from skmoe.dask._table import VERSIONS
 from skmoe.gates import SoftmaxGate
 
 dask = pytest.importorskip("dask")
@@ -278,6 +280,16 @@ def test_files_of_parquet(rows, tmp_path):
     np.testing.assert_allclose(said, here, rtol=1e-9)
 
 
+def test_memory_mapped_rows(rows, in_one_part, tmp_path):
+    X, y = rows
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    model = regressor().fit(lying(mapped, SIZES), lying(y, SIZES))
+    np.testing.assert_allclose(
+        model.lower_bounds_, in_one_part.lower_bounds_, rtol=0, atol=1e-9
+    )
+
+
 def test_categories_go_through_pipelines(rows):
     X, y = rows
     table = pd.DataFrame(X, columns=list("abcd"))
@@ -429,6 +441,12 @@ def test_parts_that_do_not_fit_together(rows):
     nothing = lying(np.zeros(N), [N])
     with pytest.raises(ValueError, match="no rows of positive weight"):
         regressor().fit(lying(X, [N]), lying(y, [N]), sample_weight=nothing)
+
+
+def test_workers_of_another_version_are_refused():
+    check_versions(VERSIONS | {"numpy": VERSIONS["numpy"] + ".post1"})
+    with pytest.raises(ValueError, match=r"skmoe: 0\.0\.1 there, "):
+        check_versions(VERSIONS | {"skmoe": "0.0.1"})
 
 
 def test_unknown_categories_are_refused(rows):
