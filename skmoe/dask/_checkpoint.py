@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-
-import joblib
 
 from ..em import Progress
 from ..estimators import set_fitted
@@ -38,14 +33,20 @@ class Checkpoint:
         """Return the checkpoint of an estimator and the fingerprint of its rows."""
         if model.checkpoint is None:
             return cls(None, "")
+        from joblib import hash as content_hash
+
         params = model.get_params(deep=False)
         asked = [(name, params[name]) for name in sorted(params) if name not in OWN]
-        return cls(Path(model.checkpoint), joblib.hash((asked, print_)))
+        return cls(Path(model.checkpoint), content_hash((asked, print_)))
 
     def write(self, model: Any, progress: Progress) -> None:
         """Write the file; it is whole at any moment."""
         if self.path is None:
             return
+        import os
+        import pickle
+        import tempfile
+
         fitted = {
             name: value
             for name, value in vars(model).items()
@@ -67,6 +68,8 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return None
+        import pickle
+
         with open(self.path, "rb") as file:
             key, fitted, progress = pickle.load(file)
         if key != self.key:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from numbers import Integral
+from os import PathLike
 from typing import Any
 
 from .._sklearn_compat import Interval, StrOptions
@@ -20,7 +20,7 @@ CONSTRAINTS: dict = {
         Interval(Integral, 1, None, closed="left"),
         StrOptions({"auto"}),
     ],
-    "checkpoint": [str, os.PathLike, None],
+    "checkpoint": [str, PathLike, None],
 }
 
 OWN = tuple(CONSTRAINTS)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from platform import python_version_tuple
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ VERSIONS = {
     "skmoe": __version__,
     "scikit-learn": sklearn.__version__,
     "numpy": np.__version__,
-    "python": ".".join(map(str, sys.version_info[:2])),
+    "python": ".".join(python_version_tuple()[:2]),
 }
 """What must be the same on all workers, to the second place."""
 
