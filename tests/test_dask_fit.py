@@ -139,6 +139,21 @@ def test_up_to_the_sample_the_answer_is_that_of_memory(model, rows, labelled):
     assert there.n_rounds_ == 0
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_one_row_more_than_the_sample_leaves_some_to_hold_out(rows, seed):
+    X, y = lying(rows[0], [N]), lying(rows[1], [N])
+    model = regressor(sample_rows=N - 1, random_state=seed, n_init=1, max_iter=2)
+    model.fit(X, y)
+    assert 0.7 * N < model.sample_size_ < 0.9 * N
+    assert model.n_rounds_ > 0
+
+
+def test_rows_that_are_all_equal_are_refused_with_a_remedy():
+    X, y = lying(np.ones((N, 2)), [N]), lying(np.ones(N), [N])
+    with pytest.raises(ValueError, match="count them in sample_weight"):
+        regressor().fit(X, y)
+
+
 def test_all_rows_teach_more_than_the_sample(rows):
     X, y = rows
     model = regressor(sample_rows=200, max_iter=40).fit(
@@ -398,6 +413,39 @@ def test_a_checkpoint_of_other_rows_or_parameters_is_refused(rows, tmp_path):
             other.set_params(checkpoint=path).fit(X, target)
 
 
+def test_a_checkpoint_of_other_weights_is_refused(rows, tmp_path):
+    X, y = lying(rows[0], [N]), lying(rows[1], [N])
+    model = regressor(checkpoint=tmp_path / "fit.checkpoint")
+    model.fit(X, y, sample_weight=lying(np.arange(N) % 3.0, [N]))
+    before = model.lower_bounds_
+    model.fit(X, y, sample_weight=lying(np.arange(N) % 3.0, [N]))
+    np.testing.assert_array_equal(model.lower_bounds_, before)
+    for weight in (None, lying(np.arange(N) % 4.0, [N])):
+        with pytest.raises(ValueError, match="belongs to a fit with other"):
+            model.fit(X, y, sample_weight=weight)
+
+
+def test_a_checkpoint_that_cannot_serve_is_refused_before_training(
+    rows, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(MoERegressor, "fit", None)
+    X, y = lying(rows[0], [N]), lying(rows[1], [N])
+    text = tmp_path / "text"
+    text.write_text("hello")
+    for params, error, message in (
+        ({"checkpoint": tmp_path / "no" / "file"}, OSError, "a folder that does not"),
+        ({"checkpoint": tmp_path}, ValueError, "it is a folder"),
+        ({"checkpoint": text}, ValueError, "is no file of a fit"),
+        (
+            {"checkpoint": tmp_path / "new", "random_state": None},
+            ValueError,
+            "checkpoint needs a random_state",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            regressor(**params).fit(X, y)
+
+
 # ------------------------------------------------------------------------- bad input
 def test_what_is_refused_is_refused_before_a_row_is_read(rows):
     X, y = rows
@@ -447,6 +495,92 @@ def test_workers_of_another_version_are_refused():
     check_versions(VERSIONS | {"numpy": VERSIONS["numpy"] + ".post1"})
     with pytest.raises(ValueError, match=r"skmoe: 0\.0\.1 there, "):
         check_versions(VERSIONS | {"skmoe": "0.0.1"})
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -1.0, np.inf])
+def test_rows_of_no_weight_are_not_left_out_silently(rows, wrong):
+    X, y = (lying(each, SIZES) for each in rows)
+    weight = np.ones(N)
+    weight[7] = wrong
+    weight = lying(weight, SIZES)
+    with pytest.raises(ValueError, match="finite numbers of 0 or more; 1 of the 1000"):
+        regressor().fit(X, y, sample_weight=weight)
+    model = regressor(sample_rows=N, n_init=1).fit(X, y)
+    with pytest.raises(ValueError, match="finite numbers of 0 or more; 1 of the 1000"):
+        model.score(X, y, sample_weight=weight)
+
+
+def test_weights_that_are_no_numbers_for_each_row(rows):
+    X, y = (lying(each, [N]) for each in rows)
+    for weight, message in (
+        (np.ones((N, 1)), "must have one axis"),
+        (np.full(N, "heavy"), "must hold numbers"),
+    ):
+        with pytest.raises(ValueError, match=f"sample_weight {message}"):
+            regressor().fit(X, y, sample_weight=lying(weight, [N]))
+
+
+def test_an_X_that_is_no_table_of_rows_and_columns(rows):
+    X, y = rows
+    table = pd.DataFrame(X, columns=list("abab"))
+    target = lying(y, [N])
+    for wrong in (target, lying(X[:, :, None], [N])):
+        with pytest.raises(ValueError, match="X must have two axes"):
+            regressor().fit(wrong, target)
+    with pytest.raises(ValueError, match=r"of the same name: \['a', 'b'\]"):
+        regressor().fit(dd.from_pandas(table, npartitions=1), target)
+    with pytest.raises(TypeError, match=r"got Delayed.* dask\.array\.from_delayed"):
+        regressor().fit(dask.delayed(X), target)
+
+
+def test_numbers_that_are_objects(rows, in_one_part):
+    X, y = rows
+    model = regressor().fit(lying(X.astype(object), [N]), lying(y, [N]))
+    assert model.score(lying(X.astype(object), SIZES), lying(y, SIZES)) > 0.9
+    with pytest.raises(ValueError, match="Complex data not supported"):
+        regressor().fit(lying(X.astype(complex), [N]), lying(y, [N]))
+
+
+# ---------------------------------------------------------------------------- scores
+def test_labels_in_a_column_score_as_those_in_a_row(labelled):
+    X, y = labelled
+    model = classifier(sample_rows=N, n_init=1).fit(lying(X, SIZES), lying(y, SIZES))
+    column = lying(y[:, None], SIZES)
+    assert model.score(lying(X, SIZES), column) == model.to_local().score(X, y)
+
+
+def test_rows_without_weight_do_not_score(rows):
+    X, y = rows
+    model = regressor(sample_rows=N, n_init=1).fit(lying(X, [N]), lying(y, [N]))
+    weight = np.arange(N) % 3.0
+    bad = X.copy()
+    bad[weight == 0] = np.nan
+    score = model.score(lying(bad, SIZES), lying(y, SIZES), lying(weight, SIZES))
+    assert score == pytest.approx(model.to_local().score(X, y, weight), abs=1e-9)
+
+
+@pytest.mark.parametrize("make", [regressor, classifier])
+def test_what_cannot_be_scored(rows, labelled, make):
+    X, y = rows if make is regressor else labelled
+    model = make(sample_rows=N, n_init=1, max_iter=2)
+    model.fit(lying(X, [N]), lying(y, [N]))
+    nothing = lying(np.zeros(N), [N])
+    with pytest.raises(ValueError, match="no rows of positive weight to score"):
+        model.score(lying(X, [N]), lying(y, [N]), nothing)
+    with pytest.raises(ValueError, match=r"y has 2 columns, .* was fitted on 1"):
+        model.score(lying(X, [N]), lying(np.column_stack([y, y]), [N]))
+    unknown = lying(X, [N])[lying(X[:, 0], [N]) > 0]
+    with pytest.raises(ValueError, match="rows; they must be equal"):
+        model.score(unknown, lying(y, [N]))
+
+
+def test_missing_targets_do_not_score(rows):
+    X, y = rows
+    model = regressor(sample_rows=N, n_init=1).fit(lying(X, [N]), lying(y, [N]))
+    y = y.copy()
+    y[9] = np.nan
+    with pytest.raises(ValueError, match="y contains NaN"):
+        model.score(lying(X, SIZES), lying(y, SIZES))
 
 
 def test_unknown_categories_are_refused(rows):

@@ -13,6 +13,29 @@ OWN = ("checkpoint", "verbose", "n_jobs", "max_time")
 """Parameters that do not change the answer."""
 
 
+def check_path(model: Any) -> None:
+    """Raise if a checkpoint cannot be written, or no later fit could go on from it."""
+    if model.checkpoint is None:
+        return
+    import os
+
+    path = Path(model.checkpoint)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"checkpoint={str(path)!r} lies in a folder that does not exist."
+        )
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(
+            f"checkpoint={str(path)!r} cannot be written: it is a folder, or in one "
+            "that is read-only."
+        )
+    if model.random_state is None:
+        raise ValueError(
+            "checkpoint needs a random_state, such as 0: with None, the next fit draws "
+            "other rows and cannot go on from the file."
+        )
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Where a fit stands after each pass.
@@ -70,8 +93,13 @@ class Checkpoint:
             return None
         import pickle
 
-        with open(self.path, "rb") as file:
-            key, fitted, progress = pickle.load(file)
+        try:
+            with open(self.path, "rb") as file:
+                key, fitted, progress = pickle.load(file)
+        except (pickle.UnpicklingError, EOFError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint={str(self.path)!r} is no file of a fit. Name another."
+            ) from error
         if key != self.key:
             raise ValueError(
                 f"checkpoint={str(self.path)!r} belongs to a fit with other parameters "

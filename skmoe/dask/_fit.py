@@ -27,10 +27,10 @@ from ..em import (
 )
 from ..estimators import parts_of, set_fitted, split_gate, training_width
 from ..routing import Table as Units
-from ._checkpoint import Checkpoint
+from ._checkpoint import Checkpoint, check_path
 from ._refused import check_parts
 from ._rows import DaskRows, Reading, persisted, read_shard, shards_of
-from ._seen import Seen, held_interval, sample_of, sample_rows
+from ._seen import SAMPLE_PART, Seen, held_interval, sample_of, sample_rows
 from ._table import Table
 
 ROWS_PER_EXPERT = 200_000
@@ -49,6 +49,7 @@ def fit_on_table(model: Any, table: Table, fit_here: Callable[..., Any]) -> None
         ``fit_here(X, y, sample_weight)`` fits the estimator in memory.
     """
     check_parts(model)
+    check_path(model)
     random = check_random_state(copy.deepcopy(model.random_state))
     seed = int(random.randint(2**31 - 1))
     seen = Seen.of(table, seed, model._classifies)
@@ -58,6 +59,7 @@ def fit_on_table(model: Any, table: Table, fit_here: Callable[..., Any]) -> None
         fit_here(*seen.rows(0, 2**64))
         set_fitted(model, {"sample_size_": seen.n_rows, "n_rounds_": 0})
         return
+    wanted = min(wanted, int(SAMPLE_PART * seen.n_rows))
     progress = checkpoint.restore(model)
     if progress is None:
         sample = sample_of(seen, wanted)

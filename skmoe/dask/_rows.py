@@ -12,7 +12,7 @@ import numpy as np
 from ..backends import one_blas_thread, using
 from ..em import InParts, Lesson, Rows, rows_of_part, taught
 from ..routing import Table as Units
-from ._table import Partition, keys_of, take, used_rows
+from ._table import Partition, keys_of, print_of, take, used_rows
 
 SHARD = 128 << 20
 """Bytes of rows, about, that one task sums over: small partitions are summed together,
@@ -57,7 +57,7 @@ class Shard:
     rows : (int, int) or None
         The part of the only partition, as one of so many runs of rows.
     print : int
-        Sum of the keys of all rows of the partitions.
+        Fingerprint of all rows of the partitions.
     """
 
     partitions: Sequence[Partition]
@@ -143,7 +143,7 @@ def read_shard(
             with _about(f"partition {place}"):
                 used = used_rows(weight, X.shape[0])
                 keys = keys_of(X, y, reading.seed)[used]
-                total += int(np.sum(keys, dtype=np.uint64))
+                total += print_of(keys, take(weight, used))
                 first, last = reading.held
                 learns = np.flatnonzero((keys < first) | (keys >= last))
                 if run is not None:

@@ -20,6 +20,9 @@ HELD_OUT_ROWS = 50_000
 HELD_OUT_PART = 0.1
 """So many rows, and no more than this part of them, choose the mixture at the end."""
 
+SAMPLE_PART = 0.8
+"""Part of the rows that the sample is at most, so that some are left to hold out."""
+
 FEW_OF_A_CLASS = 20
 """Rows of a class that the sample has at least, if the table has them."""
 
@@ -86,6 +89,13 @@ class Seen:
         """Return the rows with keys in an interval, in the order of their keys."""
         parts = self._each(_with_keys, self.seed, first, last)
         keys = np.concatenate([part[3] for part in parts])
+        if not len(keys):
+            raise ValueError(
+                f"No rows were drawn from {self.n_rows}: these are few, or few of them "
+                "differ, for equal rows are drawn together. Raise sample_rows to "
+                f"{self.n_rows}, or leave repeated rows out and count them in "
+                "sample_weight."
+            )
         order = np.argsort(keys, kind="stable")
         return _ordered(parts, order)
 
@@ -156,6 +166,7 @@ def _ordered(
 
 
 def sample_rows(model: Any) -> int:
+    """Return up to how many rows are all of the sample."""
     if model.sample_rows != "auto":
         return int(model.sample_rows)
     number = 0 if chooses_number(model) else n_asked(model)

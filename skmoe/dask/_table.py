@@ -12,7 +12,7 @@ import sklearn
 from scipy import sparse
 
 from .._version import __version__
-from ..routing import bytes_of, row_keys
+from ..routing import bytes_of, mixed_keys, row_keys
 
 VERSIONS = {
     "skmoe": __version__,
@@ -61,7 +61,7 @@ class Look:
     lengths : tuple of int
         Rows of X, y and weight.
     print : int
-        Sum of the keys of its rows: a fingerprint.
+        Fingerprint of its rows and their weights.
     classes : array or None
         The distinct values of y if these are classes.
     versions : dict
@@ -92,6 +92,7 @@ class Table:
     @classmethod
     def of(cls, X: Any, y: Any, weight: Any) -> Self:
         """Read the arguments of fit; y and weight may name columns of X."""
+        _check_form(X)
         names = [name for name in (y, weight) if isinstance(name, str)]
         _check_names(X, names)
         check_categories(X)
@@ -115,6 +116,22 @@ def _known_bytes(X: Any) -> list[int]:
         return []
     row = int(np.prod(X.shape[1:])) * X.dtype.itemsize
     return [n * row for n in X.chunks[0]]
+
+
+def _check_form(X: Any) -> None:
+    """Raise unless X has rows and columns, and no two columns of one name."""
+    axes = getattr(X, "ndim", None)
+    if not isinstance(axes, int):
+        raise TypeError(
+            f"X must be a Dask Array or DataFrame; got {type(X).__name__}. "
+            "dask.array.from_delayed and dask.dataframe.from_delayed make one."
+        )
+    if axes != 2:
+        raise ValueError(f"X must have two axes, rows and columns; it has {axes}.")
+    names = list(getattr(X, "columns", ()))
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"X has several columns of the same name: {twice}.")
 
 
 def _check_names(X: Any, names: list[str]) -> None:
@@ -200,23 +217,45 @@ def look(X: Any, y: Any, weight: Any, seed: int, classifies: bool) -> Look:
     classes = None
     if classifies and len(used):
         classes = np.unique(np.asarray(y)[used])
-    total = int(np.sum(keys, dtype=np.uint64))
+    total = print_of(keys, take(weight, used))
     return Look(len(used), bytes_of(X), lengths, total, classes, VERSIONS)
 
 
 def used_rows(weight: Any, n_rows: int) -> np.ndarray:
-    """Return the places of the rows of positive weight."""
+    """Return the places of the rows of positive weight; raise if any has no weight."""
     if weight is None:
         return np.arange(n_rows)
-    return np.flatnonzero(np.asarray(weight) > 0)
+    return np.flatnonzero(weights_of(weight) > 0)
+
+
+def weights_of(weight: Any) -> np.ndarray:
+    """Return the weights of rows as numbers; raise if they are none."""
+    try:
+        numbers = np.asarray(weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight must hold numbers: {error}") from error
+    if numbers.ndim != 1:
+        raise ValueError(
+            f"sample_weight must have one axis, a weight for each row; got "
+            f"{numbers.ndim} axes."
+        )
+    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))
+    if len(wrong):
+        raise ValueError(
+            f"sample_weight must hold finite numbers of 0 or more; {len(wrong)} of the "
+            f"{len(numbers)} in a partition are not, such as {numbers[wrong[0]]:g}."
+        )
+    return numbers
 
 
 def keys_of(X: Any, y: Any, seed: int) -> np.ndarray:
     """Return keys of rows and their targets, (n,) array of uint64."""
     if hasattr(X, "columns"):
-        from pandas.util import hash_pandas_object
+        keys = _keys_of_frame(X)
+    elif X.dtype.kind not in "biuf":
+        from pandas import DataFrame
 
-        keys = hash_pandas_object(X, index=False).to_numpy().astype(np.uint64)
+        keys = _keys_of_frame(DataFrame(X))
     else:
         keys = row_keys(X)
     target = np.asarray(y)
@@ -228,6 +267,20 @@ def keys_of(X: Any, y: Any, seed: int) -> np.ndarray:
     target = target if target.ndim == 2 else target[:, None]
     halves = np.column_stack([keys >> np.uint64(32), keys & np.uint64(2**32 - 1)])
     return row_keys(np.column_stack([halves.astype(np.float64), target]), seed)
+
+
+def print_of(keys: np.ndarray, weight: Any) -> int:
+    """Return a fingerprint of rows and their weights: a sum, in any order of rows."""
+    if weight is not None:
+        bits = weights_of(weight).view(np.uint64)
+        keys = mixed_keys(keys ^ mixed_keys(bits, 0), 0)
+    return int(np.sum(keys, dtype=np.uint64))
+
+
+def _keys_of_frame(X: Any) -> np.ndarray:
+    from pandas.util import hash_pandas_object
+
+    return hash_pandas_object(X, index=False).to_numpy().astype(np.uint64)
 
 
 def take(rows: Any, which: np.ndarray) -> Any:
