@@ -52,7 +52,7 @@ class Checkpoint:
     key: str
 
     @classmethod
-    def of(cls, model: Any, print_: int) -> Self:
+    def of(cls, model: Any, fingerprint: int) -> Self:
         """Return the checkpoint of an estimator and the fingerprint of its rows."""
         if model.checkpoint is None:
             return cls(None, "")
@@ -60,7 +60,7 @@ class Checkpoint:
 
         params = model.get_params(deep=False)
         asked = [(name, params[name]) for name in sorted(params) if name not in OWN]
-        return cls(Path(model.checkpoint), content_hash((asked, print_)))
+        return cls(Path(model.checkpoint), content_hash((asked, fingerprint)))
 
     def write(self, model: Any, progress: Progress) -> None:
         """Write the file; it is whole at any moment."""

@@ -53,7 +53,7 @@ def fit_on_table(model: Any, table: Table, fit_here: Callable[..., Any]) -> None
     random = check_random_state(copy.deepcopy(model.random_state))
     seed = int(random.randint(2**31 - 1))
     seen = Seen.of(table, seed, model._classifies)
-    checkpoint = Checkpoint.of(model, seen.print)
+    checkpoint = Checkpoint.of(model, seen.fingerprint)
     wanted = sample_rows(model)
     if seen.n_rows <= wanted:
         fit_here(*seen.rows(0, 2**64))
@@ -227,18 +227,13 @@ def _rows(model: Any, seen: Seen, held: tuple[int, int], *, lessons: bool) -> Da
     tables = [Units(np.zeros((0, len(c))), c, s, seen.n_rows) for c, s in units]
     reading = Reading(_reader(model), *tables, seen.seed, held, lessons)
     sent = delayed(reading, pure=False)
-    shards = shards_of(
-        seen.table.partitions,
-        [each.n_rows for each in seen.looks],
-        [each.n_bytes for each in seen.looks],
-        [each.print for each in seen.looks],
-    )
+    shards = shards_of(seen.table.partitions, seen.looks)
     read = delayed(read_shard, pure=False)
     delayed_shards = [
         read(
             sent,
             each.places,
-            each.print,
+            each.fingerprint,
             each.run,
             [part.parts for part in each.partitions],
         )

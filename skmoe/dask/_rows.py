@@ -12,7 +12,7 @@ import numpy as np
 from ..backends import one_blas_thread, using
 from ..em import InParts, Lesson, Rows, rows_of_part, taught
 from ..routing import Table as Units
-from ._table import Partition, keys_of, print_of, take, used_rows
+from ._table import Look, Partition, fingerprint_of, keys_of, take, used_rows
 
 SHARD = 128 << 20
 """Bytes of rows, about, that one task sums over: small partitions are summed together,
@@ -54,49 +54,48 @@ class Shard:
     partitions : sequence of Partition
     places : sequence of int
         Their numbers in the table.
-    rows : (int, int) or None
-        The part of the only partition, as one of so many runs of rows.
-    print : int
+    fingerprint : int
         Fingerprint of all rows of the partitions.
+    run : (int, int)
+        Which run of their rows it has, of so many: large partitions are cut.
     """
 
     partitions: Sequence[Partition]
     places: Sequence[int]
-    print: int
-    run: tuple[int, int] | None = None
+    fingerprint: int
+    run: tuple[int, int]
 
 
-def shards_of(
-    partitions: Sequence[Partition], n_rows: Sequence[int], n_bytes: Sequence[int],
-    prints: Sequence[int],
-) -> list[Shard]:  # fmt: skip
+def shards_of(partitions: Sequence[Partition], looks: Sequence[Look]) -> list[Shard]:
     """Pack partitions into shards; the plan depends on the table alone."""
+    total = sum(look.n_bytes for look in looks)
+    wanted = min(SHARD, max(LEAST_SHARD, total // SHARDS))
     shards: list[Shard] = []
-    wanted = min(SHARD, max(LEAST_SHARD, sum(n_bytes) // SHARDS))
-    pending: list[int] = []
-
-    def close() -> None:
-        if pending:
-            total = sum(prints[i] for i in pending) % 2**64
-            parts = [partitions[i] for i in pending]
-            shards.append(Shard(parts, tuple(pending), total))
-            pending.clear()
-
-    for i, (n, size) in enumerate(zip(n_rows, n_bytes, strict=True)):
-        if not n:
-            continue
-        if size > 2 * wanted:
-            close()
-            n_runs = -(-size // wanted)
-            for run in range(n_runs):
-                one = Shard([partitions[i]], (i,), prints[i], (run, n_runs))
-                shards.append(one)
-            continue
-        if pending and sum(n_bytes[j] for j in pending) + size > wanted:
-            close()
-        pending.append(i)
-    close()
+    for places in _packed(looks, wanted):
+        chosen = [partitions[i] for i in places]
+        fingerprint = sum(looks[i].fingerprint for i in places) % 2**64
+        size = sum(looks[i].n_bytes for i in places)
+        n_runs = -(-size // wanted) if size > 2 * wanted else 1
+        shards += [
+            Shard(chosen, tuple(places), fingerprint, (run, n_runs))
+            for run in range(n_runs)
+        ]
     return shards
+
+
+def _packed(looks: Sequence[Look], wanted: int) -> list[list[int]]:
+    """Return the places of partitions that are summed over together."""
+    groups: list[list[int]] = []
+    room = 0
+    for place, look in enumerate(looks):
+        if not look.n_rows:
+            continue
+        if look.n_bytes > room:
+            groups.append([])
+            room = wanted
+        groups[-1].append(place)
+        room -= look.n_bytes
+    return groups
 
 
 # ------------------------------------------------------------------ work on a shard
@@ -133,7 +132,11 @@ class Reading:
 
 
 def read_shard(
-    reading: Reading, places: Sequence[int], print_: int, run: Any, parts: Sequence[Any]
+    reading: Reading,
+    places: Sequence[int],
+    fingerprint: int,
+    run: Any,
+    parts: Sequence[Any],
 ) -> InParts:
     """Return the rows of a shard, on a worker."""
     found = []
@@ -143,17 +146,16 @@ def read_shard(
             with _about(f"partition {place}"):
                 used = used_rows(weight, X.shape[0])
                 keys = keys_of(X, y, reading.seed)[used]
-                total += print_of(keys, take(weight, used))
+                total += fingerprint_of(keys, take(weight, used))
                 first, last = reading.held
                 learns = np.flatnonzero((keys < first) | (keys >= last))
-                if run is not None:
-                    learns = np.array_split(learns, run[1])[run[0]]
+                learns = np.array_split(learns, run[1])[run[0]]
                 if not len(learns):
                     continue
                 # This copies rows of memory-mapped files.
                 few = (take(each, used[learns]) for each in (X, y, weight))
                 found.append(reading.part(*few, keys[learns]))
-    if total % 2**64 != print_:
+    if total % 2**64 != fingerprint:
         where = f"{places[0]} to {places[-1]}" if len(places) > 1 else str(places[0])
         raise ValueError(
             f"The rows of partition {where} are not those that fit saw before: the "

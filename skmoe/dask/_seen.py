@@ -75,9 +75,9 @@ class Seen:
         return sum(each.n_rows for each in self.looks)
 
     @property
-    def print(self) -> int:
+    def fingerprint(self) -> int:
         """Fingerprint of all rows."""
-        return sum(each.print for each in self.looks) % 2**64
+        return sum(each.fingerprint for each in self.looks) % 2**64
 
     @property
     def classes(self) -> np.ndarray | None:

@@ -60,7 +60,7 @@ class Look:
     n_bytes : int
     lengths : tuple of int
         Rows of X, y and weight.
-    print : int
+    fingerprint : int
         Fingerprint of its rows and their weights.
     classes : array or None
         The distinct values of y if these are classes.
@@ -70,7 +70,7 @@ class Look:
     n_rows: int
     n_bytes: int
     lengths: tuple[int, ...]
-    print: int
+    fingerprint: int
     classes: np.ndarray | None
     versions: dict[str, str]
 
@@ -217,7 +217,7 @@ def look(X: Any, y: Any, weight: Any, seed: int, classifies: bool) -> Look:
     classes = None
     if classifies and len(used):
         classes = np.unique(np.asarray(y)[used])
-    total = print_of(keys, take(weight, used))
+    total = fingerprint_of(keys, take(weight, used))
     return Look(len(used), bytes_of(X), lengths, total, classes, VERSIONS)
 
 
@@ -269,7 +269,7 @@ def keys_of(X: Any, y: Any, seed: int) -> np.ndarray:
     return row_keys(np.column_stack([halves.astype(np.float64), target]), seed)
 
 
-def print_of(keys: np.ndarray, weight: Any) -> int:
+def fingerprint_of(keys: np.ndarray, weight: Any) -> int:
     """Return a fingerprint of rows and their weights: a sum, in any order of rows."""
     if weight is not None:
         bits = weights_of(weight).view(np.uint64)
