@@ -50,15 +50,7 @@ class ConstantGate(BaseGate):
         return self
 
     # ------------------------------------------------------------ sums over rows
-    def adds_up(self, n_features: int, n_experts: int) -> bool:
-        return True
-
-    def blank(self, table: Table, share: np.ndarray) -> ConstantGate:
-        other = copy.copy(self)
-        other.log_weights_ = _log_shares(share)
-        other.n_experts_ = share.shape[-1]
-        return other
-
+    # They go on from a fitted gate.
     def log_proba_of(self, table: Table, block: Block) -> np.ndarray:
         shape = (*self.log_weights_.shape, len(block.U))
         return np.broadcast_to(self.log_weights_[..., None], shape)
