@@ -172,7 +172,7 @@ def bench_core(report, args) -> None:
     )
     X, y = table[:, :20], table[:, 20]
     model = DaskMoERegressor(
-        n_experts=2, random_state=0, max_iter=2, tol=0.0, sample_rows=20_000
+        n_experts=2, random_state=0, max_iter=1, sample_rows=20_000
     )
     with cluster(1, "512MiB") as client:
         peak = Peak(client)
