@@ -223,7 +223,7 @@ def bench_faults(report, args) -> None:
     models, walls = [], []
     for kills in (False, True):
         with cluster(2) as client:
-            model = Killing(client if kills else None, **options)
+            model = killing(client if kills else None, **options)
             _, timing = clocked(model.fit, *in_parts(X, y, 32))
         models.append(model)
         walls.append(timing.wall)
@@ -234,7 +234,7 @@ def bench_faults(report, args) -> None:
     report.table(["", "wall", "same bits"], lines)
 
 
-def Killing(client: Client | None, **options: Any) -> DaskMoERegressor:
+def killing(client: Client | None, **options: Any) -> DaskMoERegressor:
     """Return an estimator at whose second pass a worker is killed."""
     from skmoe.dask import _fit
 

@@ -446,6 +446,29 @@ def test_a_checkpoint_that_cannot_serve_is_refused_before_training(
             regressor(**params).fit(X, y)
 
 
+def test_the_history_of_all_rows_is_like_that_of_others(in_one_part):
+    last = in_one_part.history_[-1]
+    assert set(last) == set(in_one_part.history_[0])
+    np.testing.assert_array_equal(last["bounds"], in_one_part.lower_bounds_)
+    assert len(last["gate_accepted"]) == len(last["experts_accepted"]) == 8
+
+
+def test_no_pass_begins_after_max_time(rows, monkeypatch):
+    X, y = rows
+    passes = []
+
+    def say(model, info):
+        passes.append(info.n_pass)
+        monkeypatch.setattr("skmoe.dask._fit.time.monotonic", lambda: np.inf)
+
+    monkeypatch.setattr("skmoe.dask._fit._say", say)
+    model = regressor(max_time=1e6).fit(lying(X, [N]), lying(y, [N]))
+    assert passes == [1]
+    assert model.n_iter_ == 1
+    assert model.diagnostics_["out_of_time"] == 1
+    assert np.isfinite(model.to_local().predict(X)).all()
+
+
 # ------------------------------------------------------------------------- bad input
 def test_what_is_refused_is_refused_before_a_row_is_read(rows):
     X, y = rows

@@ -56,7 +56,9 @@ SUMMARY = """{parent} on the partitions of a Dask collection.
 
 def documented(own: type) -> type:
     """Write the docstring of a class: that of its parent, and what is new."""
-    parent = own.__mro__[2] if own.__mro__[1] is OnPartitions else own.__mro__[1]
+    parent = own.__mro__[2]  # behind OnPartitions
+    if parent.__doc__ is None:  # Python was told to drop docstrings
+        return own
     name = parent.__name__
     _, rest = parent.__doc__.split("    Parameters\n    ----------\n", 1)
     parameters, rest = rest.split("\n    Attributes\n    ----------\n", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,6 +51,7 @@ def fit_on_table(model: Any, table: Table, fit_here: Callable[..., Any]) -> None
     """
     check_parts(model)
     check_path(model)
+    deadline = time.monotonic() + (model.max_time or np.inf)
     random = check_random_state(copy.deepcopy(model.random_state))
     seed = int(random.randint(2**31 - 1))
     seen = Seen.of(table, seed, model._classifies)
@@ -71,7 +73,7 @@ def fit_on_table(model: Any, table: Table, fit_here: Callable[..., Any]) -> None
     held = held_interval(seen.n_rows, wanted)
     with one_blas_thread(), using("numpy", 0):
         if _adds_up(model):
-            _learn_from_sums(model, seen, held, progress, checkpoint)
+            _learn_from_sums(model, seen, held, progress, checkpoint, deadline)
         else:
             _learn_from_shares(model, seen, held)
 
@@ -88,13 +90,17 @@ def _learn_from_sums(
     interval: tuple[int, int],
     progress: Progress,
     checkpoint: Checkpoint,
+    deadline: float,
 ) -> None:
-    """Go on from the mixture of the sample, on all rows but those held out."""
+    """Go on from the mixture of the sample, on all rows but those held out.
+
+    No pass of EM begins after the deadline; the choice at the end is made in any case.
+    """
 
     def told(progress: Progress) -> bool:
         _say(model, progress.passes[-1])
         checkpoint.write(model, progress)
-        return False
+        return time.monotonic() >= deadline
 
     rows = _rows(model, seen, interval, lessons=False)
     held = seen.rows(*interval)
@@ -106,8 +112,11 @@ def _learn_from_sums(
     if best is not None:
         top_k = model.top_k or model.n_experts_
         _take_over(model, best, rows.total(service, best.model, top_k))
-    bounds = [each.bound for each in progress.passes]
-    _set_record(model, rows, bounds, bool(progress.converged))
+    _set_record(model, rows, progress.passes, bool(progress.converged))
+    if model.max_time is not None:
+        late = float(time.monotonic() >= deadline and not progress.converged)
+        late = max(late, model.diagnostics_["out_of_time"])
+        set_fitted(model, {"diagnostics_": model.diagnostics_ | {"out_of_time": late}})
 
 
 def _learn_from_shares(model: Any, seen: Seen, interval: tuple[int, int]) -> None:
@@ -122,11 +131,11 @@ def _learn_from_shares(model: Any, seen: Seen, interval: tuple[int, int]) -> Non
     problem = model._batch(*held)
     found = alternatives(new, gate, problem, width, _shrinkages(model))
     most_likely = max(found, key=lambda each: _worth_of(model, each, held))
-    met, bounds = meet(rows, most_likely, width)
+    met, passes = meet(rows, most_likely, width)
     best = _best(model, [*found, met], held)
     if best is not None:
         _take_over(model, best, rows.total(served, best.model, model._rule))
-    _set_record(model, rows, bounds, converged=True)
+    _set_record(model, rows, passes, converged=True)
 
 
 def _best(
@@ -175,16 +184,23 @@ def _take_over(model: Any, best: Candidate, sums: Sums) -> None:
 
 
 def _set_record(
-    model: Any, rows: DaskRows, bounds: Sequence[float], converged: bool
+    model: Any, rows: DaskRows, passes: Sequence[PassInfo], converged: bool
 ) -> None:
     """Set the attributes of what happened in the passes on all rows."""
-    told = {"start": "all rows", "n_experts": model.n_experts_}
+    bounds = np.array([info.bound for info in passes])
+    told = {
+        "start": "all rows",
+        "n_experts": model.n_experts_,
+        "bounds": bounds,
+        "experts_accepted": np.array([info.experts_accepted for info in passes]),
+        "gate_accepted": np.array([info.gate_accepted for info in passes]),
+    }
     attributes = {
-        "lower_bound_": bounds[-1],
-        "lower_bounds_": np.array(bounds),
-        "n_iter_": len(bounds),
+        "lower_bound_": float(bounds[-1]),
+        "lower_bounds_": bounds,
+        "n_iter_": len(passes),
         "converged_": converged,
-        "history_": [*model.history_, told | {"bounds": np.array(bounds)}],
+        "history_": [*model.history_, told],
         "n_rounds_": rows.n_rounds,
     }
     set_fitted(model, attributes)

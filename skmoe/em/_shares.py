@@ -27,7 +27,7 @@ from ..routing import Routing, Table, bytes_of, mixed_keys
 from ._gate_step import route
 from ._last_passes import routed
 from ._parts import Candidate, distinct_learners
-from ._problem import Model, Problem
+from ._problem import Model, PassInfo, Problem
 from ._stream_sample import stacked
 from ._sweep import AllRows, Sums, dense
 from ._trained import rescaled
@@ -262,23 +262,25 @@ def alternatives(
 
 def meet(
     rows: AllRows, candidate: Candidate, width: int
-) -> tuple[Candidate, list[float]]:
-    """Return a mixture whose gate took steps towards its experts, and the bounds.
+) -> tuple[Candidate, list[PassInfo]]:
+    """Return a mixture whose gate took steps towards its experts, and the passes.
 
     The best of a few passes is returned; each is one round.
     """
     model = candidate.model
     best = model
-    bounds: list[float] = []
-    for _ in range(GATE_STEPS):
+    passes: list[PassInfo] = []
+    for n_pass in range(1, GATE_STEPS + 1):
         sums = rows.total(gate_sums, model, width, rows.seen)
-        bounds.append(float(sums.bound))
-        if bounds[-1] < max(bounds):
+        bound = float(sums.bound)
+        gain = bound - max((info.bound for info in passes), default=bound)
+        passes.append(PassInfo(n_pass, bound, gain, gain >= 0, 0))
+        if gain < 0:
             break
         best = model
         gate, _ = model.gate.step(rows.seen, sums.gate, np.array(1.0))
         model = Model(gate, model.experts)
-    return replace(candidate, name="gate on all rows", model=best), bounds
+    return replace(candidate, name="gate on all rows", model=best), passes
 
 
 def gate_sums(part: Lesson, model: Model, width: int, table: Table) -> Sums:
